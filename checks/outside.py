@@ -8,6 +8,7 @@ import ssl
 import urllib.error
 import urllib.request
 from contextlib import closing
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -77,7 +78,7 @@ def check_collector(settings: Settings) -> Finding:
     except urllib.error.HTTPError as error:
         error.close()
         return Finding(State.FAILED, f"OTEL_EXPORTER_OTLP_ENDPOINT, {where}: it answers {error.code}.")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         cause = getattr(error, "reason", error)
         return Finding(
             State.FAILED,
@@ -110,7 +111,7 @@ def _ask(url: str, upstream: Upstream) -> str:
     except urllib.error.HTTPError as error:
         error.close()
         return "" if error.code in (404, 405) else f"it answers {error.code}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         cause = getattr(error, "reason", error)
         return reason_of(cause if isinstance(cause, Exception) else error)
 

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Protocol
 
@@ -36,7 +37,7 @@ log = logging.getLogger("avito_ai.loading")
 
 
 class ModelSet:
-    """The models by name, loaded one after another. Safe to use from any thread.
+    """The models by name, loaded one after another; servers elsewhere beside them. Safe to use from any thread.
 
     check: called before the first is loaded; it raises StartError where that is foreseen to fail. image_decoder,
     grammar_trials: of all images and grammars of the service; they start before the models and stop after them.
@@ -109,15 +110,23 @@ class ModelSet:
     def start(self) -> None:
         """Load the models one after another in this thread, unless stopped meanwhile. Raises StartError.
 
+        Servers elsewhere are asked meanwhile, all at once, so that those that do not answer hold no other up.
+
         A further version that cannot be loaded is logged and left out.
         """
         self._check()
         if not self._stopping.is_set():
             self.image_decoder.start()
             self.grammar_trials.start()
-        for name, backend in self:
-            if not self._stopping.is_set():
-                self._start_or_leave_out(name, backend)
+        servers: Mapping[str, object] = self.upstreams
+        elsewhere = [name for name, backend in self if backend is servers.get(name)]
+        with ThreadPoolExecutor(max(1, len(elsewhere)), thread_name_prefix="ask-servers") as threads:
+            asked = [threads.submit(self._start_or_leave_out, name) for name in elsewhere]
+            for name, _ in self:
+                if name not in elsewhere:
+                    self._start_or_leave_out(name)
+            for one in asked:
+                one.result()
         self.before_ready()
         self.loaded = True
 
@@ -161,9 +170,11 @@ class ModelSet:
         if not self._stopping.is_set():
             outcome()
 
-    def _start_or_leave_out(self, name: str, backend: Backend) -> None:
+    def _start_or_leave_out(self, name: str) -> None:
+        if self._stopping.is_set():
+            return
         try:
-            self._start_one(name, backend)
+            self._start_one(name, self.get(name))
         except StartError as error:
             if not is_further(name):
                 raise

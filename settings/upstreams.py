@@ -170,7 +170,9 @@ def _count(low: int, high: int = ANY_COUNT) -> tuple[Callable[[Any], int], str]:
 
 def _urls(value: Any) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not 1 <= len(texts) <= MAX_URLS or len(set(texts)) < len(texts):
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(value)
+    if not 1 <= len(texts) <= MAX_URLS or len(set(texts)) < len(texts):
         raise ValueError
     return tuple(base_address(text) for text in texts)
 
@@ -179,6 +181,12 @@ def _switch(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError
     return value
+
+
+def _price(value: Any) -> Figures:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return parse_price(value)
 
 
 def _kind(value: Any) -> str:
@@ -204,7 +212,7 @@ FIELDS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "breaker_failures": _count(1, 1000),
     "breaker_seconds": _seconds(0.01, 3600),
     "probe_seconds": _seconds(0, 3600),
-    "price": (parse_price, "input/output or input/output/cached for a million tokens, as in PRICES"),
+    "price": (_price, "input/output or input/output/cached for a million tokens, as in PRICES"),
 }
 
 

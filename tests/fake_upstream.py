@@ -38,7 +38,9 @@ class Script:
     words: of the text; gap: seconds between two events; wait: before the first; deltas: whole deltas in place of words;
     finish: the finish reason; usage: whether it is told; faults: names of faults for the next requests, in order, ""
     for a good answer; rate: the share of further requests with a random one of `random_faults`; end_apart: seconds
-    between [DONE] and the end of the response.
+    between [DONE] and the end of the response; raw: the parts of the stream as they are, in place of all of it;
+    refusal: the parts of the body of a status that is a fault; ending: how what consists of parts ends: "", "open" if
+    it does not, "cut" if the connection is closed.
     """
 
     words: list[str] = field(default_factory=lambda: [f"{word} " for word in WORDS])
@@ -54,11 +56,22 @@ class Script:
     random_faults: tuple[str, ...] = ("reset", "stall", "500", "429", "nonsense", "half")
     retry_after: str = "0"
     end_apart: float = 0.0
+    raw: list[bytes] | None = None
+    refusal: list[bytes] | None = None
+    ending: str = ""
+
+
+def event(value: Any) -> bytes:
+    """Return one event, whose data is a text or JSON."""
+    return f"data: {value if isinstance(value, str) else json.dumps(value)}\n\n".encode()
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 def _event(value: Any) -> bytes:
-    data = f"data: {value if isinstance(value, str) else json.dumps(value)}\n\n".encode()
-    return b"%x\r\n%s\r\n" % (len(data), data)
+    return _chunk(event(value))
 
 
 def _response(status: int, body: bytes, kind: str = "application/json", extra: str = "") -> bytes:
@@ -199,6 +212,9 @@ class FakeUpstream:
             wait = f"Retry-After: {script.retry_after}\r\n" if fault in ("429", "503") and script.retry_after else ""
             where = "Location: http://127.0.0.1:1/elsewhere\r\n" if fault.startswith("3") else ""
             told = {"error": {"message": "secret words of the server", "param": "messages", "code": fault}}
+            if script.refusal is not None:
+                head = f"HTTP/1.1 {fault} X\r\nTransfer-Encoding: chunked\r\n{wait}\r\n"
+                return await self._parts(writer, head.encode(), script.refusal)
             writer.write(_response(int(fault), json.dumps(told).encode(), extra=wait + where))
             return True
         if fault == "html":
@@ -209,6 +225,8 @@ class FakeUpstream:
             writer.write(_response(400, json.dumps(told).encode()))
             return True
         await asyncio.sleep(script.wait)
+        if script.raw is not None:
+            return await self._parts(writer, HEAD, script.raw)
         writer.write(HEAD)
         sent = 0
         async for data in self._events(heard.body):
@@ -234,6 +252,21 @@ class FakeUpstream:
         await asyncio.sleep(script.end_apart)
         writer.write(b"0\r\n\r\n")
         await writer.drain()
+        return True
+
+    async def _parts(self, writer: asyncio.StreamWriter, head: bytes, parts: list[bytes]) -> bool:
+        """Send a response of parts; return whether the connection may serve another request."""
+        writer.write(head)
+        for part in parts:
+            writer.write(_chunk(part))
+            await writer.drain()
+            await asyncio.sleep(self.script.gap)
+        if self.script.ending == "open":
+            await asyncio.sleep(3600)
+        if self.script.ending == "cut":
+            writer.close()
+            return False
+        writer.write(b"0\r\n\r\n")
         return True
 
     async def _events(self, body: dict[str, Any]) -> AsyncIterator[bytes]:

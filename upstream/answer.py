@@ -48,13 +48,17 @@ class AnswerReader:
         self._size = self._hidden = 0  # characters that are shown, and that are not
         self._space = ""  # white space at the beginning, which may stand before a call
         self._thinking = self._said = False
-        self._call = -1  # index of the call that is open
-        self._arguments = ""  # of it, where its name has not come yet
+        self._calling = False  # a call is open
+        self._index: int | None = None  # of it, and its id, as far as they were told
+        self._id = ""
+        self._indices: set[int] = set()  # of all calls so far
+        self._ids: set[str] = set()
         self._named = self._argued = False
         self.calls: list[tuple[str, str]] = []  # names and arguments
         self.logprobs: list[TokenLogprob] = []
         self.prompt_tokens, self.cached_tokens = prompt_tokens, 0
         self._told: int | None = None
+        self._told_all = False  # nothing has come since
         self.events = 0  # that held a part of the answer
         self.finish_reason: FinishReason | None = None
         self.stop: str | None = None
@@ -63,9 +67,14 @@ class AnswerReader:
     @property
     def output_tokens(self) -> int:
         """The tokens of the answer so far, as the server has counted them, else about."""
-        if self._told is not None:
+        if self._told and self._told_all:
             return self._told
-        return max(self.events, text_tokens("".join(self._texts)) + self._hidden // 3)
+        return max(self._told or 0, self.events, text_tokens("".join(self._texts)) + self._hidden // 3)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of the answer has come, shown or not."""
+        return bool(self.events or self._hidden or self._told)
 
     @property
     def text(self) -> str:
@@ -73,17 +82,20 @@ class AnswerReader:
         return "".join(self._texts)
 
     def read(self, data: bytes) -> Piece | None:
-        """Take the data of one event; return the part of the answer that it holds. Raises UpstreamFailed."""
-        if data == b"[DONE]":
+        """Take the data of one event; return the part of the answer that it holds.
+
+        Raises UpstreamFailed, and behind the finish reason only where the answer is withheld after all: it is whole.
+        """
+        if data.strip() == b"[DONE]":
             self.done = True
             return None
-        self._data_left -= len(data)  # whatever is kept of it, for white space and unfinished calls are kept as well
-        if self._data_left < 0:
-            raise UpstreamFailed(NONSENSE)
+        whole = self.finish_reason is not None
         try:
-            return self._chunk(_json(data))
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError):
-            raise UpstreamFailed(NONSENSE) from None
+            return self._event(data)
+        except UpstreamFailed as error:
+            if not whole or error.message == WITHHELD:
+                raise
+            return None
 
     def end(self) -> Piece | None:
         """Take the end of the stream; return a last part. Raises UpstreamFailed for half an answer."""
@@ -107,17 +119,30 @@ class AnswerReader:
             stop=self.stop,
         )
 
+    def _event(self, data: bytes) -> Piece | None:
+        self._data_left -= len(data)  # whatever is kept of it, for white space and unfinished calls are kept as well
+        if self._data_left < 0:
+            raise UpstreamFailed(NONSENSE)
+        try:
+            return self._chunk(_json(data))
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError):
+            raise UpstreamFailed(NONSENSE) from None
+
     def _chunk(self, chunk: Any) -> Piece | None:
         if chunk.get("error"):
             raise UpstreamFailed(REPORTED)
-        if usage := chunk.get("usage"):
+        usage = chunk.get("usage")
+        choices = chunk.get("choices") if usage else chunk["choices"]
+        piece = self._chosen(choices[0]) if choices else None
+        if usage:
             self._count(usage)
-        choices = chunk["choices"]
-        if not choices:
-            return None
-        choice = choices[0]
+        return piece
+
+    def _chosen(self, choice: dict[str, Any]) -> Piece | None:
+        before = self.events, self._hidden
         piece = self._delta(choice.get("delta") or {}, choice) if self._chat else self._continued(choice)
-        if (reason := choice.get("finish_reason")) is not None:
+        self._told_all = self._told_all and before == (self.events, self._hidden)
+        if (reason := choice.get("finish_reason")) not in (None, ""):
             self._finish(reason, choice)
         return piece
 
@@ -161,13 +186,10 @@ class AnswerReader:
     def _called(self, call: dict[str, Any]) -> str:
         if not self._tools:
             raise UpstreamFailed(NONSENSE)
-        index, function = int(call.get("index", 0)), call.get("function") or {}
-        said = ""
-        if index != self._call:
-            if index < len(self.calls):
-                raise UpstreamFailed(NONSENSE)  # calls that are mixed with each other
+        function, said = call.get("function") or {}, ""
+        if self._opens(call):
             said += self._closed() + ("\n" if self.calls else "")
-            self._call, self._named, self._argued, self._said = index, False, False, True
+            self._calling, self._named, self._argued, self._said = True, False, False, True
             self.calls.append(("", ""))
         name, arguments = self.calls[-1]
         name += _text(function.get("name")) if not self._named else ""
@@ -183,14 +205,38 @@ class AnswerReader:
         self.calls[-1] = name, arguments + new
         return said
 
+    def _opens(self, call: dict[str, Any]) -> bool:
+        """Return whether a part of a call begins another than the one that is open, by its index or its id.
+
+        Some servers tell only one of the two, or 0 for every index. Raises UpstreamFailed for mixed calls.
+        """
+        told, new_id = call.get("index"), str(call.get("id") or "")
+        index = None if told is None else int(told)
+        same = self._calling and index in (None, self._index) and (not new_id or new_id == self._id or not self._id)
+        if same:
+            self._id = self._id or new_id
+        elif self._is_new(index, new_id):
+            self._index, self._id = index, new_id
+        else:
+            raise UpstreamFailed(NONSENSE)
+        self._indices |= set() if index is None else {index}
+        self._ids |= {new_id} - {""}
+        return not same
+
+    def _is_new(self, index: int | None, new_id: str) -> bool:
+        """Return whether no call so far has this index or, where that says nothing, this id."""
+        if index is None:
+            return new_id not in self._ids
+        return index not in self._indices or (new_id != "" and new_id not in self._ids)
+
     def _closed(self) -> str:
         """Return the end of the call or of the reasoning that is open."""
         if self._thinking:
             self._thinking = False
             return THINK_END
-        if self._call < 0:
+        if not self._calling:
             return ""
-        self._call = -1
+        self._calling = False
         if not self._named:
             raise UpstreamFailed(NONSENSE)
         if self.finish_reason == "length":
@@ -214,19 +260,21 @@ class AnswerReader:
         found, offset = [], self._size
         for one in tokens:
             token, data = _text(one["token"]), _bytes(one)
-            top = [(UNKNOWN_TOKEN, _text(other["token"]), _logprob(other)) for other in one["top_logprobs"]]
-            others = tuple(_bytes(other) or _text(other["token"]).encode() for other in one["top_logprobs"])
+            alternatives = one.get("top_logprobs") or ()
+            top = [(UNKNOWN_TOKEN, _text(other["token"]), _logprob(other)) for other in alternatives]
+            others = tuple(_bytes(other) or _text(other["token"]).encode() for other in alternatives)
             found.append(TokenLogprob(UNKNOWN_TOKEN, token, _logprob(one), tuple(top), data, others, offset=offset))
             offset += len(token)
         return tuple(found)
 
     def _count(self, usage: dict[str, Any]) -> None:
-        prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        if not all(isinstance(one, int) and 0 <= one <= MOST_TOKENS for one in (prompt, output, cached)):
-            raise UpstreamFailed(NONSENSE)
-        assert isinstance(prompt, int)
-        self.prompt_tokens, self._told, self.cached_tokens = prompt, output, min(cached, prompt)
+        prompt, output = _tokens(usage.get("prompt_tokens")), _tokens(usage.get("completion_tokens"))
+        cached = _tokens((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        if not prompt and not output:
+            return  # as some servers say in every event but the last, or in all
+        self.prompt_tokens = prompt or self.prompt_tokens
+        self._told, self._told_all = output, True
+        self.cached_tokens = min(cached, self.prompt_tokens)
 
     def _finish(self, reason: Any, choice: dict[str, Any]) -> None:
         if reason in LENGTHS:
@@ -246,6 +294,13 @@ def _json(data: bytes) -> Any:
         return value
     text = json.dumps(value, ensure_ascii=False)
     return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _tokens(value: Any) -> int:
+    """Return a number of tokens, which some servers write as 5.0. Raises ValueError."""
+    if not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS or value != int(value):
+        raise ValueError(value)
+    return int(value)
 
 
 def _text(value: Any) -> str:
@@ -273,9 +328,11 @@ def _bytes(token: dict[str, Any]) -> bytes | None:
 
 
 def _legacy(logprobs: Any) -> list[dict[str, Any]]:
-    """Return the log probabilities of `/completions` as chats have them."""
+    """Return the log probabilities of `/completions` as chats have them, and as llama.cpp sends them."""
     if not logprobs:
         return []
+    if "content" in logprobs:
+        return logprobs["content"] or []
     tops: Sequence[Any] = logprobs.get("top_logprobs") or [{} for _ in logprobs["tokens"]]
     return [
         {"token": token, "logprob": score, "top_logprobs": _scores(top)}

@@ -1,44 +1,48 @@
 """One JSON schema of a request, to which a whole answer is held.
 
 The library keeps the interpreter's lock while it compiles and validates, and a schema of a few references takes time
-that doubles with each of them. So whatever is not quick for certain is done by a process that can be killed.
+that doubles with each of them. So whatever is not quick for certain is done by a process that can be killed, in an
+order that is fair between clients.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 
 from engine.errors import Overloaded, ValidationError
+from upstream.quick_schema import is_quick
 from upstream.schema_process import NO_SCHEMA, VALID, WORDS
+from upstream.turns import CROWDED, Turns
 
-PROCESSES = 2
+PROCESSES = 3  # one of them is left by each client to the others
 SECONDS = 5.0  # for one process
-PATIENCE = 2 * SECONDS  # for others' schemas to be done first
+PATIENCE = 2 * SECONDS  # for a process, and for others' schemas to be done first
 QUICK_SCHEMA = 64 * 1024  # characters, which compile within about 20 ms
 QUICK_WORK = 10_000_000  # characters of the schema times those of the value: about 10 ms
-SLOW = re.compile(r'"(\$\w*[rR]ef|pattern\w*)"')  # references repeat work, and patterns take long to compile
 PROGRAM = str(Path(__file__).with_name("schema_process.py"))
 
-_threads = ThreadPoolExecutor(PROCESSES, thread_name_prefix="schemas")
+_turns = Turns(PROCESSES, "schemas")
 
 
 class AnswerSchema:
-    """A schema that answers must satisfy. field: which has it. Raises ValidationError for one that is none."""
+    """A schema that answers must satisfy. field: which has it; client: whose it is.
 
-    def __init__(self, schema: Mapping[str, Any], field: str) -> None:
-        self._text, self._field = json.dumps(schema), field
+    Raises ValidationError for one that is none, and Overloaded where too many wait for a process.
+    """
+
+    def __init__(self, schema: Mapping[str, Any], field: str, client: str = "") -> None:
+        self._text, self._field, self._client = json.dumps(schema), field, client
         self._validator: jsonschema_rs.Validator | None = None
-        if len(self._text) > QUICK_SCHEMA or SLOW.search(self._text):
+        if len(self._text) > QUICK_SCHEMA or not is_quick(schema):
             self._try()
             return
         try:
@@ -47,21 +51,31 @@ class AnswerSchema:
             raise self._refusal("is not a JSON schema that can be enforced") from None
 
     async def allows(self, value: Any, text: str) -> bool:
-        """Return whether a value satisfies the schema. text: its JSON. Raises ValidationError if that takes long."""
+        """Return whether a value satisfies the schema. text: its JSON.
+
+        Raises ValidationError if that takes long, and Overloaded where others' checks do.
+        """
         if self._validator is not None and len(self._text) * len(text) <= QUICK_WORK:
             return self._validator.is_valid(value)
-        said = await asyncio.wrap_future(_threads.submit(judge, self._text, text))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                said = await asyncio.wrap_future(self._judged(text))
+        except TimeoutError:
+            raise Overloaded(CROWDED, 1) from None
         if not said:
             raise self._too_complex()
         return said == VALID
 
+    def _judged(self, *values: str) -> Future[str]:
+        return _turns.submit(self._client, lambda: judge(self._text, *values))
+
     def _try(self) -> None:
-        tried = _threads.submit(judge, self._text)
+        tried = self._judged()
         try:
             said = tried.result(PATIENCE)
         except TimeoutError:
             tried.cancel()
-            raise Overloaded("Too many new schemas at once; try again later.", 1) from None
+            raise Overloaded(CROWDED, 1) from None
         if said == NO_SCHEMA:
             raise self._refusal("is not a JSON schema that can be enforced")
         if not said:

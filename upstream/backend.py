@@ -39,7 +39,7 @@ from upstream.fleet import Fleet, prefix_of
 from upstream.generation import UpstreamGeneration
 from upstream.in_flight import Capacity
 from upstream.loop import UpstreamLoop
-from upstream.replica import CLOSED, OPEN, Replica
+from upstream.replica import OPEN, Replica
 from upstream.request_body import encode
 
 log = logging.getLogger("avito_ai.upstream")
@@ -191,13 +191,19 @@ class UpstreamBackend:
     def _begun(self, request: GenerationRequest, arrival: float) -> Generation:
         try:
             call = self._call(request, arrival)
+            self._keep(call)
         except BaseException:
             self._capacity.leave(request.client)
             raise
-        with self._lock:
-            self._calls.add(call)
         self._loop.soon(call.start)
         return call.generation
+
+    def _keep(self, call: Call) -> None:
+        """Note a request, so that `stop` ends it. Raises NotReady where that was called meanwhile."""
+        with self._lock:
+            if self._stopped:
+                raise NotReady("The model is not ready: the service is stopping.")
+            self._calls.add(call)
 
     def _call(self, request: GenerationRequest, arrival: float) -> Call:
         context = self._info.max_model_len
@@ -223,7 +229,7 @@ class UpstreamBackend:
             prefix_of(request) if len(self.fleet.replicas) > 1 else b"",
             estimate,
             sampling.max_tokens,
-            AnswerCheck(sampling.rules),
+            AnswerCheck(sampling.rules, request.client),
             self.stand_in,
             partial(self._ended, request.client),
             arrival,
@@ -271,7 +277,7 @@ class UpstreamBackend:
                 replica.half_open()  # without probes, a request has to try
             elif replica.due or (
                 every
-                and replica.state == CLOSED
+                and replica.state != OPEN
                 and (replica.suspected or not replica.outstanding)
                 and replica.idle_since > every
             ):
@@ -297,8 +303,7 @@ class UpstreamBackend:
             return
         if replica.state == OPEN:
             replica.half_open()
-        else:
-            replica.answered()
+        replica.answered()
 
     def _probe_timeout(self) -> float:
         return min(5.0, self._upstream.first_token_timeout)

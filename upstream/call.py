@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import logging
 import random
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import aiohttp
@@ -39,10 +41,14 @@ from upstream.generation import UpstreamGeneration
 from upstream.loop import UpstreamLoop
 from upstream.replica import Replica
 
+log = logging.getLogger("avito_ai.upstream")
+
 LARGE_BODY = 1024 * 1024  # bytes, from which a body is sent in parts
 FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0  # seconds between attempts at one server; each is drawn up to its bound
 PATIENCE = 10.0  # seconds of a server's Retry-After that are waited for
 ERROR_BYTES = 64 * 1024  # of a refusal that are read
+ERROR_PATIENCE = 1.0  # seconds that a server has to send them
+LAST_PATIENCE = 2.0  # seconds that a server has, behind the finish reason, to tell its usage and say that it is done
 END_PATIENCE = 0.5  # seconds that a server has, behind a whole answer, to end its response
 EVENTS = "text/event-stream"
 
@@ -101,7 +107,7 @@ class Call:
     def start(self) -> None:
         """Begin, in the loop's thread."""
         self._task = self._loop.spawn(self._run())
-        self._task.add_done_callback(self._never_begun)
+        self._task.add_done_callback(self._task_ended)
         if self._cancelled:
             self._task.cancel()
 
@@ -115,32 +121,28 @@ class Call:
 
     # --- the task ---
 
-    def _never_begun(self, task: asyncio.Task[None]) -> None:
-        """End a request whose task was cancelled before its first step."""
-        if task.cancelled() and not self._over:
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """End a request whose task was cancelled, even before its first step, or failed where nobody expects it."""
+        if self._over or self._inner is not None:
+            return
+        if task.cancelled():
             self._end_with(RequestAborted("The request was stopped."))
+            return
+        log.error("A request to %s failed unexpectedly.", self._upstream.name, exc_info=task.exception())
+        self._end_with(EngineDead("The request failed."))
 
     async def _run(self) -> None:
         try:
             await self._attempts()
-        except asyncio.CancelledError:
-            if not self._over:
-                self._end_with(RequestAborted("The request was stopped."))
         except ServiceError as error:
             if not await self._handed_on(error):
                 self._end_with(error)
-        except Exception as error:  # a bug of ours: the client gets a typed error, the log the traceback
-            self._end_with(EngineDead("The request failed."))
-            raise error
 
     async def _attempts(self) -> None:
-        tried: list[Replica] = []
+        failed: dict[Replica, _Refusal] = {}
         error: ServiceError | None = None
         while True:
-            replica = self._fleet.choose(self._prefix, tried)
-            if replica is None and tried:
-                tried.clear()
-                replica = self._fleet.choose(self._prefix, tried)
+            replica = self._fleet.choose(self._prefix, failed) or _soonest(failed)
             if replica is None:
                 raise error or away(self._fleet.left_open())
             try:
@@ -149,29 +151,43 @@ class Call:
             except AttemptFailed as failure:
                 self._check_repeatable(failure)
                 error = failure.error
-                tried.append(replica)
+                failed[replica] = _Refusal(self._clock() + (failure.retry_after or 0), error)
                 self.retries += 1
                 self._restart()  # before the pause, in which a client may begin to listen
-                others = any(one.usable and one not in tried for one in self._fleet.replicas)
-                await asyncio.sleep(0 if others else self._delay(failure))
+                others = any(one.usable and one not in failed for one in self._fleet.replicas)
+                await asyncio.sleep(0 if others else self._delay(failed[_soonest(failed) or replica]))
 
     async def _handed_on(self, error: ServiceError) -> bool:
         """Ask what stands in, where nothing was handed to the client; return whether it has taken the request."""
-        ours = isinstance(error, RetryLater | UpstreamFailed | UpstreamTimedOut)
-        left = self._arrival + self._request.timeout - self._clock()
-        if self._stand_in is None or not ours or left <= 0 or not self.generation.take_back():
+        refused = isinstance(error, RetryLater) and self.reader.finish_reason is None  # not by the check of an answer
+        theirs = refused or isinstance(error, UpstreamFailed | UpstreamTimedOut)
+        if self._stand_in is None or not theirs or not self.generation.take_back():
             return False
-        self._restart()
         self._handing_on = True
+        asked = self._loop.in_thread(self._ask, self._stand_in)
         try:
-            inner = await asyncio.to_thread(self._stand_in, replace(self._request, timeout=left))
+            inner = await asyncio.wrap_future(asked)
+        except asyncio.CancelledError:
+            asked.add_done_callback(_abort)
+            raise
         except ServiceError:
             return False
+        except Exception:  # a bug of ours, or one behind the checkpoint's interface
+            log.exception("What stands in for %s failed unexpectedly.", self._upstream.name)
+            return False
+        self._restart()
         self._inner = inner
         if self._cancelled:
             inner.abort()
         inner.listen(lambda piece: self._loop.soon(self._from_inner, inner, piece), streaming=True)
         return True
+
+    def _ask(self, stand_in: StandIn) -> Generation:
+        """Ask what stands in, in a thread that may wait; with the time that is left. Raises what it raises."""
+        left = self._arrival + self._request.timeout - self._clock()
+        if left <= 0 or self._cancelled:
+            raise RequestAborted("The request was stopped.")
+        return stand_in(replace(self._request, timeout=left))
 
     def _from_inner(self, inner: Generation, piece: Piece | None) -> None:
         if piece is not None:
@@ -194,14 +210,12 @@ class Call:
         if not self.generation.take_back():
             raise failure.error
 
-    def _delay(self, failure: AttemptFailed) -> float:
-        """Return the seconds before the next attempt at the same server. Raises the error where that is too long."""
-        jitter = random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**self.retries))  # nosec B311 # no secret
-        if failure.retry_after is None:
-            return jitter
-        if failure.retry_after > PATIENCE or self._clock() + failure.retry_after >= self._until:
-            raise failure.error
-        return failure.retry_after + jitter
+    def _delay(self, refusal: _Refusal) -> float:
+        """Return the seconds before the next attempt at a server. Raises its error where that is too long."""
+        pause = max(0.0, refusal.until - self._clock())
+        if pause > PATIENCE or (pause and refusal.until >= self._until):
+            raise refusal.error
+        return pause + random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**self.retries))  # nosec B311 # no secret
 
     def _restart(self) -> None:
         self._first_at = None
@@ -247,14 +261,15 @@ class Call:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._upstream.connect_timeout),
         ) as response:
             if response.status != 200:
-                body = await response.content.read(ERROR_BYTES)
+                watch.stop()  # whatever becomes of the rest, the status says what to do
+                body = await _beginning(response)
                 after = retry_after_of(response.headers.get("Retry-After"))
                 raise of_status(response.status, after, body, self._upstream.max_model_len)
             if response.content_type != EVENTS:
                 raise AttemptFailed("nonsense", of_exception(EventTooLong()).error)
             await self._read(response, replica, watch)
-            watch.stop()
             replica.succeeded()
+            await self._check_form()
             self._finish()
             await self._read_end(response)
 
@@ -263,19 +278,39 @@ class Call:
         async for chunk in response.content.iter_any():
             for data in events.feed(chunk):
                 watch.heard()
-                if (piece := reader.read(data)) is not None:
-                    self._came(piece, replica)
-            if reader.done:
+                self._take(data, replica)
+            if reader.done or reader.finish_reason is not None:
                 break
             self.generation.flush()
-        for data in events.rest() if not reader.done else ():
-            if (piece := reader.read(data)) is not None:
-                self._came(piece, replica)
+        watch.stop()
+        if not reader.done:
+            await self._read_rest(response, events, replica)
         if (last := reader.end()) is not None:
             self._came(last, replica)
+
+    async def _read_rest(self, response: aiohttp.ClientResponse, events: EventReader, replica: Replica) -> None:
+        """Read what follows the finish reason, such as the usage: the answer is whole without it, too."""
+        self.generation.flush()
+        with contextlib.suppress(aiohttp.ClientError, OSError, EventTooLong):
+            async with asyncio.timeout(LAST_PATIENCE):
+                while not self.reader.done and (chunk := await response.content.readany()):
+                    for data in events.feed(chunk):
+                        self._take(data, replica)
+                    self.generation.flush()
+            for data in events.rest():
+                self._take(data, replica)
+
+    def _take(self, data: bytes, replica: Replica) -> None:
+        if (piece := self.reader.read(data)) is not None:
+            self._came(piece, replica)
+
+    async def _check_form(self) -> None:
+        """Hold the answer to the rules of its request; the server is not to blame for the time that this takes."""
+        reader = self.reader
         try:
-            await self._check.check(reader.text, reader.calls, reader.finish_reason == "length")
-        except (UpstreamFailed, ValidationError) as error:
+            cut = reader.finish_reason == "length" or reader.stop is not None
+            await self._check.check(reader.text, reader.calls, cut)
+        except (UpstreamFailed, ValidationError, Overloaded) as error:
             repeats = isinstance(error, UpstreamFailed)
             raise AttemptFailed("broken_form", error, counts=False, repeats=repeats) from None
 
@@ -307,14 +342,44 @@ class Call:
     def _end_with(self, error: ServiceError) -> None:
         self._over = True
         self.generation.take_back()
-        reader, refused = self.reader, isinstance(error, Overloaded)
+        reader = self.reader
         spent = (
-            Spent()
-            if refused or self._first_at is None
-            else Spent(reader.prompt_tokens, reader.output_tokens, reader.cached_tokens, self._clock() - self._began)
+            Spent(reader.prompt_tokens, reader.output_tokens, reader.cached_tokens, self._clock() - self._began)
+            if reader.begun
+            else Spent()
         )
         self._on_end(self)
         self.generation.fail(error, spent)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A failed attempt. until: when its server may be asked again, by the clock; error: what it failed with."""
+
+    until: float
+    error: ServiceError
+
+
+def _soonest(failed: Mapping[Replica, _Refusal]) -> Replica | None:
+    """Return the server, of those that have failed and are usable, that may be asked again first."""
+    usable = [one for one in failed if one.usable]
+    return min(usable, key=lambda one: failed[one].until, default=None)
+
+
+def _abort(asked: Future[Generation]) -> None:
+    """Abort an answer that nobody is left to hear."""
+    if not asked.cancelled() and asked.exception() is None:
+        asked.result().abort()
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    """Return the beginning of a refusal's body, as far as it comes."""
+    body = bytearray()
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(ERROR_PATIENCE):
+            while len(body) < ERROR_BYTES and (part := await response.content.readany()):
+                body += part
+    return bytes(body[:ERROR_BYTES])
 
 
 class _Watch:

@@ -14,24 +14,27 @@ BROKEN = "The answer does not follow its form. Please try again."
 
 
 class AnswerCheck:
-    """What the answer to one request must be. Raises ValidationError for a schema that is none."""
+    """What the answer to a request of this client must be.
 
-    def __init__(self, rules: AnswerRules | None) -> None:
+    Raises ValidationError for a schema that is none, and Overloaded where too many schemas are being checked.
+    """
+
+    def __init__(self, rules: AnswerRules | None, client: str = "") -> None:
         self._rules = rules
         self._schema: AnswerSchema | None = None
         self._arguments: dict[str, AnswerSchema] = {}
         if rules is None:
             return
         if rules.schema is not None:
-            self._schema = AnswerSchema(rules.schema, rules.field)
+            self._schema = AnswerSchema(rules.schema, rules.field, client)
         if rules.forced:
             for name, schema in (rules.arguments or {}).items():
-                self._arguments[name] = AnswerSchema(schema, rules.tools_field)
+                self._arguments[name] = AnswerSchema(schema, rules.tools_field, client)
 
     async def check(self, text: str, calls: Sequence[tuple[str, str]], cut: bool) -> None:
-        """Raise UpstreamFailed for an answer that breaks the rules. cut: it reached its length, and may be a part.
+        """Raise UpstreamFailed for an answer that breaks the rules. cut: it is only a part, maybe.
 
-        Raises ValidationError where a schema takes too long.
+        Raises ValidationError where a schema takes too long, and Overloaded where others' checks do.
         """
         rules = self._rules
         if rules is None or cut:

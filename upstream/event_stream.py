@@ -7,6 +7,7 @@ from __future__ import annotations
 
 MAX_EVENT = 4 * 1024 * 1024  # bytes
 MAX_OTHER = 1024 * 1024  # bytes of lines without data, beyond those of the lines with data
+MARK = b"\xef\xbb\xbf"  # that may stand at the beginning of the stream
 
 
 class EventTooLong(ValueError):
@@ -18,6 +19,7 @@ class EventReader:
 
     def __init__(self) -> None:
         self._rest = bytearray()
+        self._begun = False  # the first line has come
         self._data: list[bytes] = []
         self._size = 0  # of the lines of data
         self._others_left = MAX_OTHER
@@ -31,6 +33,8 @@ class EventReader:
             return found
         *lines, rest = bytes(self._rest).split(b"\n")
         self._rest = bytearray(rest)
+        if not self._begun:
+            self._begun, lines[0] = True, lines[0].removeprefix(MARK)
         for line in lines:
             if line.endswith(b"\r"):
                 line = line[:-1]

@@ -42,7 +42,8 @@ class AttemptFailed(Exception):
     """One attempt failed. error: what the client is told if it was the last.
 
     kind: in metrics; counts: against the server, in its breaker; repeats: whether another attempt may do better;
-    retry_after: seconds that the server asks for; away: the server was not there, whatever it would have been asked.
+    retry_after: seconds that the server asks for; away: the server was not there, whatever it would have been asked;
+    settings: the operator's are wrong, as it seems.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class AttemptFailed(Exception):
         repeats: bool = True,
         retry_after: float | None = None,
         away: bool = False,
+        settings: bool = False,
     ) -> None:
         super().__init__(kind)
-        self.away = away
+        self.away, self.settings = away, settings
         self.kind, self.error = kind, error
         self.counts, self.repeats, self.retry_after = counts, repeats, retry_after
 
@@ -92,7 +94,9 @@ def of_status(status: int, retry_after: float | None, body: bytes, context: int)
     if status in (400, 413, 422):
         return AttemptFailed(f"status_{status}", _refusal(status, body, context), counts=False, repeats=False)
     # What is left is about the settings: a key, a name or an address that is wrong, or a redirect.
-    return AttemptFailed(f"status_{status}" if 300 <= status < 500 else "nonsense", UpstreamFailed(FAILED))
+    if 300 <= status < 500:
+        return AttemptFailed(f"status_{status}", UpstreamFailed(FAILED), settings=True)
+    return AttemptFailed("nonsense", UpstreamFailed(FAILED))
 
 
 def retry_after_of(value: str | None) -> float | None:

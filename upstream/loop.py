@@ -14,7 +14,8 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -25,6 +26,9 @@ log = logging.getLogger("avito_ai.upstream")
 KEEP_ALIVE = 4.0  # seconds for which an idle connection is kept; uvicorn, and so vLLM, closes it after 5
 READ_BYTES = 256 * 1024
 STOP_PATIENCE = 5.0  # seconds
+THREADS = 16  # for calls that wait; asyncio's own are left to it, which looks host names up in them
+
+T = TypeVar("T")
 
 
 class UpstreamLoop:
@@ -37,6 +41,7 @@ class UpstreamLoop:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._threads: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Task[None]] = set()  # of the loop's thread alone
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._woken = True  # the loop is about to look at the calls; nothing wakes it while it does not run
@@ -55,6 +60,7 @@ class UpstreamLoop:
             if self._users > 1:
                 return
             begun = threading.Event()
+            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="upstreams")
             self._thread = threading.Thread(target=self._run, args=(begun,), name="upstreams", daemon=True)
             self._thread.start()
             begun.wait()
@@ -63,10 +69,11 @@ class UpstreamLoop:
         """Count a user no longer; with the last, cancel what is left and end the thread."""
         with self._lock:
             self._users -= 1
-            if self._users or self._loop is None or self._thread is None:
+            if self._users or self._loop is None or self._thread is None or self._threads is None:
                 return
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(STOP_PATIENCE)
+            self._threads.shutdown(wait=False, cancel_futures=True)
             self._thread = self._loop = None
             self._calls.clear()
 
@@ -87,6 +94,11 @@ class UpstreamLoop:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def in_thread(self, call: Callable[..., T], *args: Any) -> Future[T]:
+        """Have `call` called by a thread that may wait, while the loop goes on."""
+        assert self._threads is not None
+        return self._threads.submit(call, *args)
 
     def _run(self, begun: threading.Event) -> None:
         loop = asyncio.new_event_loop()

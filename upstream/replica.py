@@ -21,6 +21,7 @@ from upstream.failures import AttemptFailed
 
 log = logging.getLogger("avito_ai.upstream")
 
+LOG_EVERY = 60.0  # seconds between two warnings of settings that seem wrong
 CLOSED, HALF_OPEN, OPEN = "closed", "half-open", "open"  # as pybreaker calls them
 
 
@@ -48,6 +49,7 @@ class Replica:
         self.last_failure: str | None = None
         self._failed_at: float | None = None
         self._succeeded_at: float | None = None
+        self._warned: tuple[str, float] | None = None  # of which failure, and when
         self._opened_at = 0.0
         self._on_trial = False  # a request is in flight that decides whether the breaker closes
         self._times_away = 0  # without any answer between
@@ -113,6 +115,8 @@ class Replica:
         """Note a failed attempt. client: whose request it was; None for a probe, and one that failed here before."""
         self.failures[failure.kind] += 1
         self.last_failure, self._failed_at = failure.kind, self._clock()
+        if failure.settings:
+            self._warn(failure.kind, self._failed_at)
         if not failure.counts:
             return
         if failure.away:
@@ -158,6 +162,17 @@ class Replica:
             seconds_since_failure=None if self._failed_at is None else now - self._failed_at,
             seconds_since_success=None if self._succeeded_at is None else now - self._succeeded_at,
             opened=self.opened,
+        )
+
+    def _warn(self, kind: str, now: float) -> None:
+        if self._warned is not None and self._warned[0] == kind and now < self._warned[1] + LOG_EVERY:
+            return
+        self._warned = kind, now
+        log.warning(
+            "%s, server %d, answers with %s: a key, a name or an address in the settings is wrong.",
+            self.model,
+            self.number,
+            kind.replace("_", " "),
         )
 
     def _note(self, before: str) -> None:

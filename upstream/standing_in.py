@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from engine.backend import Backend, Generation
-from engine.errors import RetryLater, UpstreamFailed
+from engine.errors import RetryLater, Unsupported, UpstreamFailed
 from engine.schedule.in_flight import Wake
 from engine.types import (
     BackendState,
@@ -102,8 +102,11 @@ class StandingIn:
             one.stop(timeout)
 
     def _stood_in(self, error: Exception, ask: Callable[[], T]) -> T:
-        """Return what the second says; where it refuses as well, the first's word counts. Raises RetryLater."""
+        """Return what the second says; where it refuses as well, or takes less, the first's word counts.
+
+        Raises RetryLater.
+        """
         try:
             return ask()
-        except RetryLater:
+        except (RetryLater, Unsupported):
             raise error from None

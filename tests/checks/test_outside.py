@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socketserver
 import sqlite3
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -73,6 +74,24 @@ def test_a_server_that_answers_for_a_model_is_asked(status: int, state: State) -
         server.shutdown()
     assert (found.state, asked) == (state, [("/v1/models", "Bearer a-key")])
     assert check_upstreams(settings(VIBE_UPSTREAM=f"http://127.0.0.1:{free_port()}/v1")).state is State.FAILED
+
+
+def test_a_server_that_speaks_no_http_is_named() -> None:
+    """As each other that has failed; the collector, too."""
+
+    class Shell(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1024)
+            self.request.sendall(b"SSH-2.0-OpenSSH_9\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Shell) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        found = check_upstreams(settings(VIBE_UPSTREAM=f"http://{address}/v1"))
+        collector = check_collector(settings(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://{address}"))
+        server.shutdown()
+    assert (found.state, found.detail) == (State.FAILED, f"avibe at {address}: BadStatusLine.")
+    assert (collector.state, address in collector.detail) == (State.FAILED, True)
 
 
 def test_keys_go_to_the_servers_of_the_settings_alone(monkeypatch: pytest.MonkeyPatch) -> None:

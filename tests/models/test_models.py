@@ -123,6 +123,39 @@ def test_unexpected_failure_becomes_a_sentence_and_a_traceback_in_the_log(caplog
     assert "ZeroDivisionError" in caplog.text
 
 
+class Meeting(LoadingBackend):
+    """A server elsewhere whose start waits for that of all others."""
+
+    def __init__(self, name, barrier, failure=None):
+        super().__init__(name, failure)
+        self.barrier = barrier
+
+    def start(self):
+        self.barrier.wait(PATIENCE)
+        super().start()
+
+
+def test_servers_elsewhere_are_asked_all_at_once():
+    """Those that do not answer hold no other up, nor a checkpoint; all have been asked when the start is over."""
+    barrier = threading.Barrier(4)
+    elsewhere = {name: Meeting(name, barrier) for name in ("x0", "x1", "x2")}
+    own = Meeting("avibe", barrier)
+    models = ModelSet({"avibe": own, **elsewhere}, upstreams=elsewhere)
+    models.start()
+    assert {state.status for state in models.states().values()} == {Status.READY}
+
+
+def test_a_server_elsewhere_that_cannot_be_set_up_ends_the_start():
+    """Its error is the start's, once the others have been asked."""
+    barrier = threading.Barrier(2)
+    elsewhere = {"avision": Meeting("avision", barrier, StartError("no.")), "x1": Meeting("x1", barrier)}
+    models = ModelSet({"avibe": LoadingBackend("avibe"), **elsewhere}, upstreams=elsewhere)
+    with pytest.raises(StartError, match="no"):
+        models.start()
+    assert models.get("x1").state().status is Status.READY
+    assert not models.loaded
+
+
 def test_load_in_the_background_says_when_it_is_ready():
     """The caller continues at once and is called back once, at the end."""
     gate, outcome = threading.Event(), Outcome()

@@ -125,6 +125,16 @@ def test_what_is_no_base_url_is_refused(url: str) -> None:
         ('[[upstream]]\nname = "a"\nurls = "http://x/v1"\nmodel = "m"\nkey_file = "/none"\n', "key_file: expected"),
         ('[[upstream]]\nname = "a"\nurls = "http://x/v1"\nmodel = "m"\nprice = "much"\n', "price: expected"),
         ('[[upstream]]\nname = "a"\nurls = "http://x/v1"\nmodel = "m"\nkey = "secret"\n', "'key' is none of"),
+        ('[[upstream]]\nname = "a"\nurls = "http://x/v1"\nmodel = "m"\nprice = 0.5\n', "price: expected"),
+        ('[[upstream]]\nname = "a"\nurls = "http://x/v1"\nmodel = "m"\nprice = ["1/2"]\n', "price: expected"),
+        ('[[upstream]]\nname = "a"\nurls = [5]\nmodel = "m"\n', "urls: expected"),
+        ('[[upstream]]\nname = "a"\nurls = [true, false]\nmodel = "m"\n', "urls: expected"),
+        ('[[upstream]]\nname = "a"\nurls = [["http://x/v1"]]\nmodel = "m"\n', "urls: expected"),
+        ('[[upstream]]\nname = "a"\nurls = {x = 1}\nmodel = "m"\n', "urls: expected"),
+        ('[[upstream]]\nname = 5\nurls = "http://x/v1"\nmodel = 5\n', "name: expected"),
+        ('[[upstream]]\nname = "a"\nurls = "http://x/v1"\nmodel = "m"\nkind = ["vllm"]\n', "kind: expected vllm or"),
+        ('[[upstream]]\nname = "a"\nurls = "http://x/v1"\nmodel = "m"\nca_file = 5\n', "ca_file: expected"),
+        ('[[upstream]]\nname = "a"\nurls = "http://x/v1"\nmodel = "m"\ntimeout = 1979-05-27\n', "timeout: expected"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, said: str) -> None:

@@ -65,6 +65,7 @@ def read(one: AnswerReader, *chunks: bytes) -> str:
         b'{"choices": [], "usage": {"prompt_tokens": "1", "completion_tokens": 1}}',
         b'{"choices": [], "usage": {"prompt_tokens": 1}}',
         b'{"choices": [], "usage": [1]}',
+        b'{"choices": [], "usage": {"prompt_tokens": 5.5, "completion_tokens": 1}}',
         b'{"error": {"message": "secret words"}}',
         b'{"error": "secret words", "choices": []}',
         b"[" * 100_000,
@@ -266,3 +267,145 @@ def test_an_event_without_end_is_given_up() -> None:
         EventReader().feed(b"data: " + b"x" * (MAX_EVENT + 1))
     with pytest.raises(EventTooLong):
         EventReader().feed(b"data: x\n" * (MAX_EVENT // 7 + 1))
+
+
+def call(name: str = "", arguments: str = "", **beside: Any) -> bytes:
+    """Return a chunk with a part of a call. beside: its index and id, if told."""
+    return chunk({"tool_calls": [{"function": {"name": name or None, "arguments": arguments}, **beside}]})
+
+
+TWO_CALLS = (
+    '<tool_call>\n{"name": "look", "arguments": {"a":1}}\n</tool_call>\n'
+    '<tool_call>\n{"name": "stop", "arguments": {"b":2}}\n</tool_call>'
+)
+
+
+@pytest.mark.parametrize("index", [{}, {"index": None}, {"index": 0}])
+@pytest.mark.parametrize("again", [{}, {"id": ""}, {"id": "same"}])
+def test_calls_are_told_apart_by_their_ids(index: dict[str, Any], again: dict[str, str]) -> None:
+    """Some servers send no index, or always 0; an id may stand in every part of a call, or in the first alone."""
+    one, ids = reader(rules=RULES), ("c1", "c2")
+    parts = [
+        part
+        for name, (first, second), told in zip(("look", "stop"), (('{"a"', ":1}"), ('{"b"', ":2}")), ids, strict=True)
+        for part in (
+            call(name, first, id=told, **index),
+            call("", second, **({"id": told} if again == {"id": "same"} else again), **index),
+        )
+    ]
+    assert read(one, *parts) == TWO_CALLS
+
+
+def test_calls_in_one_event_are_told_apart_by_their_ids() -> None:
+    """As gateways send them that have the whole answer."""
+    calls = [
+        {"index": 0, "id": told, "function": {"name": name, "arguments": arguments}}
+        for told, name, arguments in (("c1", "look", '{"a":1}'), ("c2", "stop", '{"b":2}'))
+    ]
+    assert read(reader(rules=RULES), chunk({"tool_calls": calls})) == TWO_CALLS
+
+
+def test_calls_are_told_apart_by_their_indices_alone_too() -> None:
+    """Where all have the same id."""
+    parts = call("look", '{"a":1}', index=0, id="c"), call("stop", '{"b":2}', index=1, id="c")
+    assert read(reader(rules=RULES), *parts) == TWO_CALLS
+
+
+def test_a_call_that_is_gone_on_with_after_another_has_begun_is_none() -> None:
+    """Whether its id or its index says so."""
+    for again in ({"id": "c1"}, {"index": 0}):
+        one = reader(rules=RULES)
+        one.read(call("look", "{", index=0, id="c1"))
+        one.read(call("stop", "{}", index=1, id="c2"))
+        with pytest.raises(UpstreamFailed):
+            one.read(call("", "}", **again))
+
+
+def test_an_empty_finish_reason_is_none() -> None:
+    """Some servers write it in each event before the last."""
+    one = reader()
+    one.read(chunk({"content": "a"}, finish_reason=""))
+    assert one.finish_reason is None
+    assert read(one, chunk({"content": "b"}, finish_reason="")) == "ab"
+
+
+@pytest.mark.parametrize("alternatives", [{}, {"top_logprobs": None}, {"top_logprobs": []}])
+@pytest.mark.parametrize("chat", [True, False])
+def test_log_probabilities_may_come_without_alternatives(chat: bool, alternatives: dict[str, Any]) -> None:
+    """In chats; and for texts as llama.cpp sends them, which is as in chats."""
+    logprobs = {"content": [{"id": 1, "token": "a", "bytes": [97], "logprob": -0.1, **alternatives}]}
+    one = reader(logprobs=1) if chat else reader(prompt=TextPrompt("x"), logprobs=1)
+    one.read(chunk({"content": "a"}, text="a", logprobs=logprobs))
+    (found,) = one.logprobs
+    assert (found.token, found.logprob, found.data, found.top) == ("a", -0.1, b"a", ())
+
+
+def usage(prompt: object, output: object, **beside: Any) -> bytes:
+    return json.dumps({"usage": {"prompt_tokens": prompt, "completion_tokens": output}, **beside}).encode()
+
+
+@pytest.mark.parametrize(
+    ("told", "tokens"),
+    [
+        (usage(7, 3), (7, 3)),  # without `choices`
+        (usage(7, 3, choices=None), (7, 3)),
+        (usage(7.0, 3.0, choices=[]), (7, 3)),
+        (usage(7, None, choices=[]), (5, 4)),
+        (usage("7", 3, choices=[]), (5, 4)),
+        (usage(0, 0, choices=[]), (5, 4)),
+        (usage(7, 0, choices=[]), (7, 4)),
+        (b'{"usage": 7}', (5, 4)),
+        (b'{"error": {"message": "too late"}}', (5, 4)),
+        (b"{no json", (5, 4)),
+    ],
+)
+def test_a_whole_answer_stays_so_whatever_follows_it(told: bytes, tokens: tuple[int, int]) -> None:
+    """Usage that cannot be used is estimated."""
+    one = reader()
+    for data in (chunk({"content": "twelve bytes"}), chunk(finish_reason="stop"), told, b"[DONE] "):
+        one.read(data)
+    one.end()
+    assert (one.text, one.done, (one.prompt_tokens, one.output_tokens)) == ("twelve bytes", True, tokens)
+
+
+def test_what_is_withheld_at_last_is_withheld() -> None:
+    """Though an end was told before."""
+    one = reader()
+    one.read(chunk({"content": "a"}, finish_reason="stop"))
+    with pytest.raises(UpstreamFailed):
+        one.read(chunk(finish_reason="content_filter"))
+
+
+def test_usage_that_is_told_early_is_not_the_last_word() -> None:
+    """What came since counts as well; what is told of all that has come is the server's own count."""
+    one = reader()
+    one.read(usage(9, 1, choices=[{"delta": {"content": "a"}}]))
+    for _ in range(20):
+        one.read(chunk({"content": "word "}))
+    assert (one.prompt_tokens, one.output_tokens >= 21) == (9, True)
+    one.read(usage(9, 15, choices=[{"delta": {"content": "word"}}]))
+    assert one.output_tokens == 15
+    one.read(chunk(finish_reason="stop"))
+    assert one.output_tokens == 15
+
+
+def test_what_is_written_around_a_call_is_no_token_of_the_server() -> None:
+    """Its count stays, though the end of the call is written behind it."""
+    one = reader(rules=RULES)
+    read(one, call("look", '{"a":1}', index=0), usage(9, 3, choices=[]))
+    assert one.output_tokens == 3
+
+
+def test_usage_of_zeros_is_none() -> None:
+    """Some servers send it with every event."""
+    one = reader()
+    for _ in range(20):
+        one.read(usage(0, 0, choices=[{"delta": {"content": "word "}}]))
+    assert (one.prompt_tokens, one.output_tokens >= 20) == (5, True)
+
+
+@pytest.mark.parametrize("cut", range(8))
+def test_a_mark_at_the_beginning_loses_no_event(cut: int) -> None:
+    """That of UTF-8, which some servers write; elsewhere it is a part of what is said."""
+    stream, events = b"\xef\xbb\xbfdata: a\n\ndata: \xef\xbb\xbfb\n\n", EventReader()
+    assert events.feed(stream[:cut]) + events.feed(stream[cut:]) == [b"a", b"\xef\xbb\xbfb"]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
 
-from engine.errors import UpstreamFailed, ValidationError
-from engine.types import AnswerRules
+from engine.backend import Generation
+from engine.errors import Overloaded, ServiceError, UpstreamFailed, UpstreamTimedOut, ValidationError
+from engine.types import AnswerRules, GenerationRequest
 from tests.fake_upstream import FakeUpstream
 from tests.upstream.conftest import Open, asking
 from upstream import answer_schema
 from upstream.answer_schema import AnswerSchema
 from upstream.checking import AnswerCheck
+from upstream.quick_schema import is_quick
 
+PATIENCE = 60.0
 LARGE = {"enum": [f"word {number}" for number in range(8000)]}
 REFERS = {"$defs": {"a": {"type": "integer"}}, "type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}}
 
@@ -24,6 +28,14 @@ def doubling(levels: int) -> dict[str, Any]:
     """Return a small schema that takes twice as long with each level."""
     names = [{"allOf": [{"$ref": f"#/$defs/d{level + 1}"}] * 2} for level in range(levels)]
     return {"$defs": {f"d{level}": one for level, one in enumerate([*names, {}])}, "$ref": "#/$defs/d0"}
+
+
+def nested(levels: int, **beside: Any) -> dict[str, Any]:
+    """Return a schema whose `unevaluated*` or `if` looks again at all that is below it, at each level."""
+    one: dict[str, Any] = {"properties": {"a": {}}}
+    for _ in range(levels):
+        one = {"anyOf": [one, {"properties": {"zz": {}}}], **beside}
+    return one
 
 
 def allows(schema: dict[str, Any], value: Any) -> bool:
@@ -75,3 +87,127 @@ def test_what_only_python_takes_for_json_is_no_answer_to_a_schema(text: str) -> 
     """Clients could not read it."""
     with pytest.raises(UpstreamFailed):
         asyncio.run(AnswerCheck(AnswerRules("response_format", {})).check(text, [], False))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        nested(24, unevaluatedProperties=False),
+        nested(24, unevaluatedItems=False),
+        {"type": "object", "properties": {"a": nested(2, unevaluatedProperties={"type": "integer"})}},
+        {"items": [{"not": {"if": {}, "then": {}}}]},
+        {"additionalProperties": {"dependentSchemas": {"a": {}}}},
+        {"items": {"multipleOf": 1e-7}},
+        {"items": {"uniqueItems": True}},
+        {"oneOf": [{"pattern": "a"}]},
+        {"allOf": [{"patternProperties": {"a": {}}}]},
+        {"$schema": "http://json-schema.org/draft-07/schema#", "format": "regex"},
+        {"prefixItems": [{"$ref": "#"}]},
+        {"$dynamicRef": "#a"},
+        {"$id": "http://x/y"},
+        {"keyword of tomorrow": 1},
+    ],
+)
+def test_what_may_take_longer_than_its_length_is_left_to_a_process(
+    schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whatever part of the schema it stands; the interpreter is never held for it."""
+    judged = []
+    monkeypatch.setattr(answer_schema, "judge", lambda *texts: judged.append(texts) or "valid")
+    assert allows(schema, 1)
+    assert judged == [(json.dumps(schema),), (json.dumps(schema), "1")]
+
+
+def test_ordinary_schemas_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of properties, and values that are listed, are no keywords."""
+    monkeypatch.setattr(answer_schema, "judge", None)
+    names = {name: {"type": "string", "minLength": 1} for name in ("if", "$ref", "pattern", "properties")}
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "title": "Ordinary",
+        "properties": {
+            **names,
+            "when": {"type": "string", "format": "date-time"},
+            "list": {"type": "array", "maxItems": 2, "items": {"anyOf": [{"type": "integer"}, {"type": "null"}]}},
+            "one": {"enum": [{"$ref": 1, "multipleOf": 2}, None], "default": {"if": 1}},
+        },
+        "required": ["list"],
+        "additionalProperties": False,
+    }
+    assert allows(schema, {"list": [1, None], "one": None, "if": "x"})
+    assert not allows(schema, {"list": ["1"]})
+    assert is_quick(True)
+
+
+def failure_of(generation: Generation) -> ServiceError:
+    with pytest.raises(ServiceError) as caught:
+        generation.result()
+    return caught.value
+
+
+class Held:
+    """A judge that holds every answer back until it is told, and finds it valid."""
+
+    def __init__(self) -> None:
+        self.asked, self.told = threading.Event(), threading.Event()
+
+    def __call__(self, schema: str, *values: str) -> str:
+        if values:
+            self.asked.set()
+            assert self.told.wait(PATIENCE)
+        return "valid"
+
+
+def test_the_time_of_a_check_is_not_the_servers_silence(
+    server: FakeUpstream, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server falls silent and is found to be so meanwhile; the one that has answered is waited for no more."""
+    held = Held()
+    monkeypatch.setattr(answer_schema, "judge", held)
+    backend = opened(retries=0, idle_timeout=0.3)
+    server.script.deltas = [{"content": "1"}] * 4
+    checked = backend.submit(asking(rules=AnswerRules("response_format", REFERS)))
+    assert held.asked.wait(PATIENCE)
+    server.script.faults = ["stall"]
+    assert isinstance(failure_of(backend.submit(asking())), UpstreamTimedOut)
+    assert not checked.done
+    held.told.set()
+    assert checked.result().text == "1111"
+    assert backend.reports()[0].failures == {"timeout": 1}
+
+
+def test_a_check_that_has_to_wait_too_long_blames_nobody(
+    server: FakeUpstream, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client may try again later, and pays for the answer; nothing is generated once more, here or elsewhere."""
+    held, asked_again = Held(), list[GenerationRequest]()
+    monkeypatch.setattr(answer_schema, "judge", held)
+    backend = opened(retries=2, breaker_failures=1)
+    backend.stand_in = lambda request: asked_again.append(request)  # type: ignore[assignment, func-returns-value]
+    server.script.deltas = [{"content": "1"}]
+    generation = backend.submit(asking(rules=AnswerRules("response_format", REFERS)))
+    monkeypatch.setattr(answer_schema, "PATIENCE", 0.05)
+    assert type(failure_of(generation)) is Overloaded
+    held.told.set()
+    assert generation.spent.output_tokens == 1
+    assert (len(server.heard), asked_again) == (1, [])
+    assert (backend.reports()[0].state, backend.reports()[0].failures) == ("closed", {})
+
+
+def test_one_client_with_many_checks_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own wait for each other."""
+    held = Held()
+    monkeypatch.setattr(
+        answer_schema, "judge", lambda schema, *values: held(schema, *values) if "properties" in schema else "valid"
+    )
+
+    async def check() -> list[bool]:
+        many = [asyncio.create_task(AnswerSchema(REFERS, "response_format", "many").allows({}, "{}")) for _ in range(6)]
+        await asyncio.sleep(0)
+        assert await AnswerSchema({"pattern": "1"}, "response_format", "other").allows("1", '"1"')
+        assert not any(one.done() for one in many)
+        held.told.set()
+        return await asyncio.gather(*many)
+
+    assert asyncio.run(check()) == [True] * 6

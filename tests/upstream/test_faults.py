@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -9,15 +10,18 @@ from dataclasses import replace
 
 import pytest
 
+from config import Upstream
 from engine.backend import Generation
 from engine.errors import (
     ContextTooLong,
+    EngineDead,
     NotReady,
     Overloaded,
     PayloadTooLarge,
     RequestAborted,
     RetryLater,
     ServiceError,
+    Unsupported,
     UpstreamFailed,
     UpstreamTimedOut,
     ValidationError,
@@ -30,6 +34,7 @@ from tests.upstream.test_backend import SAID
 from upstream.backend import UpstreamBackend
 from upstream.failures import retry_after_of
 from upstream.fleet import Fleet
+from upstream.loop import THREADS, UpstreamLoop
 from upstream.standing_in import StandingIn
 
 PATIENCE = 60.0
@@ -147,6 +152,28 @@ def test_a_pause_that_the_server_asks_for_is_made(server: FakeUpstream, opened: 
     assert error.retry_after == 40
 
 
+@pytest.mark.parametrize("first", ["40", "0.2"])
+def test_the_server_that_asks_for_the_shortest_pause_is_asked_again(
+    server: FakeUpstream, other: FakeUpstream, opened: Open, first: str
+) -> None:
+    """Whichever of them was asked first, and not the one that wants to be left alone for longer."""
+    backend = opened(urls=(server.url, other.url), retries=2)
+    server.script.retry_after, other.script.retry_after = first, "0.2" if first == "40" else "40"
+    server.script.faults, other.script.faults = ["429"], ["429"]
+    assert backend.submit(asking()).result().text == SAID
+    assert (len(server.heard), len(other.heard)) == ((1, 2) if first == "40" else (2, 1))
+
+
+def test_the_shortest_pause_is_the_clients_too(server: FakeUpstream, other: FakeUpstream, opened: Open) -> None:
+    """Where each is longer than is waited for."""
+    backend = opened(urls=(server.url, other.url), retries=2)
+    for one, pause in ((server, "40"), (other, "30")):
+        one.script.retry_after, one.script.always = pause, "429"
+    error = failure_of(backend.submit(asking()))
+    assert isinstance(error, RetryLater)
+    assert error.retry_after == 30
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("3", 3.0), ("0.5", 0.5), ("-1", 0.0), ("99999", 60.0), ("soon", None), ("nan", None), (None, None)],
@@ -166,6 +193,25 @@ def test_redirects_are_not_followed(server: FakeUpstream, opened: Open) -> None:
     backend = opened(retries=0)
     server.script.faults = ["307"]
     assert isinstance(failure_of(backend.submit(asking())), UpstreamFailed)
+
+
+@pytest.mark.parametrize("status", ["401", "403", "404", "307"])
+def test_settings_that_seem_wrong_are_told_in_the_log(
+    server: FakeUpstream, opened: Open, caplog: pytest.LogCaptureFixture, status: str
+) -> None:
+    """By the model and the number of the server, once a minute; neither its address nor its key is told."""
+    clock = Clock()
+    backend = opened(retries=0, key="a-secret", clock=clock, breaker_failures=1000)
+    server.script.always = status
+    with caplog.at_level(logging.WARNING, "avito_ai.upstream"):
+        for _ in range(3):
+            failure_of(backend.submit(asking()))
+        assert len(caplog.messages) == 1
+        clock.advance(60)
+        failure_of(backend.submit(asking()))
+    assert len(caplog.messages) == 2
+    assert all(said.startswith(f"avibe, server 0, answers with status {status}:") for said in caplog.messages)
+    assert not any("a-secret" in said or str(server.port) in said for said in caplog.messages)
 
 
 def test_failures_in_a_row_open_the_breaker(server: FakeUpstream, opened: Open) -> None:
@@ -259,6 +305,30 @@ def test_probes_find_a_server_that_is_away_and_one_that_is_back(server: FakeUpst
     server.script.always = "500"
     until(lambda: backend.state().status is Status.STALLED)
     assert len(server.heard) == 1
+
+
+def test_probes_find_a_server_that_goes_away_again_before_any_request(server: FakeUpstream, opened: Open) -> None:
+    """Half open, it would be taken for one that is there."""
+    backend = opened(probe_seconds=0.1, breaker_seconds=0.2, breaker_failures=1, retries=0)
+    server.script.faults = ["500"]
+    failure_of(backend.submit(asking()))
+    until(lambda: state_of(backend) == "half-open")
+    server.script.always = "500"
+    until(lambda: backend.state().status is Status.STALLED)
+    assert len(server.heard) == 1
+
+
+def test_probes_leave_a_server_half_open_until_a_request_is_answered(server: FakeUpstream, opened: Open) -> None:
+    """They show that it is there, not that it works."""
+    backend = opened(probe_seconds=0.1, breaker_seconds=0.2, breaker_failures=1, retries=0)
+    server.script.faults = ["500"]
+    failure_of(backend.submit(asking()))
+    until(lambda: state_of(backend) == "half-open")
+    before = server.probes
+    until(lambda: server.probes >= before + 3)
+    assert state_of(backend) == "half-open"
+    assert backend.submit(asking()).result().text == SAID
+    assert state_of(backend) == "closed"
 
 
 def test_another_server_takes_over(server: FakeUpstream, other: FakeUpstream, opened: Open) -> None:
@@ -358,6 +428,57 @@ def test_a_client_that_leaves_while_the_checkpoint_is_asked_is_stopped_there(
     assert own.aborted == ["r"]
 
 
+def test_a_checkpoint_that_fails_when_it_is_asked_ends_the_request(
+    server: FakeUpstream, opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the server's failure; nothing of the request stays behind, and the log has the traceback."""
+    backend = opened(role="first", retries=0)
+    backend.stand_in = lambda request: 1 // 0  # type: ignore[assignment, return-value]
+    server.script.faults = ["500"]
+    assert isinstance(failure_of(backend.submit(asking(timeout=30))), UpstreamFailed)
+    until(lambda: not backend.stats().num_requests_running)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_request_whose_task_fails_anywhere_ends(
+    server: FakeUpstream, opened: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though nobody has thought of the place, which the log tells."""
+    backend = opened(role="first", retries=0)
+    backend.stand_in = ScriptedBackend().submit
+    monkeypatch.setattr(UpstreamLoop, "in_thread", lambda *_: 1 // 0)
+    server.script.faults = ["500"]
+    assert isinstance(failure_of(backend.submit(asking(timeout=30))), EngineDead)
+    until(lambda: not backend.stats().num_requests_running)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_checkpoints_that_take_long_keep_no_host_name_waiting(server: FakeUpstream, other: FakeUpstream) -> None:
+    """What is asked of them runs in other threads than those in which names are looked up."""
+    loop, left, asked = UpstreamLoop(), threading.Event(), threading.Semaphore(0)
+    calm = Upstream("avibe", (server.url,), "m", probe_seconds=0, retries=0, breaker_failures=1000)
+    busy = UpstreamBackend(calm, loop, 4096, 1000)
+    named = UpstreamBackend(replace(calm, urls=(other.url.replace("127.0.0.1", "localhost"),)), loop, 4096, 1000)
+
+    def ask(request: GenerationRequest) -> Generation:
+        asked.release()
+        assert left.wait(PATIENCE)
+        raise Overloaded("Full.", 1)
+
+    busy.stand_in = ask
+    busy.start()
+    server.script.always = "500"
+    waiting = [busy.submit(asking(request_id=str(number))) for number in range(3 * THREADS)]
+    for _ in range(THREADS):
+        assert asked.acquire(timeout=PATIENCE)
+    named.start()
+    assert named.submit(asking()).result().text == SAID
+    left.set()
+    assert {type(failure_of(one)) for one in waiting} == {UpstreamFailed}
+    for one in (busy, named):
+        one.stop(0)
+
+
 def test_a_mistake_of_the_client_is_its_own_though_another_could_be_asked(server: FakeUpstream, opened: Open) -> None:
     """The checkpoint would refuse it as well."""
     own, elsewhere = ScriptedBackend(text="Ours."), opened(role="first")
@@ -377,3 +498,17 @@ def test_the_upstream_stands_in_for_the_checkpoint(server: FakeUpstream, opened:
     elsewhere.drain()
     with pytest.raises(Overloaded):
         backend.submit(asking())
+
+
+def test_a_busy_checkpoint_stays_so_where_the_upstream_takes_less(server: FakeUpstream, opened: Open) -> None:
+    """The client may try again; what it asked for is right."""
+    own, elsewhere = ScriptedBackend(), opened(role="spare", takes=frozenset({"stop"}))
+    own.refusal = Overloaded("Full.", 3)
+    backend = StandingIn(own, elsewhere)
+    with pytest.raises(Overloaded):
+        backend.submit(asking(top_k=5))
+    own.refusal = None
+    assert backend.submit(asking(top_k=5)).result().text
+    with pytest.raises(Unsupported):
+        elsewhere.submit(asking(top_k=5))
+    assert not server.heard

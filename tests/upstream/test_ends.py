@@ -1,0 +1,139 @@
+"""How answers end: what is whole is kept, whatever follows it or does not, and what came is accounted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.errors import ContextTooLong, PayloadTooLarge, UpstreamFailed, UpstreamTimedOut, ValidationError
+from engine.types import AnswerRules
+from tests.fake_upstream import FakeUpstream, event
+from tests.upstream.conftest import Open, asking
+from upstream import call
+
+SCHEMA = {"type": "object", "required": ["a"]}
+
+
+def part(delta: dict[str, Any] | None = None, **choice: Any) -> bytes:
+    return event({"choices": [{"index": 0, "delta": delta or {}, **choice}]})
+
+
+SAID, END = part({"content": "Hello."}), part(finish_reason="stop")
+USAGE = event({"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 5}})
+
+
+@pytest.mark.parametrize("ending", ["", "open", "cut"])
+@pytest.mark.parametrize(
+    ("last", "tokens"),
+    [
+        ([END], 2),
+        ([END, USAGE], 5),
+        ([END, USAGE[:20]], 2),
+        ([END, USAGE.rstrip()], None),
+        ([END + b"data: {no json"], 2),
+    ],
+)
+def test_an_answer_is_whole_with_its_finish_reason(
+    server: FakeUpstream,
+    opened: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+    last: list[bytes],
+    tokens: int | None,
+) -> None:
+    """Without [DONE], where the response stays open, is cut, or goes on with nonsense: it is not asked for again."""
+    if ending == "open":
+        monkeypatch.setattr(call, "LAST_PATIENCE", 0.2)
+        tokens = None  # in that time the usage comes, or not
+    server.script.raw, server.script.ending = [SAID, *last], ending
+    backend = opened(breaker_failures=1)
+    completion = backend.submit(asking()).result()
+    assert (completion.text, completion.finish_reason) == ("Hello.", "stop")
+    assert tokens in (None, completion.output_tokens)
+    assert (len(server.heard), backend.reports()[0].failures) == (1, {})
+
+
+def test_an_answer_without_a_finish_reason_is_half(server: FakeUpstream, opened: Open) -> None:
+    """However its response ends."""
+    server.script.raw = [SAID, USAGE, event("[DONE]")]
+    with pytest.raises(UpstreamFailed):
+        opened(retries=1).submit(asking()).result()
+    assert len(server.heard) == 2
+
+
+def test_white_space_behind_the_last_word_is_nothing(server: FakeUpstream, opened: Open) -> None:
+    """The response that stays open is not waited for."""
+    server.script.raw, server.script.ending = [SAID, END, USAGE, event("[DONE] ")], "open"
+    assert opened().submit(asking()).result().output_tokens == 5
+
+
+def test_the_first_event_counts_behind_a_mark(server: FakeUpstream, opened: Open) -> None:
+    """That of UTF-8, at the beginning of the stream."""
+    server.script.raw = [b"\xef\xbb\xbf" + SAID, END, event("[DONE]")]
+    assert opened().submit(asking()).result().text == "Hello."
+
+
+def test_an_answer_that_its_own_stop_string_cut_follows_no_schema(server: FakeUpstream, opened: Open) -> None:
+    """The client has asked for it, as it may of a model that is loaded here."""
+    rules = AnswerRules("response_format", SCHEMA)
+    server.script.raw = [part({"content": '{"a": '}), part(finish_reason="stop", stop_reason="}"), event("[DONE]")]
+    completion = opened(retries=0).submit(asking(rules=rules, stop=("}",))).result()
+    assert (completion.text, completion.stop) == ('{"a": ', "}")
+    server.script.raw[1] = END
+    with pytest.raises(UpstreamFailed):
+        opened(retries=0).submit(asking(rules=rules)).result()
+
+
+@pytest.mark.parametrize(
+    ("parts", "values"),
+    [
+        ([part({"reasoning_content": "Thinking hard. "})] * 20, {}),
+        ([part({"content": "Not shown. "})] * 20, {"rules": AnswerRules(call="required", arguments={"look": {}})}),
+    ],
+)
+def test_what_is_not_shown_is_accounted_too(
+    server: FakeUpstream, opened: Open, parts: list[bytes], values: dict[str, Any]
+) -> None:
+    """Whoever gave the answer up before anything was shown of it."""
+    server.script.raw, server.script.ending = parts, "open"
+    generation = opened(idle_timeout=0.3, retries=0).submit(asking(**values))
+    with pytest.raises(UpstreamTimedOut):
+        generation.result()
+    assert generation.spent.prompt_tokens > 0
+    assert generation.spent.output_tokens >= 20
+
+
+LONG = b'{"error": {"message": "This model\'s maximum context length is 10 tokens."}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "ending", "kind"),
+    [
+        ("400", [LONG[:30], LONG[30:]], "", ContextTooLong),
+        ("400", [LONG[:30], LONG[30:]], "open", ContextTooLong),
+        ("400", [LONG[:30]], "cut", ValidationError),
+        ("400", [], "cut", ValidationError),
+        ("400", [], "open", ValidationError),
+        ("413", [], "open", PayloadTooLarge),
+    ],
+)
+def test_a_refusal_is_what_its_status_says(
+    server: FakeUpstream,
+    opened: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    body: list[bytes],
+    ending: str,
+    kind: type[Exception],
+) -> None:
+    """Whatever becomes of its body, which may come in parts; none of it is repeated or counts against the server."""
+    if not body:
+        monkeypatch.setattr(call, "ERROR_PATIENCE", 0.2)
+    server.script.refusal, server.script.ending, server.script.gap = body, ending, 0.02
+    server.script.faults = [status]
+    backend = opened(breaker_failures=1)
+    with pytest.raises(kind) as refused:
+        backend.submit(asking()).result()
+    assert type(refused.value) is kind
+    assert (len(server.heard), backend.reports()[0].state) == (1, "closed")
