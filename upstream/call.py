@@ -40,6 +40,7 @@ from upstream.fleet import Fleet
 from upstream.generation import UpstreamGeneration
 from upstream.loop import UpstreamLoop
 from upstream.replica import Replica
+from upstream.watch import Watch
 
 log = logging.getLogger("avito_ai.upstream")
 
@@ -228,7 +229,7 @@ class Call:
         """Ask one server. Raises AttemptFailed, and ServiceError for what no other attempt mends."""
         trial = replica.enter()
         self._began = self._clock()
-        watch = _Watch(self._upstream, self._until, self._clock)
+        watch = Watch(self._upstream, self._until, self._clock)
         try:
             with watch:
                 await self._exchange(replica, watch)
@@ -249,7 +250,7 @@ class Call:
             replica.succeeded()  # it has answered, by refusing what the client sent
         return failure
 
-    async def _exchange(self, replica: Replica, watch: _Watch) -> None:
+    async def _exchange(self, replica: Replica, watch: Watch) -> None:
         letter = self._letter
         data = letter.body if len(letter.body) < LARGE_BODY else io.BytesIO(letter.body)
         async with self._loop.session.post(
@@ -273,7 +274,7 @@ class Call:
             self._finish()
             await self._read_end(response)
 
-    async def _read(self, response: aiohttp.ClientResponse, replica: Replica, watch: _Watch) -> None:
+    async def _read(self, response: aiohttp.ClientResponse, replica: Replica, watch: Watch) -> None:
         events, reader = EventReader(), self.reader
         async for chunk in response.content.iter_any():
             for data in events.feed(chunk):
@@ -380,53 +381,3 @@ async def _beginning(response: aiohttp.ClientResponse) -> bytes:
             while len(body) < ERROR_BYTES and (part := await response.content.readany()):
                 body += part
     return bytes(body[:ERROR_BYTES])
-
-
-class _Watch:
-    """The time-outs of one attempt: until the first event, between two, and in all. Cancels the task that enters it.
-
-    `heard` costs an assignment: the timer looks what it finds when it is due.
-    """
-
-    def __init__(self, upstream: Upstream, until: float, clock: Callable[[], float]) -> None:
-        self._idle, self._until, self._clock = upstream.idle_timeout, until, clock
-        self._due = min(clock() + upstream.first_token_timeout, until)
-        self._last: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-        self.expired = False
-
-    def heard(self) -> None:
-        """Note an event."""
-        self._last = self._clock()
-
-    def __enter__(self) -> None:
-        self._task = asyncio.current_task()
-        self._arm()
-
-    def stop(self) -> None:
-        """Look no longer."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-        if self.expired and self._task is not None:
-            self._task.uncancel()
-
-    def _arm(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = self._clock()
-        # The first event may come at any time, from which on the shorter limit holds.
-        self._timer = loop.call_later(max(0.0, min(self._due, now + self._idle) - now), self._look)
-
-    def _look(self) -> None:
-        now = self._clock()
-        due = self._due if self._last is None else min(self._last + self._idle, self._until)
-        if now < due:
-            self._due = due
-            self._arm()
-            return
-        self.expired = True
-        if self._task is not None:
-            self._task.cancel()
