@@ -297,6 +297,15 @@ def test_figures_and_the_operators_page_are_refused_from_outside(proxy, path):
     assert b"avito_ai_" not in body
 
 
+@pytest.mark.parametrize("name", ["SCRIPT_NAME", "PATH_INFO", "Script-Name", "Path-Info", "X-Script-Name"])
+def test_no_field_of_a_client_moves_a_path_past_the_rules(proxy, name):
+    """Nor does one that fits no path fail in the service."""
+    for path, value in (("/x/metrics", "/x"), ("/metrics", "/x"), ("/", "/metrics")):
+        response, body = proxy.ask(path, source="127.6.0.1", headers={name: value})
+        assert response.status in (200, 403, 404)
+        assert b"# HELP" not in body
+
+
 def test_admin_routes_are_refused_from_outside_as_json(proxy):
     """Resetting the metrics is for this machine only; the refusal has the API's format."""
     response, body = proxy.ask("/api/metrics/reset", {}, source="127.6.0.1")
