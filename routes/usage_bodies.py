@@ -57,7 +57,7 @@ class UsageQuery(OwnUsageQuery):
 class AuditQuery(Query):
     """Which acts. before: those with a smaller number."""
 
-    before: Annotated[int, Field(ge=0)] | None = None
+    before: Annotated[int, Field(ge=0, lt=10**17)] | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
