@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Protocol
 
@@ -110,7 +110,8 @@ class ModelSet:
     def start(self) -> None:
         """Load the models one after another in this thread, unless stopped meanwhile. Raises StartError.
 
-        Servers elsewhere are asked meanwhile, all at once, so that those that do not answer hold no other up.
+        Servers elsewhere are asked meanwhile, all at once, so that those that do not answer hold no other up; one whose
+        place a checkpoint may take has its turn among the checkpoints.
 
         A further version that cannot be loaded is logged and left out.
         """
@@ -120,13 +121,12 @@ class ModelSet:
             self.grammar_trials.start()
         servers: Mapping[str, object] = self.upstreams
         elsewhere = [name for name, backend in self if backend is servers.get(name)]
-        with ThreadPoolExecutor(max(1, len(elsewhere)), thread_name_prefix="ask-servers") as threads:
-            asked = [threads.submit(self._start_or_leave_out, name) for name in elsewhere]
-            for name, _ in self:
-                if name not in elsewhere:
-                    self._start_or_leave_out(name)
-            for one in asked:
-                one.result()
+        asked = [_in_thread(functools.partial(self._start_or_leave_out, name)) for name in elsewhere]
+        for name, _ in self:
+            if name not in elsewhere:
+                self._start_or_leave_out(name)
+        for one in asked:
+            one.result()
         self.before_ready()
         self.loaded = True
 
@@ -191,3 +191,19 @@ class ModelSet:
             log.exception("Loading %s failed unexpectedly.", name)
             raise StartError(f"{name} could not be loaded: {type(error).__name__}; the traceback is above.") from error
         log.info("%s is ready after %.1f s.", name, self._clock() - began)
+
+
+def _in_thread(work: Callable[[], None]) -> Future[None]:
+    """Begin work in a thread that does not hold up the end of the process; return what tells of its end."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name="ask-servers", daemon=True).start()
+    return future

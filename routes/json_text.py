@@ -34,7 +34,7 @@ MAX_DEPTH = 100
 MAX_DOUBLE = int(sys.float_info.max)
 MAX_DIGITS = 400  # of an integer; a double has at most 309
 MAX_NUMBER = 1100  # characters of one that is read; written out in full, the smallest double takes 1,077
-EXACT = 2**53  # up to which a double holds every integer
+LARGEST_INTEGER = 2**63  # that a number with a point or an exponent is read as
 TOO_LARGE = Message("json_too_large", "The request has more text or more values than any valid request.")
 TOO_DEEP = "The request body is nested too deeply."
 
@@ -270,7 +270,7 @@ class _Numbers:
         """Return a number; 5.0 is the integer 5, as in JSON Schema. 1e308 stays as short as it was written."""
         value = float(text) if len(text) <= MAX_NUMBER else math.inf
         self.infinite = self.infinite or not math.isfinite(value)
-        return int(value) if abs(value) <= EXACT and value.is_integer() else value
+        return int(value) if abs(value) <= LARGEST_INTEGER and value.is_integer() else value
 
     def constant(self, name: str) -> float:
         """Return what NaN, Infinity or -Infinity stands for; none of them is JSON."""

@@ -22,10 +22,12 @@ SCHEMES = ("http://", "https://", "mailto:")
 
 
 def rendered(text: str) -> Markup:
-    """Return the answer as HTML; one of more than LONGEST characters as the plain text that it is."""
-    if len(text) > LONGEST:
+    """Return the answer as HTML; one that is longer than LONGEST or deeper than NESTED as the plain text that it is."""
+    env: dict[str, Any] = {}
+    tokens = _MARKDOWN.parse(text, env) if len(text) <= LONGEST else None
+    if tokens is None or any(token.level >= NESTED - 1 for token in tokens):  # what is deeper would be left out
         return Markup('<pre tabindex="0"><code>{}</code></pre>\n').format(text)
-    return Markup(_MARKDOWN.render(text))  # nosec B704 # the renderer escapes what it is given
+    return Markup(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, env))  # nosec B704 # it escapes what it is given
 
 
 class _Renderer(RendererHTML):

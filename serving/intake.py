@@ -4,9 +4,9 @@ A connection costs a thread only once its request has arrived. Until then it wai
 of its head, for its body; each wait is bounded. A body is admitted from its Content-Length before any of it is read, or
 as it grows; one that finds no room in the budget is handed over unread, to be refused. A connection that is closed by
 us first discards, for a while, what may still arrive: were that left unread, the kernel would reset the connection, and
-the client would lose its answer. A request that has begun is answered, whatever becomes of it: where it does not arrive
-in time, where its client closes its half of the connection too early, and where an error in its handling ends it, which
-ends nothing else. Only a lack of room closes a connection without a word.
+the client would lose its answer. A request that has begun is answered also where it does not arrive in time, where its
+client closes its half of the connection too early, and where an error in its handling ends it, which ends nothing else.
+A lack of room, and the end of a stop, close a connection without a word.
 """
 
 from __future__ import annotations
@@ -62,6 +62,13 @@ class _Arrival:
     reservation: Reservation | None = None
     answered: bool = False  # or about to be, so that nothing else may be sent
     polled: bool = False  # whether its connection is registered with the poller
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of a request has come; empty lines behind the one before are none (RFC 9112, 2.2)."""
+        return self.began is not None and (
+            self.framing.stage is not Stage.HEAD or bool(self.framing.head.strip(b"\r\n"))
+        )
 
     def close(self) -> None:
         """Release what the request holds; it is not served."""
@@ -159,7 +166,7 @@ class Intake:
         """Give up the connections whose time is over."""
         now, late = self._clock(), 0
         for conn, arrival in [item for item in self._arriving.items() if now >= item[1].until]:
-            if arrival.began is None:
+            if not arrival.has_begun:
                 self._guarded(conn, partial(self._give_up, conn))
             elif late < LATE_AT_ONCE:
                 late += 1
@@ -234,7 +241,7 @@ class Intake:
             return
         if data:
             self._take(conn, arrival, data)
-        elif arrival.began is None:
+        elif not arrival.has_begun:
             self._give_up(conn)
         else:
             self._fail(conn, arrival, RequestBrokenOff())

@@ -212,6 +212,13 @@ class AnswerReader:
         """
         told, new_id = call.get("index"), str(call.get("id") or "")
         index = None if told is None else int(told)
+        if (
+            self._calling
+            and index is not None
+            and index == self._index
+            and not (call.get("function") or {}).get("name")
+        ):
+            new_id = ""  # of the call that is open, which some servers give another with each part
         same = self._calling and index in (None, self._index) and (not new_id or new_id == self._id or not self._id)
         if same:
             self._id = self._id or new_id

@@ -290,26 +290,33 @@ class Call:
             self._came(last, replica)
 
     async def _read_rest(self, response: aiohttp.ClientResponse, events: EventReader, replica: Replica) -> None:
-        """Read what follows the finish reason, such as the usage: the answer is whole without it, too."""
+        """Read what follows the finish reason, such as the usage: the answer is whole without it, too.
+
+        Some servers give a reason with every part, so that each part may have another behind it.
+        """
         self.generation.flush()
-        with contextlib.suppress(aiohttp.ClientError, OSError, EventTooLong):
-            async with asyncio.timeout(LAST_PATIENCE):
+        with contextlib.suppress(aiohttp.ClientError, OSError, EventTooLong):  # a time-out is an OSError
+            async with asyncio.timeout(LAST_PATIENCE) as limit:
                 while not self.reader.done and (chunk := await response.content.readany()):
-                    for data in events.feed(chunk):
-                        self._take(data, replica)
+                    parts = [self._take(data, replica) for data in events.feed(chunk)]
+                    if any(parts):
+                        left = min(self._upstream.idle_timeout, self._until - self._clock())
+                        limit.reschedule(asyncio.get_running_loop().time() + left)
                     self.generation.flush()
             for data in events.rest():
                 self._take(data, replica)
 
-    def _take(self, data: bytes, replica: Replica) -> None:
+    def _take(self, data: bytes, replica: Replica) -> bool:
+        """Take an event; return whether it held a part of the answer."""
         if (piece := self.reader.read(data)) is not None:
             self._came(piece, replica)
+        return piece is not None
 
     async def _check_form(self) -> None:
         """Hold the answer to the rules of its request; the server is not to blame for the time that this takes."""
         reader = self.reader
         try:
-            cut = reader.finish_reason == "length" or reader.stop is not None
+            cut = reader.finish_reason == "length" or reader.stop in self._request.sampling.stop
             await self._check.check(reader.text, reader.calls, cut)
         except (UpstreamFailed, ValidationError, Overloaded) as error:
             repeats = isinstance(error, UpstreamFailed)

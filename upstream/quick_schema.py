@@ -11,10 +11,11 @@ from typing import Any
 PLAIN = frozenset(
     "type enum const required minimum maximum exclusiveMinimum exclusiveMaximum minLength maxLength minItems maxItems "
     "minProperties maxProperties $schema $comment title description default examples deprecated readOnly "
-    "writeOnly".split()
+    "writeOnly nullable strict discriminator xml externalDocs contentMediaType contentEncoding".split()
 )
-SUBSCHEMAS = frozenset("items prefixItems additionalProperties allOf anyOf oneOf not".split())  # one, or a list
-FORMATS = frozenset("date-time date time email hostname ipv4 ipv6 uri uuid".split())
+# Of each one, or a list.
+SUBSCHEMAS = frozenset("items prefixItems additionalProperties propertyNames allOf anyOf oneOf not".split())
+SLOW_FORMATS = frozenset("regex idn-email idn-hostname".split())
 
 
 def is_quick(schema: Any) -> bool:
@@ -30,10 +31,12 @@ def is_quick(schema: Any) -> bool:
                     left.append(value)
                 elif keyword == "properties" and isinstance(value, dict):
                     left += value.values()
-                elif keyword not in PLAIN and not (keyword == "format" and _is_quick_format(value)):
+                elif not _is_plain(keyword, value):
                     return False
     return True
 
 
-def _is_quick_format(value: Any) -> bool:
-    return isinstance(value, str) and value in FORMATS
+def _is_plain(keyword: str, value: Any) -> bool:
+    if keyword == "format":
+        return isinstance(value, str) and value not in SLOW_FORMATS
+    return keyword in PLAIN or keyword.startswith("x-")

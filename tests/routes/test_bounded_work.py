@@ -158,7 +158,7 @@ def test_where_a_conversation_may_start_is_found_in_one_pass():
 
 def test_numbers_do_not_grow():
     """A number of five characters would become a text of 309; what is an integer in a double stays one."""
-    assert json.dumps(read_json(b"[1e308, -1e300, 5.0, 1e15]")) == "[1e+308, -1e+300, 5, 1000000000000000]"
+    assert json.dumps(read_json(b"[1e308, -1e300, 5.0, 9e18]")) == "[1e+308, -1e+300, 5, 9000000000000000000]"
 
 
 def test_long_integers_count_as_long():
@@ -256,6 +256,23 @@ def test_the_longest_answers_are_shown_as_they_are(characters, kept):
 def test_brackets_are_looked_at_to_a_depth():
     """The library starts anew at each bracket, once for each level."""
     assert markdown._MARKDOWN.options["maxNesting"] == markdown.NESTED < 100
+
+
+@pytest.mark.parametrize("mark", ["- ", "> "])
+def test_what_is_nested_deeper_is_shown_as_it_is(mark):
+    """The library would leave it out, and all that follows."""
+    for depth in (1, 3, 8, 10, 12, 30):
+        lines = [
+            "".join(
+                (mark if mark == "> " else "  " * level + mark)
+                for level in ([number] if mark == "- " else range(number + 1))
+            )
+            + f"item {number}"
+            for number in range(depth)
+        ]
+        shown = rendered("\n".join([*lines, "", "The end of the answer."]))
+        assert all(f"item {number}" in shown for number in range(depth))
+        assert "The end of the answer." in shown
 
 
 @pytest.mark.parametrize(("prompts", "n", "status"), [(4, 4, 200), (16, 1, 200), (4, 5, 400), (16, 8, 400)])

@@ -197,18 +197,31 @@ def test_a_client_that_ends_within_its_request_is_told_so(room, sent):
     assert (room.whole, len(room.intake), len(room.closed), room.budget.in_flight) == ([], 0, 1, 0)
 
 
-@pytest.mark.parametrize("sent", [b"", SMALL])
+@pytest.mark.parametrize("sent", [b"", SMALL, b"\r\n", b"\n", b"\r\n\r"])
 def test_a_client_that_ends_between_two_requests_is_told_nothing(room, sent):
-    """There is nothing to answer."""
+    """There is nothing to answer; empty lines behind a request are passed over."""
     room = room()
     conn, client = room.connect()
     client.sendall(sent)
     client.shutdown(socket.SHUT_WR)
     room.pump()
-    if sent:
+    if room.whole:
         conn.sock.end_request()
         room.intake.expect(conn, KEEPALIVE)
         room.pump()
+    assert (room.failures, len(room.closed), client.recv(10)) == ([], 1, b"")
+
+
+def test_empty_lines_behind_a_request_are_no_request_that_is_late(room):
+    """Their connection ends as one that is silent does."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(SMALL + b"\r\n")
+    room.pump()
+    conn.sock.end_request()
+    room.intake.expect(conn, KEEPALIVE)
+    room.clock.advance(PATIENCE + 1)
+    room.intake.sweep()
     assert (room.failures, len(room.closed), client.recv(10)) == ([], 1, b"")
 
 

@@ -296,6 +296,16 @@ def test_calls_are_told_apart_by_their_ids(index: dict[str, Any], again: dict[st
     assert read(one, *parts) == TWO_CALLS
 
 
+def test_a_call_may_change_its_id_at_its_index() -> None:
+    """Some servers make up one for each event; only a name begins another call."""
+    parts = [
+        call("look", '{"a"', index=0, id="a"),
+        call("", ":1}", index=0, id="b"),
+        call("stop", '{"b":2}', index=1, id="c"),
+    ]
+    assert read(reader(rules=RULES), *parts) == TWO_CALLS
+
+
 def test_calls_in_one_event_are_told_apart_by_their_ids() -> None:
     """As gateways send them that have the whole answer."""
     calls = [

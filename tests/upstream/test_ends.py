@@ -137,3 +137,21 @@ def test_a_refusal_is_what_its_status_says(
         backend.submit(asking()).result()
     assert type(refused.value) is kind
     assert (len(server.heard), backend.reports()[0].state) == (1, "closed")
+
+
+def test_a_reason_with_every_part_ends_nothing(
+    server: FakeUpstream, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some servers give one with each, and the parts come slowly: whatever still holds a part is of the answer."""
+    monkeypatch.setattr(call, "LAST_PATIENCE", 0.1)
+    words = [part({"content": f"w{number} "}, finish_reason="stop") for number in range(6)]
+    server.script.raw, server.script.gap = [*words, event("[DONE]")], 0.05
+    assert opened(retries=0).submit(asking()).result().text == "".join(f"w{number} " for number in range(6))
+
+
+def test_a_reason_of_the_servers_own_lifts_no_rule(server: FakeUpstream, opened: Open) -> None:
+    """It is no stop string of the client's."""
+    rules = AnswerRules("response_format", SCHEMA)
+    server.script.raw = [part({"content": '{"b": 1}'}), part(finish_reason="stop", stop_reason="eos"), event("[DONE]")]
+    with pytest.raises(UpstreamFailed):
+        opened(retries=0).submit(asking(rules=rules)).result()
