@@ -25,8 +25,6 @@ from routes.openai.sampling import sampling
 from routes.response_models import TextChoice, TextCompletion, TextLogprobs
 
 NAMES = FieldNames(answer_format="structured_outputs", reasoning="", messages="prompt")
-
-
 MAX_SCORED = 16  # answers with the scores of their prompts, which take a kilobyte a token and more
 
 

@@ -44,6 +44,14 @@ def until(condition, patience=PATIENCE, every=0.02):
     raise AssertionError(f"did not happen within {patience} s")
 
 
+def alive(process):
+    """Return whether the whole application answers its probe."""
+    try:
+        return process.get("/api/health/live", timeout=5)[0] == 200
+    except OSError:
+        return False
+
+
 class GunicornProcess:
     """The tiny application under Gunicorn. `folder` is its remote control and holds its output."""
 

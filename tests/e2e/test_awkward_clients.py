@@ -12,7 +12,7 @@ from werkzeug.test import EnvironBuilder
 
 from edge.failure_shapes import Shape, shape_of
 from edge.route_table import ROUTES
-from tests.e2e.gunicorn_process import GunicornProcess, until
+from tests.e2e.gunicorn_process import GunicornProcess, alive, until
 from tests.good_requests import good_request, real_path
 from tests.integrity import holdings
 
@@ -31,13 +31,6 @@ def service(tmp_path_factory):
     with GunicornProcess(folder, app="tests.e2e.answering_app:app", **OFF) as process:
         until(lambda: alive(process))
         yield process
-
-
-def alive(process):
-    try:
-        return process.get("/api/health/live", timeout=2)[0] == 200
-    except OSError:
-        return False
 
 
 def bytes_of(name, close=False):

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.e2e.gunicorn_process import PATIENCE, GunicornProcess, until
+from tests.e2e.gunicorn_process import PATIENCE, GunicornProcess, alive, until
 from tests.fakes import image_bytes, multipart
 from tests.timing import once_within
 
@@ -28,13 +28,6 @@ def service(tmp_path_factory):
     with GunicornProcess(folder, app="tests.e2e.held_app:app", **off) as process:
         until(lambda: alive(process))
         yield process
-
-
-def alive(process):
-    try:
-        return process.get("/api/health/live", timeout=2)[0] == 200
-    except OSError:
-        return False
 
 
 def diary(process):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.gunicorn_process import GunicornProcess, until
+from tests.e2e.gunicorn_process import GunicornProcess, alive, until
 from tests.e2e.test_clients import INTERIM, TEXT, ask, diary, moment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prlimit is Linux's")
@@ -35,13 +35,6 @@ def service(process):
     resource.prlimit(worker, resource.RLIMIT_NOFILE, limits)
     assert worker_of(process) == worker
     assert alive(process)
-
-
-def alive(process):
-    try:
-        return process.get("/api/health/live", timeout=5)[0] == 200
-    except OSError:
-        return False
 
 
 def worker_of(process):

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tests.e2e.gunicorn_process import GunicornProcess, until
-from tests.e2e.test_clients import alive, close, moment, reset
+from tests.e2e.gunicorn_process import GunicornProcess, alive, until
+from tests.e2e.test_clients import close, moment, reset
 from tests.timing import once_within
 
 pytestmark = pytest.mark.slow
