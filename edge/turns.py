@@ -2,8 +2,8 @@
 
 A thread that wants the lock waits the switch interval for each one before it, and again after every system call. With
 the threads of a hundred new requests at work, the engine, the poller and its refusals would hardly get on, and the
-requests would not be done any sooner. So a thread that begins, or goes on after a wait, takes a turn, and leaves it
-before it waits.
+requests would not be done any sooner. So a request is given a thread with its turn, which leaves the turn before it
+waits, and takes one again before it goes on.
 
 A turn goes to the client with the fewest requests in service, so that the hundred of one are not in front of the one of
 another. Where the models compute on the cores of these threads, that is not enough: all work for a client with many
@@ -16,10 +16,12 @@ longer than LONGEST seconds more, whatever holds the others up.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 AT_ONCE = 2  # on more than one core
 PATIENCE = 0.5  # seconds
@@ -43,25 +45,34 @@ class Turns:
         late: int = LATE_AT_ONCE,
         longest: float = LONGEST,
         shares_cores: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = _InService(shares_cores)
-        line = _Line(at_once, self._service)
-        self._waits: tuple[_Wait, ...] = ((line, patience), (_Line(late, self._service), longest))
+        self._lines = (_Line(at_once, patience, self._service, clock), _Line(late, longest, self._service, clock))
 
-    def enter(self, client: str) -> None:
-        """Count a request that a thread is about to serve."""
+    def begin(self, client: str, start: Callable[[Turn], None]) -> None:
+        """Count a request, and have `start` called once it has its turn: no thread waits for that.
+
+        It is called here, by the thread that gives a turn back, or by `hasten`; it must neither wait nor raise.
+        """
         self._service.enter(client)
+        Turn(self._lines, client).take_later(start)
+
+    def hasten(self) -> None:
+        """Let those go on that have waited long enough to begin; to be called from time to time."""
+        for line in self._lines:
+            for place in line.overdue():
+                place.gone_by()
 
     @contextmanager
-    def serving(self, client: str) -> Iterator[None]:
-        """Serve a request that has entered, with a turn of its own in this context, for `leave` and `take`."""
-        turn = _Turn(self._waits, client)
+    def serving(self, turn: Turn) -> Iterator[None]:
+        """Serve a request that has begun with this turn, in this context, for `leave` and `take`."""
         token = _turn.set(turn)
         try:
             turn.take()
             yield
         finally:
-            self._service.leave(client)
+            self._service.leave(turn.client)
             turn.leave()
             _turn.reset(token)
 
@@ -72,7 +83,7 @@ class Turns:
 
 
 class _InService:
-    """The requests in service by client, also those that wait for a thread or turn. lock: guards all and the lines."""
+    """The requests in service by client, also those that wait for a turn. lock: guards all and the lines."""
 
     def __init__(self, shares_cores: Callable[[], bool]) -> None:
         self.lock = threading.Lock()
@@ -103,28 +114,63 @@ class _InService:
         return many and self._shares_cores()
 
 
-class _Line:
-    """So many turns, and the places of those who wait for one."""
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A place in a line. given: called, with no lock held, when its turn comes.
 
-    def __init__(self, turns: int, service: _InService) -> None:
-        self.free, self._service = turns, service
+    until: when `gone_by` is to be called instead; None for a thread, which waits by itself.
+    """
+
+    client: str
+    given: Callable[[], None]
+    until: float | None = None
+    gone_by: Callable[[], None] = lambda: None
+
+
+class _Line:
+    """So many turns, and the places of those who wait for one, at most `patience` seconds."""
+
+    def __init__(self, turns: int, patience: float, service: _InService, clock: Callable[[], float]) -> None:
+        self.free = turns
+        self._patience, self._service, self._clock = patience, service, clock
         self._places: list[_Place] = []
 
-    def take(self, client: str, patience: float) -> bool:
-        """Wait for a turn, at most `patience` seconds; return whether there was one in time."""
+    def take(self, client: str) -> bool:
+        """Wait for a turn; return whether there was one in time."""
+        given = threading.Lock()
         with self._service.lock:
-            if self.free:
-                self.free -= 1
+            if self._take():
                 return True
-            place = _Place(client)
+            given.acquire()
+            place = _Place(client, given.release)
             self._places.append(place)
-        if place.given.acquire(timeout=patience):
+        if given.acquire(timeout=self._patience):
             return True
         with self._service.lock:
             if place not in self._places:
                 return True  # it was given at the last moment
             self._places.remove(place)
             return False
+
+    def take_later(self, client: str, given: Callable[[], None], gone_by: Callable[[], None]) -> None:
+        """Have `given` called with a turn, now or later, or `gone_by` once that has taken too long."""
+        with self._service.lock:
+            free = self._take()
+            if not free:
+                self._places.append(_Place(client, given, self._clock() + self._patience, gone_by))
+        if free:
+            given()
+
+    def overdue(self) -> list[_Place]:
+        """Remove and return the places that have waited too long."""
+        with self._service.lock:
+            if not self._places:
+                return []
+            now = self._clock()
+            late = [place for place in self._places if place.until is not None and now >= place.until]
+            if late:
+                self._places = [place for place in self._places if place.until is None or now < place.until]
+        return late
 
     def give_back(self) -> None:
         """Give the turn to the client with the fewest requests, the longest waiting one among equals."""
@@ -134,41 +180,57 @@ class _Line:
                 return
             place = min(self._places, key=lambda place: self._service.number(place.client))
             self._places.remove(place)
-            place.given.release()
+        place.given()
+
+    def _take(self) -> bool:
+        if not self.free:
+            return False
+        self.free -= 1
+        return True
 
 
-_Wait = tuple[_Line, float]  # what `_Line.take` is called with
+class Turn:
+    """The turn of one request of a client; used by its thread alone, once it has one."""
 
-
-class _Place:
-    """A place in a line. given: free once it has its turn."""
-
-    __slots__ = ("client", "given")
-
-    def __init__(self, client: str) -> None:
-        self.client, self.given = client, threading.Lock()
-        self.given.acquire()
-
-
-class _Turn:
-    """The turn of one request, used by its thread alone. waits: for it, one after the other."""
-
-    def __init__(self, waits: tuple[_Wait, ...], client: str) -> None:
-        self._waits, self._client = waits, client
+    def __init__(self, lines: tuple[_Line, ...], client: str) -> None:
+        self.client = client
+        self._lines = lines
         self._held: _Line | None = None
 
+    def take_later(self, start: Callable[[Turn], None]) -> None:
+        """Have `start` called with this turn, once it is taken or has been waited for long enough."""
+        self._wait_in(self._lines, start)
+
     def take(self) -> None:
+        """Wait for the turn, unless it is held."""
         if self._held is None:
-            taken = (line for line, patience in self._waits if line.take(self._client, patience))
-            self._held = next(taken, None)
+            self._held = next((line for line in self._lines if line.take(self.client)), None)
 
     def leave(self) -> None:
+        """Give the turn to another request, unless that was done."""
         held, self._held = self._held, None
         if held is not None:
             held.give_back()
 
+    def yielded(self) -> Callable[[], None]:
+        """Hold the turn no longer, before a thread has the request; return what gives it to another one."""
+        held, self._held = self._held, None
+        return held.give_back if held is not None else lambda: None
 
-_turn: ContextVar[_Turn | None] = ContextVar("turn", default=None)
+    def _wait_in(self, lines: tuple[_Line, ...], start: Callable[[Turn], None]) -> None:
+        if not lines:
+            start(self)
+            return
+        line, *others = lines
+
+        def given() -> None:
+            self._held = line
+            start(self)
+
+        line.take_later(self.client, given, lambda: self._wait_in(tuple(others), start))
+
+
+_turn: ContextVar[Turn | None] = ContextVar("turn", default=None)
 
 
 def leave() -> None:

@@ -225,7 +225,7 @@ class Connection(TConn):  # type: ignore[misc]
     """Gunicorn's state of one connection, over a ClientSocket; `close` is idempotent.
 
     closed: on our side; leftover: bytes that arrived behind the request that is being served; asked_by: the client of
-    the request that is being served, as its head tells.
+    the request that is being served, as its head tells; turn: with which a thread is about to serve it.
     """
 
     sock: ClientSocket
@@ -237,6 +237,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.data_ready = True  # the intake hands over whole requests
         self.leftover = b""
         self.asked_by = "unknown"
+        self.turn: turns.Turn | None = None
         self.budget_key = budget_key_of(self.client)  # that what its peer holds is counted under
 
     def init(self) -> None:

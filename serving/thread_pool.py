@@ -21,6 +21,11 @@ class RecentFirstQueue:
         self._calls: deque[object] = deque()
         self._waiting: list[threading.Lock] = []  # each is released to wake its thread
 
+    @property
+    def idle(self) -> bool:
+        """True where a thread waits for a call."""
+        return bool(self._waiting)
+
     def put(self, call: object) -> None:
         """Add a call, and wake a thread for it."""
         with self._lock:
@@ -52,5 +57,11 @@ class RecentFirstPool(ThreadPoolExecutor):
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
+        self._calls = RecentFirstQueue()
         # Before the first call, which starts the first thread.
-        self._work_queue = RecentFirstQueue()  # type: ignore[assignment]
+        self._work_queue = self._calls  # type: ignore[assignment]
+
+    @property
+    def idle(self) -> bool:
+        """True where one of its threads has nothing to do."""
+        return self._calls.idle

@@ -14,6 +14,7 @@ Differences from gthread:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -32,7 +33,7 @@ from gunicorn.http.message import Request
 
 from edge import errors
 from edge.route_table import MIB, ROUTES, Need
-from edge.turns import AT_ONCE, Turns
+from edge.turns import AT_ONCE, Turn, Turns
 from engine.errors import StartError
 from engine.loading.control_groups import usable_cores
 from models import ModelSet
@@ -147,9 +148,9 @@ class ServiceWorker(AcceptingWorker):
     def get_thread_pool(self) -> ThreadPoolExecutor:
         """Return the pool with all its threads started, and start those for probes."""
         _start_threads(self._probing, PROBING_THREADS)
-        pool = RecentFirstPool(self.cfg.threads)
-        _start_threads(pool, self.cfg.threads)
-        return pool
+        self._pool = RecentFirstPool(self.cfg.threads)
+        _start_threads(self._pool, self.cfg.threads)
+        return self._pool
 
     def handle_error(self, req: Request | None, client: ClientSocket, addr: object, exc: Exception) -> None:
         """Answer a request that is no HTTP, or that failed outside of the application, in the API's own shape."""
@@ -180,12 +181,12 @@ class ServiceWorker(AcceptingWorker):
         return any(backend.info.on_processor for _, backend in self.models)
 
     def _handle_in_turn(self, conn: Connection) -> bool:
-        """Serve one request in its turn; probes wait for nobody. What a client only reads is dropped if it has left."""
-        head = conn.sock.request_head
-        if head.startswith(PROBES):
+        """Serve one request in its turn; probes have none. What a client only reads is dropped if it has left."""
+        turn, conn.turn = conn.turn, None
+        if turn is None:
             return self._handle(conn)
-        with self._turns.serving(conn.asked_by):
-            if head.startswith(READING) and conn.sock.was_reset:
+        with self._turns.serving(turn):
+            if conn.sock.request_head.startswith(READING) and conn.sock.was_reset:
                 return False
             return self._handle(conn)
 
@@ -196,7 +197,7 @@ class ServiceWorker(AcceptingWorker):
         return bool(super().handle(conn))
 
     def enqueue_req(self, conn: Connection) -> None:
-        """Hand a whole request to a thread, now or in a while; a probe to one that nothing else occupies."""
+        """Hand a whole request to a thread, in its turn; a probe to one that nothing else occupies."""
         if not conn.sock.request_head.startswith(PROBES):
             self._held_back.put(conn)
             return
@@ -204,8 +205,15 @@ class ServiceWorker(AcceptingWorker):
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def _hand_over(self, conn: Connection) -> None:
-        self._turns.enter(conn.asked_by)
-        super().enqueue_req(conn)
+        self._turns.begin(conn.asked_by, partial(self._begin, conn))
+
+    def _begin(self, conn: Connection, turn: Turn) -> None:
+        """Give a request its thread, and leave its turn to others until one is free; called by any thread."""
+        conn.turn = turn
+        if not self._pool.idle:
+            self.method_queue.defer(turn.yielded())
+        with contextlib.suppress(RuntimeError):  # the threads have ended, and so will the process
+            super().enqueue_req(conn)
 
     def finish_request(self, conn: Connection, future: Future[bool]) -> None:
         """Wait for the connection's next request, or close it; then hand on what was held back for this one."""
@@ -289,6 +297,7 @@ class ServiceWorker(AcceptingWorker):
             self._next_sweep = now + SWEEP_INTERVAL
             self._intake.sweep()
             self._held_back.hand_on(everything=self._drain_until is not None)
+            self._turns.hasten()
             self._successors.look(self.ppid)
             before, self._refused = self._refused, self._intake.refused
             self._flooded = self._refused - before >= FLOOD * SWEEP_INTERVAL

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
 
 import pytest
@@ -17,16 +17,30 @@ class Request:
 
     def __init__(self, pool, among, step=lambda: None, client="a"):
         self.begun, self.go_on, self.waits = threading.Event(), threading.Event(), threading.Event()
-        self._among, self._step, self._client = among, step, client
-        self.done = pool.submit(Context().run, self._serve)
+        self._among, self._step = among, step
+        self.done = Future()
+        among.begin(client, lambda turn: pool.submit(Context().run, self._serve, turn).add_done_callback(self._end))
 
-    def _serve(self):
-        self._among.enter(self._client)
-        with self._among.serving(self._client):
+    def _end(self, done):
+        if error := done.exception():
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(None)
+
+    def _serve(self, turn):
+        with self._among.serving(turn):
             self.begun.set()
             assert self.go_on.wait(PATIENCE)
             self._step()
             self.waits.set()
+
+
+def begun(among, client):
+    """Return the turn of a request for which there is one."""
+    started = []
+    among.begin(client, started.append)
+    (turn,) = started
+    return turn
 
 
 @pytest.fixture
@@ -82,8 +96,7 @@ def test_a_request_that_waits_leaves_its_turn_to_others(pool):
 def test_an_error_ends_the_turn(pool):
     """So that the next request has it."""
     among = Turns(1, PATIENCE)
-    among.enter("a")
-    with pytest.raises(ZeroDivisionError), among.serving("a"):
+    with pytest.raises(ZeroDivisionError), among.serving(begun(among, "a")):
         raise ZeroDivisionError
     request = Request(pool, among)
     assert request.begun.wait(PATIENCE)
@@ -95,8 +108,11 @@ def test_who_has_waited_goes_on_beside_the_turns_a_few_at_once(pool):
     among = Turns(1, patience=0.0, late=1, longest=PATIENCE)
     first, second = Request(pool, among), Request(pool, among)
     assert first.begun.wait(PATIENCE)
+    assert not second.begun.is_set()
+    among.hasten()
     assert second.begun.wait(PATIENCE)
     third = Request(pool, among)
+    among.hasten()
     assert not third.begun.is_set()
     ended(second)
     assert third.begun.wait(PATIENCE)
@@ -107,17 +123,46 @@ def test_nobody_waits_for_ever(pool):
     """Where neither comes, the request goes on all the same, and gives back none."""
     among = Turns(1, patience=0.0, late=1, longest=0.0)
     requests = [Request(pool, among) for _ in range(3)]
+    among.hasten()
     assert all(request.begun.wait(PATIENCE) for request in requests)
     ended(*requests)
     held = [Request(pool, among) for _ in range(2)]
+    among.hasten()
     ended(*held)
-    assert [line.free for line, _ in among._waits] == [1, 1]
+    assert [line.free for line in among._lines] == [1, 1]
+
+
+def test_whoever_waits_to_begin_is_hastened_when_its_time_has_come(pool):
+    """Not before, in both lines; a thread that waits to go on is left to itself."""
+    now = [0.0]
+    among = Turns(1, patience=2.0, late=1, longest=3.0, clock=lambda: now[0])
+    began = []
+    for name in "abc":
+        among.begin(name, lambda turn: began.append(turn.client))
+    for now[0], wanted in ((1.9, "a"), (2.1, "ab"), (5.0, "ab"), (5.2, "abc")):
+        among.hasten()
+        assert "".join(began) == wanted
+
+
+def test_whoever_gives_a_turn_back_begins_the_next_request():
+    """In its own thread, with the turn; none waits in a thread meanwhile."""
+    among, began = Turns(1, PATIENCE), []
+    first = begun(among, "a")
+    among.begin("b", began.append)
+    assert not began
+    first.leave()
+    (second,) = began
+    assert second.client == "b"
+    assert not among._lines[0].free
+    second.leave()
+    second.leave()
+    assert among._lines[0].free == 1
 
 
 def waiting(among, many):
     """Wait until so many requests have a place in a line."""
     deadline = time.monotonic() + PATIENCE
-    while sum(len(line._places) for line, _ in among._waits) != many:
+    while sum(len(line._places) for line in among._lines) != many:
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -190,13 +235,13 @@ def test_a_client_has_too_many_requests_where_others_would_notice_one_more(pool,
 
 def test_a_request_counts_before_a_thread_has_it():
     """So that a burst of one client is not handed over whole."""
-    among = Turns(8, PATIENCE, shares_cores=lambda: True)
-    among.enter("other")
+    among = Turns(MANY + 1, PATIENCE, shares_cores=lambda: True)
+    begun(among, "other")
     for _ in range(MANY):
         assert not among.too_many("many")
-        among.enter("many")
+        turn = begun(among, "many")
     assert among.too_many("many")
-    with among.serving("many"):
+    with among.serving(turn):
         assert among.too_many("many")
     assert not among.too_many("many")
 

@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from serving.framing import Stage
 from serving.held_back import COURTESY, HeldBack
 from serving.priority import Successors
 from serving.slow_readers import SlowReaders
+from serving.thread_pool import RecentFirstPool
 from serving.worker import (
     FLOOD,
     GATHERING,
@@ -37,6 +39,7 @@ from serving.worker import (
     has_sibling,
 )
 from tests.checkpoints import text_spec
+from tests.e2e.gunicorn_process import until
 from tests.fakes import PATIENCE
 
 NO_PROCESS = 2**22 + 1
@@ -138,6 +141,7 @@ def idle():
     worker._addresses, worker.nr_conns, worker.worker_connections = {}, 0, 10
     worker._refused, worker._flooded = 0, False
     worker._drain_until, worker._held_back = None, HeldBack(lambda client: False, None)
+    worker._turns = Turns()
     worker.ppid, worker._successors = NO_PROCESS, Successors(Cores())
     worker.log = logging.getLogger("avito_ai.test")
     yield worker
@@ -299,7 +303,7 @@ def test_on_one_core_one_request_is_worked_on_at_once(idle, monkeypatch, cores, 
     monkeypatch.setattr("serving.worker.usable_cores", lambda: cores)
     idle.tpool = None
     idle._share_cores()
-    assert idle._turns._waits[0][0].free == turns
+    assert idle._turns._lines[0].free == turns
 
 
 class Unnamed:
@@ -361,17 +365,75 @@ def test_without_another_child_there_is_no_sibling():
     [("POST /", True), ("GET /", True), ("OPTIONS /", True), ("GET /api/health/live", False), ("GET /ready", False)],
 )
 def test_all_but_probes_are_served_in_their_turn(monkeypatch, line, taken):
-    """A probe waits for nobody; the turn ends with the request."""
-    served, turns = [], Turns(1, patience=0.0)
-    worker = object.__new__(ServiceWorker)
-    worker._turns = turns
-    line_of_turns, _ = turns._waits[0]
-    monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(line_of_turns.free) or True)
+    """A probe waits for nobody; the turn ends with the request, and the next one has a thread only then."""
+    served, handed, worker = [], [], object.__new__(ServiceWorker)
+    worker._share_cores()
+    worker._turns, worker._pool = Turns(1), SimpleNamespace(idle=True)
+    worker.tpool = worker._probing = SimpleNamespace(submit=lambda *call: handed.append(call) or Future())
+    first = worker._turns._lines[0]
+    monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(first.free) or True)
     head = f"{line} HTTP/1.1".encode()
     sock = SimpleNamespace(request_unreadable=False, request_whole=True, request_head=head, was_reset=False)
-    turns.enter("a")
-    assert worker.handle(SimpleNamespace(sock=sock, asked_by="a"))
-    assert (served, line_of_turns.free) == ([0 if taken else 1], 1)
+    for _ in range(2):
+        worker.enqueue_req(SimpleNamespace(sock=sock, asked_by="a", turn=None))
+    assert len(handed) == (1 if taken else 2)
+    handle, *arguments = handed[0]
+    assert handle(*arguments)
+    assert (served, first.free, len(handed)) == ([0 if taken else 1], 0 if taken else 1, 2)
+
+
+def test_a_request_whose_turn_comes_when_the_threads_have_ended_harms_nobody():
+    """It is the thread of another that gives it its turn."""
+    worker = object.__new__(ServiceWorker)
+    worker._share_cores()
+    worker._turns = Turns(1)
+    worker.tpool = worker._pool = RecentFirstPool(1)
+    worker.method_queue = MainLoop()
+    begun = []
+    worker._turns.begin("a", begun.append)
+    worker.enqueue_req(SimpleNamespace(sock=SimpleNamespace(request_head=b"GET / HTTP/1.1"), asked_by="b"))
+    worker.tpool.shutdown()
+    begun[0].leave()
+
+
+def test_a_request_without_a_free_thread_leaves_its_turn_to_those_that_have_one():
+    """It would hold the turn while it waits for one of them; it takes it again once it has a thread."""
+    worker, served = object.__new__(ServiceWorker), []
+    worker._share_cores()
+    worker._turns, worker.method_queue = Turns(1), MainLoop()
+    worker.tpool = worker._pool = RecentFirstPool(1)
+    first = worker._turns._lines[0]
+    occupied = threading.Event()
+    held = worker._pool.submit(occupied.wait, PATIENCE)
+    until(lambda: not worker._pool.idle)
+    worker.handle = lambda conn: served.append(conn)
+    worker.finish_request = None
+    conn = SimpleNamespace(sock=SimpleNamespace(request_head=b"GET / HTTP/1.1"), asked_by="a", turn=None)
+    worker.enqueue_req(conn)
+    (give_back,) = worker.method_queue.calls
+    assert first.free == 0
+    give_back()
+    assert first.free == 1
+    with worker._turns.serving(conn.turn):
+        assert first.free == 0
+    assert first.free == 1
+    occupied.set()
+    held.result(PATIENCE)
+    until(lambda: served)
+    worker._pool.shutdown()
+
+
+def test_a_sweep_lets_requests_begin_that_have_waited_long_enough(idle):
+    """No thread waits in their place."""
+    idle.wsgi, idle.lost, began = None, True, []
+    idle._intake.sweep = lambda: None
+    idle._turns = Turns(1, patience=0.0, late=1)
+    for name in "ab":
+        idle._turns.begin(name, lambda turn: began.append(turn.client))
+    assert began == ["a"]
+    idle._next_sweep = 0.0
+    idle._sweep()
+    assert began == ["a", "b"]
 
 
 @pytest.mark.parametrize(("devices", "shared"), [(("cpu", "cuda:0"), True), (("cuda:0", "cuda:1"), False), ((), False)])
@@ -389,13 +451,15 @@ def test_a_request_that_cannot_be_read_is_no_longer_counted_once_it_is_answered(
     """Else its client would have ever more requests in service."""
     answered, handed, worker = [], [], object.__new__(ServiceWorker)
     worker._share_cores()
-    worker.tpool = worker._probing = SimpleNamespace(submit=lambda handle, conn: handed.append(conn) or Future())
+    worker.tpool = worker._probing = SimpleNamespace(submit=lambda *call: handed.append(call) or Future())
+    worker._pool = SimpleNamespace(idle=True)
     monkeypatch.setattr(ServiceWorker, "handle_error", lambda self, req, sock, client, error: answered.append(client))
     sock = SimpleNamespace(request_unreadable=True, request_whole=False, request_head=line.encode(), was_reset=False)
-    conn = SimpleNamespace(sock=sock, asked_by="a", client="address")
+    conn = SimpleNamespace(sock=sock, asked_by="a", client="address", turn=None)
     worker.enqueue_req(conn)
-    assert (handed, worker._turns._service.number("a")) == ([conn], 0 if "health" in line else 1)
-    assert not worker.handle(conn)
+    ((handle, *arguments),) = handed
+    assert worker._turns._service.number("a") == (0 if "health" in line else 1)
+    assert not handle(*arguments)
     assert (answered, worker._turns._service.number("a"), len(worker._turns._service._counts)) == (["address"], 0, 0)
 
 
@@ -405,8 +469,8 @@ def test_what_is_only_read_is_dropped_for_a_client_that_has_left(monkeypatch, me
     """Its turn came too late; what may change something is done all the same."""
     served = []
     worker = object.__new__(ServiceWorker)
-    worker._turns = Turns()
-    worker._turns.enter("a")
+    worker._turns, begun = Turns(), []
+    worker._turns.begin("a", begun.append)
     monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(method) or True)
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         sock = ClientSocket(server.accept()[0], 1.0)
@@ -417,7 +481,7 @@ def test_what_is_only_read_is_dropped_for_a_client_that_has_left(monkeypatch, me
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
             assert select.select([sock], [], [], PATIENCE)[0]
-        kept = worker.handle(SimpleNamespace(sock=sock, asked_by="a"))
+        kept = worker.handle(SimpleNamespace(sock=sock, asked_by="a", turn=begun[0]))
         dropped = reset and method in ("GET", "HEAD")
         assert (served, kept) == ([] if dropped else [method], not dropped)
         sock.close()
@@ -440,6 +504,7 @@ def test_a_probe_is_served_by_a_thread_of_its_own(line, own):
 
     worker = object.__new__(ServiceWorker)
     worker._probing, worker.tpool = Named("own"), Named("pool")
+    worker._pool = SimpleNamespace(idle=True)
     worker._share_cores()
     sock = SimpleNamespace(request_head=f"{line} HTTP/1.1\r\n".encode())
     worker.enqueue_req(SimpleNamespace(sock=sock, asked_by="a"))
