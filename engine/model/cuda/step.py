@@ -127,17 +127,22 @@ class FlatStep:
         layout = self._layout(len(plan.decode) + sum(count for _, count in plan.prefill))
         spans = scored_spans(plan)
         replayed = insert_images is None and not spans and layout.tokens in self._graphs
-        with self._streams.turn(urgent=replayed):
-            done = self._send_inputs(layout, plan)
-            if replayed:
-                self._graphs.run(layout.tokens, lambda: None)  # pragma: no cover - CUDA
-            else:
-                states = self._compute(layout, insert_images, [row for span in spans for row in span.rows])
-            scores = self._launch_scores(spans, states) if spans else None
-            choices = None
-            if done:
-                choices = self._chooser.choose(done, layout.views(self._device_inputs), self._bucket_of_rows(len(done)))
-            return Launched([(sequence, sequence.order) for sequence in done], choices, scores)
+        try:
+            with self._streams.turn(urgent=replayed):
+                done = self._send_inputs(layout, plan)
+                if replayed:
+                    self._graphs.run(layout.tokens, lambda: None)  # pragma: no cover - CUDA
+                else:
+                    states = self._compute(layout, insert_images, [row for span in spans for row in span.rows])
+                scores = self._launch_scores(spans, states) if spans else None
+                choices = None
+                if done:
+                    rows = self._bucket_of_rows(len(done))
+                    choices = self._chooser.choose(done, layout.views(self._device_inputs), rows)
+                return Launched([(sequence, sequence.order) for sequence in done], choices, scores)
+        except BaseException:
+            self.forget()  # new blocks of its sequences may not have reached the device's tables
+            raise
 
     @torch.inference_mode()
     def warm_up(self) -> None:

@@ -8,7 +8,7 @@ import torch
 from engine.errors import StartError
 from engine.loading.loader import load_model
 from engine.model import scoring
-from engine.model.cuda import products
+from engine.model.cuda import products, step
 from engine.model.cuda.formats import quantize
 from engine.model.cuda.runner import CudaRunner, placement
 from engine.model.cuda.step import Captured
@@ -110,6 +110,30 @@ def test_a_quantized_model_sees_images(vision_folder, make_image, torch_kernels)
     """Through its tower, which stays as it is."""
     rounded, loaded, cuda = rounded_and_runner(vision_spec(vision_folder, quant="int8"))
     check_answers(rounded, Driver(loaded, cuda), [chat("Привет", make_image(56, 84)), chat("Что это?")], 12)
+
+
+def test_a_step_that_fails_before_its_inputs_are_taken_changes_no_answer(
+    text_model, text_folder, torch_kernels, monkeypatch
+):
+    """Such as for want of memory: the blocks that were new in it are sent again with the step that takes its place."""
+    loaded, cuda = text_runner(text_folder)
+    original, calls, failing = step.embed_tokens, [], []
+
+    def embed_tokens(*arguments):
+        calls.append(None)
+        if len(calls) in failing:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        original(*arguments)
+
+    monkeypatch.setattr(step, "embed_tokens", embed_tokens)
+    wanted = {text: greedy(text_model, chat(text), 40)[0] for text in texts(2)}
+    for at in range(1, 30):
+        calls.clear()
+        failing[:] = [at]
+        driver = Driver(loaded, cuda, max_num_seqs=4)
+        rows = {text: driver.submit(chat(text), 40, client=text) for text in wanted}
+        driver.run()
+        assert {text: row.generation.result().text for text, row in rows.items()} == wanted, at
 
 
 def test_no_end_token_is_drawn_before_the_least_length(text_folder, torch_kernels):
