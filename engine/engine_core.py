@@ -208,7 +208,8 @@ class EngineCore:
         self._in_flight = launched
         if failure is not None and (left := plan.running()):
             for part in self._split_or_fail(left, failure):
-                self._postprocess(self._run(part))
+                if part := part.running():  # of one sequence, both halves: the first may have ended it
+                    self._postprocess(self._run(part))
 
     def _collect(self) -> None:
         """Read and process the tokens of the step in flight, except for sequences that have left since its launch."""

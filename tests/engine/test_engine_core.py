@@ -204,6 +204,25 @@ def test_out_of_memory_for_good_fails_only_the_sequence_at_fault():
     core.assert_clean()
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 20])
+def test_a_lone_prompt_that_never_fits_is_the_only_one_that_fails(tokens):
+    """Once its first half has failed for good, the second is not run: the sequence has no slot and no blocks."""
+    core = Core()
+    submitted = core.come(tokens=tokens)
+
+    def on_run(plan):
+        assert all(sequence.slot >= 0 for sequence, _ in plan.rows)
+        raise_for(submitted, out_of_memory())(plan)
+
+    core.runner.on_run = on_run
+    core.run()
+    assert outcome(submitted).message == "The model ran out of memory for this request."
+    other = core.come()
+    core.run()
+    assert lengths([other]) == [8]
+    core.assert_clean()
+
+
 def test_out_of_memory_once_costs_nothing():
     """The same step in halves succeeds."""
     core = Core()
