@@ -19,7 +19,7 @@ class ImageTokens:
     """What a model's vision tower adds to steps; does nothing for a model without one.
 
     model: a loaded transformers model, whose tower's weights are moved out. tower_dtype: what the tower computes in,
-    by default the dtype of its weights; device: where it computes then, by default where the model is.
+    by default what is right for its weights; device: where it computes, by default where the model is.
     """
 
     def __init__(
@@ -32,8 +32,9 @@ class ImageTokens:
         visual = getattr(model.model, "visual", None)
         self._model = model
         self._device: torch.device = device or model.device
-        if visual is not None and tower_dtype is not None:
-            visual = visual.to(self._device, tower_dtype)
+        if visual is not None:
+            own = visual.dtype
+            visual = visual.to(self._device, tower_dtype or tower_dtype_of(own, self._device.type))
         self._tower = None if visual is None else VisionTower(visual, kernels)
         self._token_id = int(getattr(model.config, "image_token_id", -1))  # -1 matches no token
 
@@ -83,3 +84,8 @@ class ImageTokens:
         embeds = iter(self._tower(pixels, grids))
         for sequence in sequences:
             sequence.image_embeds = torch.cat([next(embeds) for _ in range(len(sequence.images.grid_thw))])
+
+
+def tower_dtype_of(dtype: torch.dtype, device_type: str) -> torch.dtype:
+    """Return what the tower computes in: that of Qwen2.5-VL overflows in float16 for some sizes of images."""
+    return torch.bfloat16 if device_type == "cuda" and dtype == torch.float16 else dtype

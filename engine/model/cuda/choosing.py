@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,12 +24,9 @@ class Choices:
     result: Tensor
     logprobs: list[Tensor]
     requested: list[tuple[int, int]]  # rows that request log probabilities, and how many
-    arrived: Any  # a CUDA event, None on the CPU
 
     def collect(self) -> list[Choice]:
-        """Wait for the copy, and for nothing launched after it; return one choice for each row."""
-        if self.arrived is not None:  # pragma: no cover - CUDA
-            self.arrived.synchronize()
+        """Return one choice for each row, once the step has been waited for."""
         tokens, finite = self.result.tolist()
         choices = [Choice(token, ok == 1) for token, ok in zip(tokens, finite, strict=True)]
         values = zip(*(part.tolist() for part in self.logprobs), strict=True)
@@ -68,11 +64,7 @@ class Chooser:
             most = max(count for _, count in requested)
             parts += log_probabilities_in_parts(raw, self._result[0][index], max(1, most))
         parts = [part.to("cpu", non_blocking=True, copy=True) for part in parts]
-        arrived = None
-        if self.logits.is_cuda:  # pragma: no cover - CUDA
-            arrived = torch.cuda.Event()
-            arrived.record()
-        return Choices(parts[0], parts[1:], requested, arrived)
+        return Choices(parts[0], parts[1:], requested)
 
     def sample(self, rows: int, ranked: bool, inputs: dict[str, Tensor]) -> None:
         """Launch the sampler over so many rows."""

@@ -20,7 +20,7 @@ from engine.model.choice import Choice
 from engine.model.cuda.rows import silu_and_mul
 from engine.model.cuda.step import FlatStep, Launched
 from engine.model.cuda.weights import FlatWeights, Placement
-from engine.model.image_tokens import ImageTokens
+from engine.model.image_tokens import ImageTokens, tower_dtype_of
 from engine.model.kv_cache import KVCache
 from engine.schedule.plan import Plan
 from engine.schedule.sequence import Sequence
@@ -54,9 +54,7 @@ class CudaRunner:
         place: Placement | None = None,
     ) -> None:
         place = place or Placement(model.device, model.dtype)
-        # The tower of Qwen2.5-VL overflows in float16 for some sizes of images.
-        tower_dtype = torch.bfloat16 if place.dtype == torch.float16 else place.dtype
-        self._images = ImageTokens(model, tower_dtype=tower_dtype, device=place.device)
+        self._images = ImageTokens(model, tower_dtype=tower_dtype_of(place.dtype, "cuda"), device=place.device)
         weights = FlatWeights.take(model, place)
         shape = weights.shape
         self._longest_context, self._vocabulary = longest_context, shape.vocabulary
@@ -73,7 +71,7 @@ class CudaRunner:
 
     def discard(self) -> None:
         """Drop the step in flight; what the device knows of the block tables is not relied on."""
-        self._step.forget()
+        self._step.discard()
 
     def check(self, probe: Callable[[PreparedPrompt], Sequence]) -> None:
         """Launch what has no graph, and compare every graph with its kernels. Raises StartError if they differ.

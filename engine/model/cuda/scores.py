@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,6 @@ class Scores:
     """What one step scores: its parts of prompts, each with what `log_probabilities` returned of its rows."""
 
     spans: list[tuple[ScoredSpan, list[Part]]]
-    arrived: Any  # a CUDA event, None on the CPU
 
     @classmethod
     def launch(cls, spans: list[ScoredSpan], states: Tensor, logits_of: LogitsOf, vocabulary: int, most: int) -> Scores:
@@ -36,16 +34,10 @@ class Scores:
             own = states[first : first + len(span.rows)]
             first += len(span.rows)
             scored.append((span, _scores(span, own, logits_of, vocabulary, most)))
-        arrived = None
-        if states.is_cuda:  # pragma: no cover - CUDA
-            arrived = torch.cuda.Event()
-            arrived.record()
-        return cls(scored, arrived)
+        return cls(scored)
 
     def collect(self) -> None:
-        """Wait for the copies, and for nothing launched after them; give the sequences their scores."""
-        if self.arrived is not None:  # pragma: no cover - CUDA
-            self.arrived.synchronize()
+        """Give the sequences their scores, once the step has been waited for."""
         for span, scores in self.spans:
             targets, done = span.targets, 0
             for part in scores:

@@ -259,7 +259,7 @@ def write(acc, bias, out, rows, token, inside, n, out_stride, ADD: tl.constexpr)
     """Write float32 sums [rows, tokens], plus a bias [n] if there is one, into or onto `out` [T, n], rounded once."""
     if bias is not None:
         acc += tl.load(bias + rows, mask=rows < n, other=0.0).to(tl.float32)[:, None]
-    place = out + token * out_stride + rows[:, None]
+    place = out + token.to(tl.int64) * out_stride + rows[:, None]
     if ADD:
         acc += tl.load(place, mask=inside, other=0.0).to(tl.float32)
     tl.store(place, acc.to(out.dtype.element_ty), mask=inside)

@@ -51,15 +51,20 @@ MOST_WARM_UPS = 32
 class Launched:
     """A step that the device computes. sequences: those that sample a token, with the order of their start.
 
-    scores: the prompts whose tokens it scores.
+    arrived: waits until the device has done it; scores: the prompts whose tokens it scores.
     """
 
     sequences: list[tuple[Sequence, int]]
     choices: Choices | None
+    arrived: Callable[[], None]
     scores: Scores | None = None
 
     def collect(self) -> list[tuple[Sequence, int, Choice]]:
-        """Wait for the step; return each sequence with the order of its start at the launch, and its choice."""
+        """Wait for the step; return each sequence with the order of its start at the launch, and its choice.
+
+        A step without a result is waited for as well: until then the device may not have read its inputs.
+        """
+        self.arrived()
         if self.scores is not None:
             self.scores.collect()
         if self.choices is None:
@@ -99,13 +104,14 @@ class FlatStep:
         tuning = tuning or tuning_for(shape.device)
         device, on_cuda = shape.device, shape.device.type == "cuda"
         self._streams = Streams(device)
+        self._arrived = self._streams.mark()  # of the last step that was launched
         self._longest_step, self._vocabulary = longest_step, shape.vocabulary
         self._limits = Limits(rows, blocks_for(longest_context), planner_for(shape, rows, tuning.part_keys))
         largest = self._layout(longest_step)
         self._tables = RowTables(self._limits, parameters_of)
         self._device_tables = torch.zeros(rows + 1, self._limits.blocks, dtype=torch.int32, device=device)
         self._device_inputs = torch.zeros(largest.size, dtype=torch.int32, device=device)
-        # Two in alternation: the copy of the step before may still be reading its own.
+        # Two in alternation: the step before may not have read its own yet. The one before that has been collected.
         self._staging = [torch.zeros(largest.size, dtype=torch.int32, pin_memory=on_cuda) for _ in range(2)]
         self._chooser = Chooser(largest.sampled, shape.vocabulary, device)
         partials = self._limits.planner.max_partials(largest.tokens)
@@ -139,7 +145,8 @@ class FlatStep:
                 if done:
                     rows = self._bucket_of_rows(len(done))
                     choices = self._chooser.choose(done, layout.views(self._device_inputs), rows)
-                return Launched([(sequence, sequence.order) for sequence in done], choices, scores)
+                self._arrived = self._streams.mark()
+                return Launched([(sequence, sequence.order) for sequence in done], choices, self._arrived, scores)
         except BaseException:
             self.forget()  # new blocks of its sequences may not have reached the device's tables
             raise
@@ -160,6 +167,11 @@ class FlatStep:
     def forget(self) -> None:
         """Forget what the device knows of the block tables, as after a step that failed."""
         self._tables.forget()
+
+    def discard(self) -> None:
+        """Wait for what was launched, whose result nobody reads, and forget what the device knows."""
+        self._arrived()
+        self.forget()
 
     def _send_inputs(self, layout: Layout, plan: Plan) -> list[Sequence]:
         """Copy the inputs of a step to the device; return the sequences that sample a token in it."""

@@ -6,7 +6,7 @@ decode steps of the other on the same card. Both streams work in the order of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -27,6 +27,14 @@ class Streams:
             torch.cuda.set_stream(self._urgent)
             self._last = self._urgent
 
+    def mark(self) -> Callable[[], None]:
+        """Return what waits until the device has done all that was launched so far, and for nothing after it."""
+        if self._last is None:
+            return _no_wait
+        arrived = torch.cuda.Event()  # pragma: no cover - CUDA
+        arrived.record()  # pragma: no cover - CUDA
+        return arrived.synchronize  # pragma: no cover - CUDA
+
     @contextmanager
     def turn(self, urgent: bool) -> Iterator[None]:
         """Launch what is in the block after all launches before it."""
@@ -39,3 +47,7 @@ class Streams:
             self._last = stream
         with torch.cuda.stream(stream):  # pragma: no cover - CUDA
             yield
+
+
+def _no_wait() -> None:
+    """Wait for nothing: the processor has done it."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.errors import StartError
 from engine.model.cuda.formats import Weight, quantize
 from engine.model.cuda.fp8 import Fp8, quantize_fp8
 from engine.model.decoder import check_supported, text_model
@@ -161,8 +162,16 @@ def _take_layer(layer: Any, head_dim: int, place: Placement) -> LayerWeights:
         qkv_bias=torch.cat(biases) if biases else None,
         q_norm=norms[0],
         k_norm=norms[1],
-        out=place.matrix(take_weights(attention.o_proj)[0]),
+        out=place.matrix(_without_bias(attention.o_proj)),
         post_norm=place.vector(layer.post_attention_layernorm.weight.detach()),
-        gate_up=place.matrix(*(take_weights(half)[0] for half in (mlp.gate_proj, mlp.up_proj))),
-        down=place.matrix(take_weights(mlp.down_proj)[0]),
+        gate_up=place.matrix(*(_without_bias(half) for half in (mlp.gate_proj, mlp.up_proj))),
+        down=place.matrix(_without_bias(mlp.down_proj)),
     )
+
+
+def _without_bias(linear: Any) -> Tensor:
+    """Take the weights of a product to which no bias is added. Raises StartError where the model has one."""
+    weight, bias = take_weights(linear)
+    if bias is not None:
+        raise StartError("The model has a bias in its attention's output or its gate, which is not computed on CUDA.")
+    return weight

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engine.errors import StartError
+from engine.model.image_tokens import tower_dtype_of
 from engine.model.vision import VisionTower, group_equal
 
 GRIDS = [[[1, 4, 4]], [[1, 8, 8], [1, 8, 8]], [[1, 6, 10], [1, 2, 14], [1, 16, 4]]]
@@ -45,3 +46,17 @@ def test_an_unsupported_activation_stops_the_start():
     """It would give wrong embeddings without an error."""
     with pytest.raises(StartError, match="gelu"):
         VisionTower(SimpleNamespace(config=SimpleNamespace(hidden_act="gelu")))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "computed"),
+    [
+        (torch.float16, "cuda", torch.bfloat16),
+        (torch.bfloat16, "cuda", torch.bfloat16),
+        (torch.float32, "cuda", torch.float32),
+        (torch.float16, "cpu", torch.float16),
+    ],
+)
+def test_the_tower_never_computes_in_float16_on_a_card(dtype, device, computed):
+    """Whichever runner has it: some sizes of images would overflow."""
+    assert tower_dtype_of(dtype, device) == computed

@@ -9,9 +9,11 @@ from engine.errors import StartError
 from engine.loading.loader import load_model
 from engine.model import scoring
 from engine.model.cuda import products, step
+from engine.model.cuda.batch import StepInputs
 from engine.model.cuda.formats import quantize
 from engine.model.cuda.runner import CudaRunner, placement
 from engine.model.cuda.step import Captured
+from engine.model.cuda.streams import Streams
 from engine.types import TextPrompt, TokensPrompt
 from tests.checkpoints import text_spec, vision_spec
 from tests.engine.driver import Driver, chat
@@ -134,6 +136,40 @@ def test_a_step_that_fails_before_its_inputs_are_taken_changes_no_answer(
         rows = {text: driver.submit(chat(text), 40, client=text) for text in wanted}
         driver.run()
         assert {text: row.generation.result().text for text, row in rows.items()} == wanted, at
+
+
+def test_no_inputs_are_written_over_before_the_device_has_read_them(text_folder, torch_kernels, monkeypatch):
+    """Two steps share a buffer with one between them; those of a long prompt choose no token that is waited for."""
+    loaded, cuda = text_runner(text_folder)
+    launched, done = [], set()
+
+    def mark(streams):
+        number = len(launched)
+        launched.append(number)
+        return lambda: done.update(range(number + 1))
+
+    original = StepInputs.fill
+
+    def fill(inputs, plan, tables):
+        assert {*launched[:-1]} <= done
+        return original(inputs, plan, tables)
+
+    monkeypatch.setattr(Streams, "mark", mark)
+    monkeypatch.setattr(StepInputs, "fill", fill)
+    driver = Driver(loaded, cuda, max_num_seqs=4, max_num_batched_tokens=16)
+    submitted = driver.submit(TokensPrompt(tuple(range(5, 155))), 5)
+    driver.run()
+    assert submitted.generation.result().output_tokens == 5
+    assert len(launched) > 12
+
+
+def test_a_bias_that_would_be_left_out_stops_the_start(text_folder):
+    """Of the attention's output, which Qwen3 may have."""
+    loaded = load_model(text_spec(text_folder), lambda progress: None)
+    output = loaded.model.model.layers[1].self_attn.o_proj
+    output.bias = torch.nn.Parameter(torch.ones(output.out_features))
+    with pytest.raises(StartError, match="has a bias"):
+        runner(loaded)
 
 
 def test_no_end_token_is_drawn_before_the_least_length(text_folder, torch_kernels):
