@@ -147,11 +147,21 @@ static Place find_in_list(Tokens list, unsigned low, unsigned high, Goal goal, d
     while (list.size > SHORT && high - low > 1) {
         int shift = 0;
         while ((high - low - 1) >> shift >= BINS) shift++;
-        long bin = (high - low - 1) >> shift;
+        const long top = (high - low - 1) >> shift;
+        long bin = top;
         count_bins(s->narrow, list.weights, list.size, low, shift, bin + 1, INFINITY, 1);
         for (; bin > 0 && !reached(goal, sum + s->narrow->sums[bin], count + s->narrow->counts[bin]); bin--) {
             sum += s->narrow->sums[bin];
             count += s->narrow->counts[bin];
+        }
+        if (!s->narrow->counts[bin]) { /* a goal of rounded sums may lie beyond all weights: then the last of them */
+            long last = bin;
+            while (last < top && !s->narrow->counts[last]) last++;
+            if (last > bin) {
+                bin = last;
+                sum -= s->narrow->sums[bin];
+                count -= s->narrow->counts[bin];
+            }
         }
         low += (unsigned)bin << shift;
         high = low + (1u << shift);

@@ -219,3 +219,16 @@ def test_tokens_beyond_the_vocabulary_are_passed_over(kernels):
     for params in ({"logit_bias": {10: 5.0, 2**31 - 1: 5.0}}, {"repetition_penalty": 2.0}):
         made = row(20, output=[19], temperature=0.0, **params)
         assert sample(torch.arange(10.0)[None], [made], kernels)[0].token_id == 9
+
+
+@pytest.mark.parametrize("size", [127, 129, 1280])
+@pytest.mark.parametrize("params", [{}, {"min_p": 1e-6}])
+def test_the_very_last_number_draws_no_token_without_weight(size, params, kernels):
+    """The goal of rounded sums may lie beyond all weights: then the lightest is drawn that is there."""
+    for seed in range(200):
+        logits = flat(size, seed) * 4
+        logits[0] = -40.0
+        made = row(temperature=0.7, top_k=size if not params else 0, **params)
+        made._uniforms.append(BELOW_ONE)
+        (choice,) = sample(logits[None].clone(), [made], kernels=kernels)
+        assert choice.token_id != 0
