@@ -303,9 +303,18 @@ class EngineCore:
         """Fail a sequence whose logits are not finite; what it has computed, and the cause, are not found again."""
         self._counters.nan_logits += 1
         log.error("[%s] The model produced logits that are not finite.", sequence.request.request_id)
-        freed = self.scheduler.disown(sequence, self._runner.not_finite(sequence.blocks))
+        freed = self.scheduler.disown(sequence, self._bad_blocks(sequence))
         self._runner.zero(freed)
         self._fail(sequence, ModelError(NOT_FINITE), zero=True)
+
+    def _bad_blocks(self, sequence: Sequence) -> list[int]:
+        """Return the blocks of a sequence that are not finite; all of them where they cannot be looked at."""
+        try:
+            return self._runner.not_finite(sequence.blocks)
+        except Exception as error:  # there may be no memory for it
+            raise_if_poisoned(error)
+            log.exception("[%s] What it has computed cannot be checked, and is given up.", sequence.request.request_id)
+            return list(sequence.blocks)
 
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
         sequence.unsent_text += sequence.detokenizer.flush()

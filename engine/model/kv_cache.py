@@ -13,6 +13,8 @@ from torch import Tensor
 from engine.schedule.block_pool import BLOCK
 from engine.schedule.sequence import Sequence
 
+CHECKED_AT_ONCE = 64  # blocks of a layer, of which a few megabytes are copied
+
 
 class KVCache:
     """Preallocated keys and values in blocks of `BLOCK` tokens.
@@ -55,8 +57,13 @@ class KVCache:
 
     def not_finite(self, blocks: Collection[int]) -> list[int]:
         """Return those of these blocks that hold a value that is not finite. Waits for the device."""
-        finite = torch.isfinite(self.all[:, list(blocks)]).flatten(2).all(-1).all(0).tolist()
-        return [block for block, good in zip(blocks, finite, strict=True) if not good]
+        wanted, bad = list(blocks), list[int]()
+        for first in range(0, len(wanted), CHECKED_AT_ONCE):
+            some = wanted[first : first + CHECKED_AT_ONCE]
+            index = torch.tensor(some, device=self.all.device)
+            finite = torch.stack([torch.isfinite(layer[index]).flatten(1).all(-1) for layer in self.all]).all(0)
+            bad += [block for block, good in zip(some, finite.tolist(), strict=True) if not good]
+        return bad
 
 
 class BlockTables:

@@ -72,8 +72,8 @@ class SamplingRequest(OpenaiRequest, GuidedRequest):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(None, description="a number from -2 to 2")
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(None, description="a number from -2 to 2")
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(
-        None, description="a number above 0, at most 10"
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = Field(
+        None, description="a number from 0.01 to 10"
     )
     logit_bias: (
         Annotated[

@@ -204,6 +204,26 @@ def test_out_of_memory_for_good_fails_only_the_sequence_at_fault():
     core.assert_clean()
 
 
+def test_a_sequence_that_cannot_be_checked_gives_up_all_its_blocks():
+    """Where there is no memory to look for what is not finite; nobody else notices."""
+    core = Core()
+    submitted = [core.come(tokens=2 * BLOCK + 1, client=client) for client in "ab"]
+    core.runner.choose = lambda row: Choice(0, row is not submitted[1])
+
+    def not_finite(blocks):
+        raise out_of_memory()
+
+    core.runner.not_finite = not_finite
+    core.run()
+    assert type(outcome(submitted[1])) is ModelError
+    assert lengths(submitted[:1]) == [8]
+    core.assert_clean()
+    core.runner.choose = lambda row: Choice(0, True)
+    again = [core.come(tokens=2 * BLOCK + 1, client=client) for client in "ab"]
+    core.run()
+    assert [outcome(row).cached_tokens for row in again] == [2 * BLOCK, 0]
+
+
 @pytest.mark.parametrize("tokens", [1, 2, 20])
 def test_a_lone_prompt_that_never_fits_is_the_only_one_that_fails(tokens):
     """Once its first half has failed for good, the second is not run: the sequence has no slot and no blocks."""

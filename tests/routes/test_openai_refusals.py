@@ -53,6 +53,7 @@ MISTAKES = [
     ({"presence_penalty": 2.1}, "presence_penalty"),
     ({"frequency_penalty": -3}, "frequency_penalty"),
     ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"repetition_penalty": 1e-40}, "repetition_penalty"),  # it would make logits infinite
     ({"logit_bias": [[1, 1]]}, "logit_bias"),
     ({"logit_bias": {"1": 101}}, "logit_bias.1"),
     ({"logit_bias": {"one": 1}}, "logit_bias.one"),

@@ -182,8 +182,8 @@ class ResponseRequest(OpenaiRequest):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(None, description="a number from -2 to 2")
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(None, description="a number from -2 to 2")
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(
-        None, description="a number above 0, at most 10"
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = Field(
+        None, description="a number from 0.01 to 10"
     )
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(None, description="an integer of 64 bits")
     stop: OneOrMoreStops | None = None
