@@ -76,10 +76,9 @@ class LLMEngine:
     ) -> None:
         self._spec, self._config, self._load, self._clock = spec, config, load, clock
         self._make_runner = make_runner
-        waiting_tokens = int(WAITING_TOKENS_SHARE * config.max_waiting * config.max_model_len)
-        self._room = WaitingRoom(
-            config.max_num_seqs + config.max_waiting, waiting_tokens, clock, slots=config.max_num_seqs
-        )
+        places = config.max_num_seqs + config.max_waiting  # all wait for a moment, also those that find a slot free
+        waiting_tokens = int(WAITING_TOKENS_SHARE * places * config.max_model_len)
+        self._room = WaitingRoom(places, waiting_tokens, clock, slots=config.max_num_seqs)
         self._loop = EngineLoop(spec.name, self._room, self._new_core, clock)
         self._counters = Counters()
         self._info = ModelInfo.of(spec, config.max_model_len)

@@ -61,8 +61,8 @@ def own_sampling_bytes(text: Any, rows: int) -> int:
 def vision_bytes(vision: Any, tokens: int, length: int, dtype: torch.dtype) -> int:
     """Return what the vision tower takes for the images of one step.
 
-    The images of a sequence are embedded together when it starts. Sequences start in order, so all but the last of a
-    step are whole in it: their images have at most `tokens` tokens, and those of the last one what a context allows.
+    The images of a sequence are embedded together. All but one of a step are whole in it, which the scheduler sees to:
+    their images have at most `tokens` tokens, and those of that one what a context allows.
     """
     patches = (tokens + image_tokens(length)) * int(vision.spatial_merge_size) ** 2
     values = int(vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)

@@ -34,18 +34,24 @@ class _Chunks:
 
     A prompt that fits into a step is computed whole; a longer one takes at most `longest` tokens, so that it
     does not hold up those behind it. One whose tokens are scored takes at most half of that: each costs the logits of
-    the whole vocabulary too.
+    the whole vocabulary too. All images of a prompt go through the vision tower with the first of them, so that only
+    one prompt of a step may have more than it computes of them.
     """
 
     def __init__(self, budget: int, longest: int) -> None:
         self._step, self._longest, self.left = budget, longest, budget
+        self._embeds_ahead = False  # a prompt has tokens of images beyond this step
 
     def take(self, sequence: Sequence, at_most: int | None = None) -> int:
-        """Return how many tokens of a prompt this step computes, `at_most` so many if that is given."""
+        """Return how many tokens of a prompt this step computes, `at_most` so many if that is given; 0 for none yet."""
         whole = sequence.remaining <= self._step
         most = -(-self._longest // 2) if sequence.scoring else self._step if whole else self._longest
         count = min(sequence.remaining, self.left, most)
         count = count if at_most is None else min(count, at_most)
+        if sequence.images is not None and sequence.image_embeds is None and count < sequence.remaining:
+            if self._embeds_ahead:
+                return 0
+            self._embeds_ahead = True
         self.left -= count
         return count
 
@@ -92,7 +98,7 @@ class Scheduler:
         budget = max(1, min(self._max_tokens, limits.tokens or self._max_tokens) - len(decode))
         readers = sum(s.remaining > 1 for s in within) + min(len(self._room), len(self._free_slots))
         chunks = _Chunks(budget, max(1, budget // 2) if readers > 1 else budget)
-        prefill = [(s, chunks.take(s)) for s in within if s.remaining > 1 and chunks.left]
+        prefill = [(s, count) for s in within if s.remaining > 1 and chunks.left and (count := chunks.take(s))]
         beyond += self._start_new(prefill, chunks, limits)
         self._add_excess(decode, prefill, beyond, chunks, limits)
         if not prefill:  # such a step does not wait for the weights
@@ -164,6 +170,7 @@ class Scheduler:
         self.register(sequence)
         freed = self._release(sequence)
         sequence.phase = Phase.WAITING
+        sequence.most_computed = max(sequence.most_computed, sequence.num_computed)
         sequence.num_computed = sequence.pending = 0
         self._room.put_back(sequence)
         return freed
@@ -224,7 +231,8 @@ class Scheduler:
 
     def _newcomer(self) -> Sequence | None:
         """Return the waiting sequence that is the first to start in the next step, None if none does."""
-        return self._room.peek(self._held) if self._free_slots and len(self._room) else None
+        first = self._room.peek(self._held) if self._free_slots and len(self._room) else None
+        return first if first is not None and self._fits(first) else None
 
     def _divided(self, limits: Limits) -> tuple[list[Sequence], list[Sequence]]:
         """Return the running sequences within their clients' shares, the oldest first, and those beyond them."""
@@ -261,7 +269,8 @@ class Scheduler:
             if limits.beyond(sequence, len(self._of_clients[sequence.request.client])):
                 beyond.append(sequence)
                 break
-            prefill.append((sequence, chunks.take(sequence)))
+            if count := chunks.take(sequence):
+                prefill.append((sequence, count))
         return beyond
 
     def _add_excess(
@@ -283,8 +292,7 @@ class Scheduler:
                 chunks.left, count = chunks.left - 1, 1
             elif not sequence.remaining:
                 continue
-            else:
-                count = chunks.take(sequence, spare)
+            elif count := chunks.take(sequence, spare):
                 prefill.append((sequence, count))
             spare -= count
 

@@ -85,6 +85,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     order: int = 0  # of its latest start among all starts
     num_computed: int = 0
+    most_computed: int = 0  # when it was preempted
     pending: int = 0
     drafts: list[int] = field(default_factory=list)
     drafter: Drafter | None = None
@@ -255,7 +256,8 @@ class Sequence:
         """Return what it took so far: of its prompt what was computed, unless all of it was."""
         if self.started_at is None:
             return Spent()
-        prompt = self.num_prompt if self.num_output else min(self.num_computed, self.num_prompt)
+        computed = max(self.num_computed, self.most_computed)
+        prompt = self.num_prompt if self.num_output else min(computed, self.num_prompt)
         return Spent(prompt, self.num_output, min(self.cached_tokens, prompt), now - self.started_at)
 
     def _echo(self) -> PromptEcho | None:

@@ -44,6 +44,7 @@ from engine.types import (
 from tests.checkpoints import text_spec, vision_spec
 from tests.engine.driver import chat
 from tests.engine.scripted_runner import ScriptedRunner
+from tests.engine.sequences import sequence
 from tests.fakes import PATIENCE, Clock
 from tests.timing import NewThreads
 
@@ -153,6 +154,16 @@ def test_an_engine_answers_and_says_what_it_is(start):
     assert stats.kv_cache_tokens_used == 0
     assert engine.info.generation_defaults["top_k"] == 20
     assert engine.info.uses_tools
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_long_prompts_that_find_slots_are_not_too_much_text(text_folder, waiting):
+    """However few may wait beside them: every one waits for a moment."""
+    engine = LLMEngine(text_spec(text_folder), EngineConfig(max_num_seqs=8, max_waiting=waiting, max_model_len=128))
+    for number in range(4):
+        engine._room.admit(str(number))
+        engine._room.put(sequence(str(number), tokens=60))
+    assert len(engine._room) == 4
 
 
 def test_a_stream_joined_is_the_answer_of_one_that_does_not_stream(text_folder, monkeypatch):

@@ -11,6 +11,7 @@ from engine.errors import DeadlineExceeded, RequestAborted
 from engine.model.choice import Choice
 from engine.schedule.block_pool import BLOCK, BlockPool
 from engine.schedule.plan import Plan
+from engine.schedule.priority_queues import BATCH_EVERY
 from engine.schedule.scheduler import Scheduler
 from engine.schedule.sequence import Phase
 from engine.schedule.step_shares import NOT_BACK
@@ -109,6 +110,21 @@ def test_a_prompt_whose_tokens_are_scored_takes_half_of_a_share():
     floor.come(tokens=3)
     assert counts(floor.step()) == [4, 8, 3]
     assert scored.scoring
+
+
+def test_only_one_prompt_of_a_step_has_images_beyond_it():
+    """All images of a prompt are embedded with the first of them, which takes memory for each such prompt."""
+    floor = Floor(budget=16)
+    rows = [floor.come(client, tokens=30) for client in "abc"]
+    for row in rows[:2]:
+        row.images = object()
+    plan = floor.step()
+    assert [(sequence.request.client, count) for sequence, count in plan.prefill] == [("a", 8), ("c", 8)]
+    rows[0].image_embeds = object()
+    assert [sequence.request.client for sequence, _ in floor.step().prefill] == ["a", "b"]
+    for _ in range(20):
+        floor.step()
+    assert all(row.num_output for row in rows)
 
 
 def test_a_prompt_whose_tokens_are_scored_is_computed_whole():
@@ -654,3 +670,27 @@ class TestShares:
         floor.step()
         floor.step()
         assert chat in floor.step().decode
+
+
+def test_a_request_that_finds_no_blocks_yet_does_not_hold_the_others_to_its_share():
+    """It computes nothing yet, so that the rows of a batch within its share of the slots go on together."""
+    floor = Floor(slots=8 * BATCH_EVERY, budget=64, overhead=8, blocks=16)
+    for _ in range(8):
+        floor.come("many", tokens=BLOCK - 4, max_tokens=100, batch=True)
+    for _ in range(8):
+        floor.step()
+    waiting = floor.come("other", tokens=14 * BLOCK)
+    plans = [floor.step() for _ in range(3)]
+    assert waiting.phase is Phase.WAITING
+    assert [len(plan.decode) for plan in plans] == [8, 8, 8]
+
+
+def test_a_preempted_prompt_has_cost_what_was_computed_of_it():
+    """Also where it is never computed again."""
+    floor = Floor(budget=16)
+    submitted = floor.come(tokens=40)
+    floor.step()
+    floor.step()
+    floor.scheduler.preempt(submitted)
+    assert submitted.num_computed == 0
+    assert submitted.spent(1.0).prompt_tokens == 32
