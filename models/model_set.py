@@ -115,6 +115,16 @@ class ModelSet:
 
         A further version that cannot be loaded is logged and left out.
         """
+        try:
+            self._start()
+        except StartError:
+            raise
+        except Exception as error:
+            log.exception("Loading the models failed unexpectedly.")
+            name = type(error).__name__
+            raise StartError(f"The models could not be loaded: {name}; the traceback is above.") from error
+
+    def _start(self) -> None:
         self._check()
         if not self._stopping.is_set():
             self.image_decoder.start()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from engine.errors import StartError
+from engine.types import ModelSpec
 
 Found = TypeVar("Found")
 
@@ -95,18 +96,41 @@ def find_checkpoint(folder: Path, setting: str, architecture: str) -> Checkpoint
     return _first_valid(folder, setting, "config.json", lambda candidate: _check_model(candidate, architecture))
 
 
-def find_tokenizer(folder: Path, setting: str) -> Path:
-    """Return the folder that contains the files of a tokenizer. Raises StartError."""
-    return _first_valid(folder, setting, "tokenizer_config.json", _check_tokenizer)
+def find_tokenizer(folder: Path, setting: str, model: Path | None = None, architecture: str = "") -> Path:
+    """Return the folder that contains the files of a tokenizer. Raises StartError.
+
+    model: the checkpoint that it is for, whose own is taken where both are in one cache; architecture: of that, so that
+    another model's in the cache is passed over.
+    """
+    return _first_valid(
+        folder,
+        setting,
+        "tokenizer_config.json",
+        lambda candidate: _check_tokenizer(candidate, architecture if candidate.folder != folder else ""),
+        model,
+    )
 
 
-def _first_valid(folder: Path, setting: str, required: str, check: Callable[[_Candidate], Found]) -> Found:
+def unusable(spec: ModelSpec, error: Exception) -> StartError:
+    """Return what is told of a checkpoint whose config holds values that no model can be made from."""
+    problem = f"has a config.json that no model can be made from ({type(error).__name__}: {_first_line(error)})"
+    return _Candidate(spec.dir_setting, spec.model_dir).error(problem)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")[:200]
+
+
+def _first_valid(
+    folder: Path, setting: str, required: str, check: Callable[[_Candidate], Found], preferred: Path | None = None
+) -> Found:
     """Return the result of `check` for the first candidate that passes; else raise the error of the first candidate.
 
-    required: the file by which a plain folder is recognized.
+    required: the file by which a plain folder is recognized; preferred: the candidate that is looked at first.
     """
     try:
-        candidates = [_Candidate(setting, candidate) for candidate in _folders(folder, required)]
+        folders = sorted(_folders(folder, required), key=lambda one: preferred is None or not _same(one, preferred))
+        candidates = [_Candidate(setting, candidate) for candidate in folders]
         if not candidates:
             raise _Candidate(setting, folder).error("does not exist" if not folder.exists() else "is not a folder")
         first: StartError | None = None
@@ -139,9 +163,18 @@ def _folders(folder: Path, required: str) -> Iterator[Path]:
     yield from sorted(snapshots, key=lambda snapshot: snapshot.stat().st_mtime, reverse=True)
 
 
-def _check_tokenizer(candidate: _Candidate) -> Path:
-    """Accept a folder with `tokenizer.json`, or with the older `vocab.json` and `merges.txt`."""
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def _check_tokenizer(candidate: _Candidate, architecture: str = "") -> Path:
+    """Accept a folder with `tokenizer.json`, or with the older `vocab.json` and `merges.txt`.
+
+    architecture: of the model that the folder must hold, if it holds one.
+    """
     folder = candidate.folder
+    if architecture and (folder / "config.json").exists():
+        _check_config(candidate, candidate.read_json("config.json"), architecture)
     single = (folder / "tokenizer.json").exists()
     if not single and not ((folder / "vocab.json").exists() and (folder / "merges.txt").exists()):
         raise candidate.error("holds no tokenizer (neither tokenizer.json nor vocab.json with merges.txt)")
@@ -162,6 +195,15 @@ def _check_model(candidate: _Candidate, architecture: str) -> Checkpoint:
     return Checkpoint(candidate.folder, config, tensors, floats, others)
 
 
+def _end(header: Mapping[str, Any]) -> int:
+    """Return where the data of a tensor ends. Raises ValueError, KeyError or TypeError for what describes none."""
+    begin, end = header["data_offsets"]
+    numbers = [begin, end, *header["shape"]]
+    if not isinstance(header["dtype"], str) or not all(type(one) is int and one >= 0 for one in numbers):
+        raise ValueError(header)
+    return int(end)
+
+
 def _size(header: Mapping[str, Any]) -> int:
     """Return the bytes of a tensor."""
     begin, end = header["data_offsets"]
@@ -172,6 +214,8 @@ def _check_config(candidate: _Candidate, config: Any, architecture: str) -> None
     if not isinstance(config, dict):
         raise candidate.error("has a broken config.json")
     found = config.get("architectures") or [str(config.get("model_type"))]
+    if not isinstance(found, list):
+        raise candidate.error("has a broken config.json: its architectures are no list")
     if architecture not in found and found != [_MODEL_TYPES.get(architecture)]:
         raise candidate.error(f"holds a model of the architecture {found[0]}, but {architecture} is needed")
     if config.get("quantization_config"):
@@ -180,9 +224,12 @@ def _check_config(candidate: _Candidate, config: Any, architecture: str) -> None
 
 def _tensors(candidate: _Candidate) -> dict[str, Any]:
     """Return the header entry of every tensor, after checking each shard against the index and its own header."""
-    if (candidate.folder / _INDEX).exists():
+    indexed, single = ((candidate.folder / name).exists() for name in (_INDEX, _SINGLE))
+    if indexed and single:
+        raise candidate.error(f"holds weights twice, as {_SINGLE} and by {_INDEX}: remove those that are not meant")
+    if indexed:
         return _indexed_tensors(candidate)
-    if (candidate.folder / _SINGLE).exists():
+    if single:
         return _read_header(candidate, _SINGLE)
     pickles = [path.name for pattern in _PICKLES for path in sorted(candidate.folder.glob(pattern))]
     if pickles:
@@ -219,8 +266,8 @@ def _read_header(candidate: _Candidate, name: str) -> dict[str, Any]:
         header = file.read(length)
     try:
         tensors = {key: value for key, value in json.loads(header).items() if key != "__metadata__"}
-        expected = 8 + length + max((info["data_offsets"][1] for info in tensors.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        expected = 8 + length + max(map(_end, tensors.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise candidate.error(f"has a broken shard {name}") from error
     if size != expected:
         word = "truncated" if size < expected else "broken"

@@ -6,6 +6,7 @@ Context length, end tokens, chat template and sampling defaults come from the fi
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,7 +30,14 @@ from engine.types import ModelIdentity, ModelSpec, Progress
 log = logging.getLogger("avito_ai.loading")
 
 TEXT_ARCHITECTURE, VISION_ARCHITECTURE = ARCHITECTURES["avibe"], ARCHITECTURES["avision"]
-_SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+# What a checkpoint may state, with what a request may ask for: more than the one, and at most the other.
+_SAMPLING_DEFAULTS = {
+    "temperature": (-1e-9, 2.0),
+    "top_p": (0.0, 1.0),
+    "top_k": (-math.inf, math.inf),
+    "min_p": (-1e-9, 1.0),
+    "repetition_penalty": (0.0099, 10.0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +136,8 @@ def _check_memory(spec: ModelSpec, checkpoint: Checkpoint, available: int) -> No
 
 def _load_tokenizer(spec: ModelSpec, checkpoint: Checkpoint) -> tuple[PreTrainedTokenizerBase, Any]:
     """Return the tokenizer and, for a vision model, its processor (else None)."""
-    folder = find_tokenizer(spec.tokenizer_dir, spec.tokenizer_setting)
+    architecture = VISION_ARCHITECTURE if spec.vision else TEXT_ARCHITECTURE
+    folder = find_tokenizer(spec.tokenizer_dir, spec.tokenizer_setting, checkpoint.folder, architecture)
     try:
         tokenizer = load_tokenizer(folder)
     except Exception as error:  # transformers raises many types for broken files
@@ -231,4 +240,12 @@ def _take_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, e
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos)
     config: Any = GenerationConfig
     model.generation_config = config(eos_token_id=sorted(eos), pad_token_id=pad)
-    return {name: float(value) for name, value in stated.items() if value is not None}
+    return {name: usable for name, value in stated.items() if (usable := _in_range(name, value)) is not None}
+
+
+def _in_range(name: str, value: Any) -> float | None:
+    """Return a default of the checkpoint as a request may have it; None for none, and for what means nothing."""
+    low, high = _SAMPLING_DEFAULTS[name]
+    if not isinstance(value, int | float) or not math.isfinite(value) or not low < value <= high:
+        return None
+    return float(max(0, value)) if name == "top_k" else float(value)  # -1 is for all tokens, too

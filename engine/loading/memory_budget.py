@@ -17,7 +17,7 @@ import torch
 from transformers import AutoConfig
 
 from engine.errors import NoRoom, StartError
-from engine.loading.checkpoint import find_checkpoint
+from engine.loading.checkpoint import Checkpoint, find_checkpoint, unusable
 from engine.loading.host import available_bytes, total_bytes
 from engine.loading.loader import TEXT_ARCHITECTURE, VISION_ARCHITECTURE, image_tokens, loaded_bytes
 from engine.loading.quantization import check_quant, weight_bytes
@@ -141,6 +141,15 @@ def estimate_budget(spec: ModelSpec, config: EngineConfig) -> MemoryBudget:
     """Return the budget from the files of the checkpoint alone. Raises StartError if they are invalid."""
     architecture = VISION_ARCHITECTURE if spec.vision else TEXT_ARCHITECTURE
     checkpoint = find_checkpoint(spec.model_dir, spec.dir_setting, architecture)
+    try:
+        return _estimate(spec, config, checkpoint)
+    except StartError:
+        raise
+    except Exception as error:  # transformers raises many types for odd values
+        raise unusable(spec, error) from error
+
+
+def _estimate(spec: ModelSpec, config: EngineConfig, checkpoint: Checkpoint) -> MemoryBudget:
     whole = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)  # nosec B615 # local
     text = whole.get_text_config()
     dtype: torch.dtype = getattr(torch, spec.dtype)

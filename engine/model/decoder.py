@@ -145,9 +145,11 @@ class Decoder:
     def _take_vocabulary(self, embedding: Any, head: Any) -> tuple[Callable[[Tensor], Tensor], Gemm]:
         """Move the embeddings and the head here, which may share a weight; return how rows are read, and the head."""
         weight, rows = head.weight.detach(), embedding.weight.detach()
-        if self._packing is None:
-            return partial(F.embedding, weight=rows), Linear(weight, None, self.layout)
         shared = weight.data_ptr() == rows.data_ptr()
+        if self._packing is None:
+            if not shared:
+                take_weights(head)
+            return partial(F.embedding, weight=rows), Linear(weight, None, self.layout)
         packed_head = self._packing(weight)
         packed_rows = packed_head if shared else self._packing(rows)
         for module in (embedding, head):

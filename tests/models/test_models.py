@@ -91,6 +91,21 @@ def test_first_failure_ends_the_load():
     assert models.get("avision").state().status is Status.LOADING
 
 
+def test_an_unexpected_failure_ends_the_load_as_well(caplog):
+    """With its traceback in the log and one sentence for whoever started it; the thread tells it, too."""
+
+    def check():
+        raise KeyError("factor")
+
+    told, models = [], ModelSet({"avibe": LoadingBackend("avibe")}, check=check)
+    with pytest.raises(StartError, match="could not be loaded: KeyError"):
+        models.start()
+    assert "Traceback" in caplog.text
+    models.start_in_background(told.append, lambda: told.append("ready"))
+    models._loader.join(PATIENCE)
+    assert [str(error) for error in told] == ["The models could not be loaded: KeyError; the traceback is above."]
+
+
 def test_a_failed_check_stops_the_start_before_anything_is_loaded():
     """The check of both models together comes first."""
 

@@ -235,6 +235,35 @@ def test_a_tokenizer_is_found_in_a_folder_or_a_cache(text_folder, tmp_path):
     assert find_tokenizer(tmp_path, "VIBE_TOKENIZER_DIR") == snapshot
 
 
+def test_a_checkpoint_has_its_own_tokenizer_where_a_cache_holds_others(text_folder, vision_folder, tmp_path):
+    """Neither that of the other model, which may be newer, nor that of a revision whose weights are not there yet."""
+    snapshots = {
+        QWEN3: as_hub_cache(text_folder, tmp_path, "AvitoTech/avibe", "a" * 40),
+        "Qwen2_5_VLForConditionalGeneration": as_hub_cache(vision_folder, tmp_path, "AvitoTech/avision", "b" * 40),
+    }
+    half = as_hub_cache(text_folder, tmp_path, "AvitoTech/avibe", "c" * 40)
+    for shard in half.glob("*.safetensors"):
+        shard.unlink()
+    for architecture, snapshot in snapshots.items():
+        for newest in (*snapshots.values(), half):
+            for one in (*snapshots.values(), half):
+                os.utime(one, (1e9, 1e9 + (one == newest)))
+            found = find(tmp_path, architecture).folder
+            assert found == snapshot
+            assert find_tokenizer(tmp_path, "VIBE_TOKENIZER_DIR", found, architecture) == snapshot
+
+
+def test_another_models_tokenizer_in_a_cache_is_passed_over(text_folder, vision_folder, tmp_path):
+    """Where the checkpoint lies elsewhere; a folder that is named itself may hold what it likes."""
+    cache = tmp_path / "cache"
+    own = as_hub_cache(text_folder, cache, "AvitoTech/avibe", "a" * 40)
+    other = as_hub_cache(vision_folder, cache, "AvitoTech/avision", "b" * 40)
+    os.utime(own, (1e9, 1e9))
+    os.utime(other, (2e9, 2e9))
+    assert find_tokenizer(cache, "VIBE_TOKENIZER_DIR", text_folder, QWEN3) == own
+    assert find_tokenizer(vision_folder, "VIBE_TOKENIZER_DIR", text_folder, QWEN3) == vision_folder
+
+
 def test_an_old_tokenizer_of_two_files_is_enough(text_copy):
     """`vocab.json` and `merges.txt`, as in older checkpoints."""
     (text_copy / "tokenizer.json").unlink()
@@ -261,3 +290,38 @@ def write_shard(path, header, size):
     """Write a safetensors file by hand."""
     data = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(data)) + data + bytes(size))
+
+
+def test_weights_that_are_there_twice_are_refused(text_copy):
+    """One file and an index: which of them is loaded is nothing to guess."""
+    write_shard(text_copy / "model.safetensors", {"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, 4)
+    assert "holds weights twice" in refusal(text_copy)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": []},
+        {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]},
+        {"shape": [1], "data_offsets": [0, 4]},
+        {"dtype": 32, "shape": [1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4.0]},
+        7,
+    ],
+)
+def test_a_header_that_describes_no_tensor_is_refused(text_copy, entry):
+    """Whatever is missing, or of another type."""
+    (text_copy / INDEX).unlink()
+    for shard in text_copy.glob("*.safetensors"):
+        shard.unlink()
+    write_shard(text_copy / "model.safetensors", {"x": entry}, 4)
+    assert "has a broken shard model.safetensors" in refusal(text_copy)
+
+
+def test_architectures_that_are_no_list_are_refused(text_copy):
+    """As a sentence."""
+    change(text_copy / "config.json", architectures=7)
+    assert "has a broken config.json" in refusal(text_copy)

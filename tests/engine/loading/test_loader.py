@@ -1,6 +1,7 @@
 """Loading: both architectures, every folder layout, what is read from the files, and every failure."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as library_logging
 
 from engine.errors import StartError
+from engine.loading import loader
 from engine.loading.loader import load_model
 from engine.types import ChatPrompt
 from tests.checkpoints import (
@@ -161,6 +163,24 @@ def test_sampling_defaults_are_returned_and_not_applied(text_model):
     assert left.top_p is None
     assert not left.do_sample
     assert left.eos_token_id == [499, 501]
+
+
+@pytest.mark.parametrize(
+    ("stated", "used"),
+    [
+        ({"top_k": -1}, {"top_k": 0.0}),
+        ({"top_p": 2}, {}),
+        ({"top_p": math.nan}, {}),
+        ({"repetition_penalty": 0}, {}),
+        ({"repetition_penalty": 1e-40}, {}),
+        ({"min_p": 0, "temperature": 0, "repetition_penalty": 1.05}, None),
+        ({"min_p": -0.1, "temperature": "hot"}, {}),
+    ],
+)
+def test_defaults_that_no_request_may_have_are_passed_over(stated, used):
+    """A checkpoint may state anything; -1 is for all tokens."""
+    found = {name: value for name, one in stated.items() if (value := loader._in_range(name, one)) is not None}
+    assert found == (stated if used is None else used)
 
 
 def test_the_chat_template_may_be_named(text_copy):

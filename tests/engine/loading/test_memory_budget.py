@@ -1,5 +1,6 @@
 """The memory budget: its arithmetic, before loading and before allocation."""
 
+import json
 import logging
 from dataclasses import replace
 
@@ -224,3 +225,21 @@ def test_what_a_start_has_reserved_is_told_beside_the_budget(text_model, text_fo
         log_use(spec, budget, 0)
     (message,) = caplog.messages
     assert message.startswith("avibe: 3.00 GB of cuda:1 are reserved after the start, the budget has 4.0")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": "64"},
+        {"max_position_embeddings": None},
+        {"layer_types": ["full_attention"]},
+        {"model_type": "qwen9"},
+        {"rope_scaling": {"rope_type": "yarn"}},
+    ],
+)
+def test_a_config_that_no_model_can_be_made_from_is_a_sentence(text_copy, changes):
+    """With the setting and the folder; the library raises many types."""
+    config = text_copy / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    with pytest.raises(StartError, match=f"^VIBE_MODEL_DIR: the folder {text_copy} has a config.json that no model"):
+        estimate_budget(text_spec(text_copy), CONFIG)
