@@ -61,6 +61,10 @@ class RequestObserver:
         self._trace.validated(model, served_id, prompts, answers)
         self._log.log(level, "validated: %s", model)
 
+    def identified(self, response_id: str) -> None:
+        """Record the id that the answer has in the response's body, where it is not the request's."""
+        self._trace.identified(response_id)
+
     def submitting(self, number: int, request: GenerationRequest) -> None:
         """Note that the engine is about to take this answer's request."""
         self._trace.submitting(number, request)

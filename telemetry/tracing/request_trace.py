@@ -21,7 +21,7 @@ from telemetry.tracing.trace import Trace
 PROVIDER = "avito_ai"
 CHAT, COMPLETION = "chat", "text_completion"
 OPERATIONS = {"/v1/completions": COMPLETION}  # all others are chats
-ID_PREFIXES = {"/v1/chat/completions": "chatcmpl-", "/v1/completions": "cmpl-"}
+ID_PREFIXES = {"/v1/chat/completions": "chatcmpl-", "/v1/completions": "cmpl-", "/v1/messages": "msg_"}
 PARTS = ("prepare", "queue", "prefill", "decode")
 ABORTED = "request_aborted"
 SERVER_ERROR = 500
@@ -53,7 +53,7 @@ class RequestTrace(Trace):
         self._prepared: dict[int, float] = {}
         self._answers: dict[int, Completion] = {}
         self._status, self._streamed, self._error = 0, False, ""
-        span.set_attribute("gen_ai.response.id", ID_PREFIXES.get(route, "") + request_id)
+        self._response_id = ID_PREFIXES.get(route, "") + request_id
 
     @property
     def parent(self) -> str:
@@ -71,10 +71,14 @@ class RequestTrace(Trace):
             self._expected, self._each = answers, answers // prompts
         self._span.update_name(f"{self._operation} {model}")
         self._span.set_attributes({"gen_ai.request.model": model, "gen_ai.response.model": served_id})
+        self.identified(self._response_id)
         if answers != prompts:
             self._span.set_attribute("gen_ai.request.choice.count", self._each)
         if answers != 1:
             self._span.set_attribute("avito_ai.answers", answers)
+
+    def identified(self, response_id: str) -> None:
+        self._span.set_attribute("gen_ai.response.id", response_id)
 
     def submitting(self, number: int, request: GenerationRequest) -> None:
         with self._lock:

@@ -33,6 +33,9 @@ class Trace:
     def validated(self, model: str, served_id: str, prompts: int, answers: int) -> None:
         """Record the model and the total numbers of prompts and answers."""
 
+    def identified(self, response_id: str) -> None:
+        """Record the id that the answer has in the response's body, where it is not the request's."""
+
     def submitting(self, number: int, request: GenerationRequest) -> None:
         """Record that this answer is about to be submitted to the engine, now."""
 

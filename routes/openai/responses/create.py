@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from edge.request_state import request_state
 from engine.backend import Backend
 from engine.types import ModelInfo
 from routes.chat.answer_format import ANY_OBJECT, AnswerFormat
@@ -46,7 +47,9 @@ def submit_response(body: ResponseRequest) -> Answer:
         if draft is not None:
             draft.close()
         raise
-    return Answer(run, _begun(body, backend, run.run.model_id), draft, namespaces(body.tools or ()))
+    begun = _begun(body, backend, run.run.model_id)
+    request_state().observer.identified(begun["id"])
+    return Answer(run, begun, draft, namespaces(body.tools or ()))
 
 
 def count_input(body: ResponseRequest) -> int:

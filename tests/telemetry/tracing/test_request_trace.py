@@ -190,6 +190,19 @@ def test_several_answers_share_one_request(client, traced):
     assert sorted(part.attributes["avito_ai.answer"] for part in traced.named("decode")) == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [("/v1/messages", {"messages": MESSAGES, "max_tokens": 5}), ("/v1/responses", {"input": PRIVATE})],
+)
+def test_the_id_of_an_answer_is_that_of_its_body(client, traced, path, fields):
+    """In every protocol; a refusal has none."""
+    response = client.post(path, json={"model": "avibe", **fields})
+    assert traced.only("chat avibe").attributes["gen_ai.response.id"] == response.json["id"]
+    client.post(path, json={"model": "avibe"})
+    (refusal,) = [span for span in traced.spans() if span.attributes.get("error.type") == "validation_error"]
+    assert "gen_ai.response.id" not in refusal.attributes
+
+
 def test_texts_to_be_continued_are_text_completions(client, traced):
     """Plain completions have the operation text_completion, and each prompt is counted."""
     response = client.post("/v1/completions", json={"model": "avibe", "prompt": [PRIVATE, "another"]})
