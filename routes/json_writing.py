@@ -6,10 +6,9 @@ An encoder in C holds the lock for a whole value. So strings are encoded in piec
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from json.encoder import encode_basestring as quoted
 from typing import Any
 
-from routes.sse import compact
+from routes.sse import compact, quoted
 
 PIECE = 64 * 1024  # characters
 ALL = 1_000_000  # levels

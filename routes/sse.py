@@ -7,8 +7,9 @@ iterates over the events: each is one `bytes` and one write.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
-from json.encoder import encode_basestring as quoted
+from json.encoder import encode_basestring
 from typing import Any
 
 from flask import Response, request
@@ -23,9 +24,24 @@ KEEP_ALIVE = b": keep-alive\n\n"
 HEADERS = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
 
 
+# JSON may have them as they are, but clients that read by lines split there, as Python's `splitlines` does.
+LINE_ENDS = re.compile("[\u0085\u2028\u2029]")
+
+
 def compact(value: Any) -> str:
-    """Return a value as JSON without white space and without escapes that JSON does not require."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """Return a value as JSON without white space, on one line, and without escapes that this does not require."""
+    return _on_one_line(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def quoted(text: str) -> str:
+    """Return a text as JSON, as `compact` does."""
+    return _on_one_line(encode_basestring(text))
+
+
+def _on_one_line(text: str) -> str:
+    if text.isascii() or LINE_ENDS.search(text) is None:
+        return text
+    return LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def event(value: Any, name: str = "") -> bytes:
