@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from pydantic_core import from_json
@@ -22,7 +23,7 @@ from routes.anthropic.bodies import (
     MessageUsage,
     StopReason,
 )
-from routes.chat.output import Call, Content, Part
+from routes.chat.output import Call, CallBegin, Content, ParsedAnswer, Part, Reasoning
 from routes.chat.task import ChatRun
 
 PING = sse.event({"type": "ping"}, "ping")
@@ -41,15 +42,24 @@ class MessageResponse:
 
     def whole(self, completion: Completion) -> MessageAnswer:
         """Return the message."""
-        answer = self._chat.parsed(completion)
-        content: list[AnswerBlock] = []
-        if answer.reasoning:
-            shown = "" if self._hide_thinking else answer.reasoning
-            content.append(AnswerThinking(type="thinking", thinking=shown, signature=self._id))
-        if answer.content:
-            content.append(AnswerText(type="text", text=answer.content))
-        content += [_tool_use(call) for call in answer.calls]
-        return self._message(content, _usage(completion), completion, called=answer.called)
+        parser = self._chat.new_parser()
+        parts = [*parser.feed(completion.text), *parser.finish()]
+        return self._message(self._blocks(parts), _usage(completion), completion, called=parser.called)
+
+    def _blocks(self, parts: Sequence[Part]) -> list[AnswerBlock]:
+        """Return the blocks of an answer, in the order in which a stream has them."""
+        calls = ParsedAnswer.of(parts).calls
+        blocks: list[AnswerBlock] = []
+        for kind, run in groupby(parts, key=type):
+            found = list(run)
+            texts = "".join(part.text for part in found if isinstance(part, Content | Reasoning))
+            if kind is Reasoning and texts:
+                shown = "" if self._hide_thinking else texts
+                blocks.append(AnswerThinking(type="thinking", thinking=shown, signature=self._id))
+            elif kind is Content and texts:
+                blocks.append(AnswerText(type="text", text=texts))
+            blocks += [_tool_use(calls[part.index]) for part in found if isinstance(part, CallBegin)]
+        return blocks
 
     def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
         """Yield the events of the stream; an error is the last one. idle: seconds to a ping."""

@@ -25,6 +25,11 @@ USAGE = {
 }
 
 
+def blocks_of(message):
+    """Return the content of a message without the ids of its calls."""
+    return [{name: value for name, value in block.items() if name != "id"} for block in message["content"]]
+
+
 def ask(client, **fields):
     body = {"model": "avibe", "messages": HELLO, "max_tokens": 8} | fields
     return client.post(MESSAGES, json=body, headers={"X-Request-ID": "mine"})
@@ -305,3 +310,11 @@ def test_a_block_that_is_cut_is_closed():
     assert shown[2]["delta"] == {"type": "signature_delta", "signature": "s"}
     assert shown[5]["delta"]["partial_json"] == '{"at": "the'
     assert blocks.close() == b""
+
+
+def test_text_and_calls_stand_in_the_order_in_which_they_came(client, avibe):
+    """In a whole answer as in a stream; texts of one kind that follow each other are one block."""
+    avibe.text = f"So.{CALL}And then:{CALL}"
+    message = whole(client, tools=[TOOL])
+    assert [block["type"] for block in message["content"]] == ["text", "tool_use", "text", "tool_use"]
+    assert blocks_of(message) == blocks_of(put_together(stream(client, tools=[TOOL])))
