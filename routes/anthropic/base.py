@@ -35,7 +35,7 @@ class AnthropicRequest(ProtocolRequest):
     union_tags = frozenset(
         {
             *("user", "assistant", "system"),
-            *("text", "image", "document", "search_result", "tool_use", "tool_result"),
+            *("text", "image", "document", "search_result", "tool_use", "tool_result", "tool_reference"),
             *("thinking", "redacted_thinking"),
             *("base64", "url", "file", "content"),
             *("auto", "any", "tool", "none"),

@@ -103,7 +103,16 @@ class ToolUseBlock(HistoryPart):
     input: dict[str, Any]
 
 
-Readable = Annotated[TextBlock | ImageBlock | DocumentBlock | SearchResultBlock, Discriminator("type")]
+class ToolReferenceBlock(HistoryPart):
+    """What a search for tools has found: one of the request's tools, until then deferred."""
+
+    type: Literal["tool_reference"]
+    tool_name: str
+
+
+Readable = Annotated[
+    TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolReferenceBlock, Discriminator("type")
+]
 ResultContent = Annotated[
     Annotated[str, Tag(STRING)] | Annotated[list[Readable], Field(fail_fast=True), Tag(BLOCKS)],
     Discriminator(_string_or_blocks),

@@ -22,14 +22,24 @@ from routes.anthropic.blocks import (
     SearchResultBlock,
     SystemTurn,
     TextBlock,
+    ToolReferenceBlock,
     ToolResultBlock,
     ToolUseBlock,
     Turn,
     UrlSource,
 )
-from routes.chat.conversation import Content, ConversationBuilder, ImageSource, Part, PastCall
+from routes.chat.conversation import (
+    UNREAD_DOCUMENT,
+    UNREAD_IMAGE,
+    Content,
+    ConversationBuilder,
+    ImageSource,
+    Part,
+    PastCall,
+)
 from routes.sse import compact
 
+BILLING = "x-anthropic-billing-header:"  # the beginning of a block of Claude Code's, which no model is to read
 ERROR = "Error:"  # before the result of a call that failed, for templates know no such results
 
 # A block and where it stands in the request.
@@ -39,7 +49,8 @@ Placed = tuple[Any, str]
 def conversation(system: str | list[TextBlock] | None, turns: Sequence[Turn], info: ModelInfo) -> ConversationBuilder:
     """Return the conversation. Raises ServiceError with the path of what cannot be read."""
     builder = ConversationBuilder(info)
-    first = [] if system is None else [SystemTurn(role="system", content=system)]
+    instructions = _instructions(system)
+    first = [SystemTurn(role="system", content=instructions)] if instructions else []
     numbered = enumerate([*first, *turns], start=-len(first))
     for kind, group in groupby(numbered, key=lambda turn: type(turn[1])):
         blocks = [placed for index, turn in group for placed in _placed(turn.content, f"messages[{index}].content")]
@@ -50,6 +61,22 @@ def conversation(system: str | list[TextBlock] | None, turns: Sequence[Turn], in
         else:
             _add_question(builder, blocks)
     return builder
+
+
+def loaded_tools(turns: Sequence[Turn]) -> set[str]:
+    """Return the names of the tools that a search of the client has found, or that the model has called."""
+    blocks = [block for turn in turns if not isinstance(turn.content, str) for block in turn.content]
+    results = [block.content for block in blocks if isinstance(block, ToolResultBlock)]
+    found = [block for result in results if isinstance(result, list) for block in result]
+    names = {block.tool_name for block in found if isinstance(block, ToolReferenceBlock)}
+    return names | {block.name for block in blocks if isinstance(block, ToolUseBlock)}
+
+
+def _instructions(system: str | list[TextBlock] | None) -> str | list[TextBlock] | None:
+    """Return the instructions without what a client counts its sessions by: nothing in front of them would be equal."""
+    if not isinstance(system, list):
+        return system
+    return [block for block in system if not block.text.startswith(BILLING)]
 
 
 def continues(turns: Sequence[Turn]) -> bool:
@@ -86,7 +113,7 @@ def _add_question(builder: ConversationBuilder, blocks: Sequence[Placed]) -> Non
         if not isinstance(block, ToolResultBlock):
             said.append((block, path))
             continue
-        found = _parts(_placed(block.content or "", f"{path}.content"))
+        found = _parts(_placed(block.content or "", f"{path}.content"), of_tool=True)
         builder.tool_result(block.tool_use_id, _content([ERROR, *found] if block.is_error else found))
     if said:
         builder.user(_content(_parts(said)))
@@ -104,11 +131,18 @@ def _content(parts: Iterable[Part]) -> Content:
     return joined[0] if len(joined) == 1 and isinstance(joined[0], str) else joined
 
 
-def _parts(blocks: Iterator[Placed] | Sequence[Placed]) -> Iterator[Part]:
+def _parts(blocks: Iterator[Placed] | Sequence[Placed], of_tool: bool = False) -> Iterator[Part]:
+    """Yield the parts of a message. of_tool: of a result, in which a text stands for what cannot be read."""
     for block, path in blocks:
         match block:
             case TextBlock():
                 yield block.text
+            case ToolReferenceBlock():
+                yield f"The tool {block.tool_name} is there now."
+            case ImageBlock() if of_tool and not isinstance(block.source, Base64Source):
+                yield UNREAD_IMAGE
+            case DocumentBlock() if of_tool and not isinstance(block.source, PlainTextSource | BlocksSource):
+                yield UNREAD_DOCUMENT
             case ImageBlock():
                 yield _image(block.source, f"{path}.source")
             case SearchResultBlock():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.errors import ValidationError
 from routes.anthropic.answer import MessageResponse
-from routes.anthropic.conversation import continues, conversation
+from routes.anthropic.conversation import continues, conversation, loaded_tools
 from routes.anthropic.requests import CountTokensRequest, MessagesRequest
 from routes.anthropic.tools import toolbox
 from routes.chat.answer_format import AnswerFormat
@@ -39,7 +39,7 @@ def count_message(body: CountTokensRequest) -> int:
 
 def _task(body: CountTokensRequest, sampling: Sampling) -> ChatTask:
     info = find_model(body.model)[1].info
-    tools = toolbox(body.tools, body.tool_choice, info, NAMES)
+    tools = toolbox(body.tools, body.tool_choice, info, NAMES, loaded_tools(body.messages))
     said = conversation(body.system, body.messages, info)
     form, begun = _answer_format(body), continues(body.messages)
     return ChatTask(

@@ -18,12 +18,16 @@ MAX_STOP_SEQUENCES = 16
 
 
 class CustomTool(Passing):
-    """A tool that the client runs. type: absent or `custom`; tools that Anthropic runs are refused by name."""
+    """A tool that the client runs. type: absent or `custom`; tools that Anthropic runs are refused by name.
+
+    defer_loading: the model is told of it once a search of the client has found it.
+    """
 
     type: str | None = None
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
     description: str | None = None
     input_schema: dict[str, Any] | None = None
+    defer_loading: bool | None = None
 
 
 class FreeChoice(Passing):
@@ -102,7 +106,7 @@ class MessagesRequest(CountTokensRequest):
 
     max_tokens: Annotated[int, Field(ge=1, description="an integer of at least 1")]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="a number from 0 to 2")
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="a number above 0, at most 1")
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         None, description="an integer from 1 to 1000000, or 0 for no limit"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from engine.errors import Unsupported, ValidationError
 from engine.types import ModelInfo
@@ -15,10 +15,19 @@ ToolChoice = FreeChoice | AnyChoice | OneChoice | NoChoice
 
 
 def toolbox(
-    tools: Sequence[CustomTool] | None, choice: ToolChoice | None, info: ModelInfo, names: FieldNames
+    tools: Sequence[CustomTool] | None,
+    choice: ToolChoice | None,
+    info: ModelInfo,
+    names: FieldNames,
+    loaded: Collection[str] = (),
 ) -> Toolbox:
-    """Return the tools of a request. Raises as `Toolbox` does, and Unsupported for tools that Anthropic defines."""
-    functions = [_function(tool, f"tools[{index}]") for index, tool in enumerate(tools or ())]
+    """Return the tools of a request. loaded: the names of those that are not deferred any more.
+
+    Raises as `Toolbox` does, and Unsupported for tools that Anthropic defines.
+    """
+    known = {*loaded, choice.name} if isinstance(choice, OneChoice) else loaded
+    given = [(tool, _function(tool, f"tools[{index}]")) for index, tool in enumerate(tools or ())]
+    functions = [function for tool, function in given if not tool.defer_loading or tool.name in known]
     parallel = choice is None or isinstance(choice, NoChoice) or not choice.disable_parallel_tool_use
     return Toolbox(functions, _choice(choice, bool(functions)), parallel, info, names)
 

@@ -13,6 +13,9 @@ from engine.types import EncodedImage, ModelInfo
 from routes.chat.output import CALL, CALL_END
 from routes.parsing import image_in_base64, image_in_data_url
 
+# In the result of a tool, which an agent cannot take back, in place of what would be refused of a user.
+UNREAD_IMAGE = "[An image, which is not read here.]"
+UNREAD_DOCUMENT = "[A document, of which only plain text is read here.]"
 WITH_CALLS = "with_calls"  # marks a message of which calls or a result have become text; templates ignore it
 
 
@@ -79,7 +82,12 @@ class ConversationBuilder:
             self._add_calls("assistant", [*said, "\n".join(map(_as_text, calls))])
 
     def tool_result(self, call_id: str, content: Content) -> None:
-        """Add the result of a call; for a model whose chat template has no such role, as a message of the user."""
+        """Add the result of a call; for a model whose chat template has no such role, as a message of the user.
+
+        A text says where images are that the model does not read: the program that sends them cannot do without.
+        """
+        if not isinstance(content, str) and not self._info.vision:
+            content = [part if isinstance(part, str) else UNREAD_IMAGE for part in content]
         if self._info.uses_tools:
             self._add("tool", content)
             self._messages[-1]["tool_call_id"] = call_id

@@ -11,6 +11,8 @@ from routes.chat.grammars import NewMask
 from routes.chat.lengths import bound_of
 from routes.sampling import default_sampling
 
+LIKELIEST = 1e-6  # of top_p, by which the likeliest token alone is left: what a request means by 0
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -60,7 +62,7 @@ def _params(backend: Backend, sampling: Sampling, logprobs: int | None) -> Sampl
         max_tokens=bound_of(sampling.max_tokens),
         fit_context=True,
         temperature=_given(sampling.temperature, default.temperature),
-        top_p=_given(sampling.top_p, default.top_p),
+        top_p=max(LIKELIEST, _given(sampling.top_p, default.top_p)),
         top_k=default.top_k if sampling.top_k is None else max(0, sampling.top_k),
         min_p=_given(sampling.min_p, default.min_p),
         presence_penalty=_given(sampling.presence_penalty, 0.0),

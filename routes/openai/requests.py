@@ -23,7 +23,7 @@ from routes.passed_over import REQUEST, STREAM_OPTIONS, TEMPLATE
 from routes.validation import BRANCH, few
 
 MAX_CHOICES = 8
-MAX_PROMPTS = 16
+MAX_PROMPTS = 32
 MAX_STOPS = 4
 MAX_BIASES = 1024
 
@@ -60,12 +60,18 @@ class SamplingRequest(OpenaiRequest, GuidedRequest):
     """The fields that both routes have. Absent sampling fields take the checkpoint's values."""
 
     passed_over = REQUEST
-    as_absent: ClassVar[dict[str, Any]] = {"max_tokens": -1, "max_completion_tokens": -1, "logit_bias": []}
+    as_absent: ClassVar[dict[str, Any]] = {
+        "max_tokens": -1,
+        "max_completion_tokens": -1,
+        "logit_bias": [],
+        "seed": -1,  # as with llama.cpp and vLLM: none
+        "stop": "",
+    }
 
     model: Annotated[str, Field(max_length=256, description="the id of a model, see /v1/models")]
     max_tokens: Length | None = Field(None, description=LENGTH)
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="a number from 0 to 2")
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="a number above 0, at most 1")
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
     top_k: Annotated[int, Field(ge=-1, le=1_000_000)] | None = Field(
         None, description="an integer from 1 to 1000000, or 0 or -1 for no limit"
     )

@@ -9,6 +9,7 @@ from app_production import create_app
 from engine.errors import ModelError
 from engine.types import Status, TokenLogprob
 from models import ModelSet
+from routes.chat.sampling import LIKELIEST
 from tests.fakes import ScriptedBackend, image_bytes
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -285,3 +286,26 @@ def test_text_of_every_script_is_sent_unescaped(client, avibe):
     avibe.text = 'Ё "quoted" \\ \n 🙂'
     assert json.loads(ask(client).data)["choices"][0]["message"]["content"] == avibe.text
     assert "Ё" in ask(client).text
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT, "/v1/responses", "/v1/messages"])
+def test_a_top_p_of_nothing_is_the_likeliest_token(client, avibe, path):
+    """As with the services that take 0; what stands for it keeps that token alone."""
+    rest = {CHAT: {"messages": HELLO}, TEXT: {"prompt": "x"}, "/v1/responses": {"input": "x"}}
+    fields = rest.get(path, {"messages": HELLO, "max_tokens": 5})
+    assert client.post(path, json={"model": "avibe", "top_p": 0, **fields}).status_code == 200
+    assert avibe.only.sampling.top_p == LIKELIEST
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT, "/v1/responses"])
+def test_a_seed_of_minus_one_and_an_empty_stop_are_none(client, avibe, path):
+    """Programs that cannot leave them out send them so."""
+    rest = {CHAT: {"messages": HELLO}, TEXT: {"prompt": "x"}, "/v1/responses": {"input": "x"}}
+    assert client.post(path, json={"model": "avibe", "seed": -1, "stop": "", **rest[path]}).status_code == 200
+    assert (avibe.only.sampling.seed, avibe.only.sampling.stop) == (None, ())
+
+
+def test_a_batch_of_completions_as_langchain_sends_it(client, avibe):
+    """Twenty texts at once."""
+    response = client.post(TEXT, json={"model": "avibe", "prompt": ["x"] * 20})
+    assert [choice["index"] for choice in response.json["choices"]] == [*range(20)]

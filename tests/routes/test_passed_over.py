@@ -283,15 +283,20 @@ def test_what_lists_of_tools_are_made_of_besides_is_passed_over(client, avibe, m
     assert all(request.prompt.tools == avibe.submitted[0].prompt.tools for request in avibe.submitted)
 
 
-def test_a_result_may_have_an_image_in_every_protocol(client, avision):
-    """In a chat too, whose other servers take it; a model without images refuses it by its place."""
+def test_a_result_may_have_an_image_in_every_protocol(client, avision, avibe):
+    """In a chat too, whose other servers take it; a text says so to a model that reads none.
+
+    A program whose tool has returned one would send it again with everything that follows.
+    """
     image = {"type": "image_url", "image_url": {"url": URL}}
     result = {"role": "tool", "tool_call_id": "a", "content": [image]}
     answer = {"role": "assistant", "content": None, "tool_calls": [CALL]}
     assert ask(client, model="avision", messages=[*HELLO, answer, result]).status_code == 200
     assert len(avision.only.prompt.images) == 1
-    message, param = refused(ask(client, messages=[*HELLO, answer, result]), 400, "validation_error")
-    assert (message, param) == ("This model does not read images.", "messages[2].content[0].image_url.url")
+    assert ask(client, messages=[*HELLO, answer, result]).status_code == 200
+    assert "not read here" in str(avibe.only.prompt.messages[-1]["content"])
+    message, param = refused(ask(client, messages=said(image)), 400, "validation_error")
+    assert (message, param) == ("This model does not read images.", "messages[0].content[0].image_url.url")
 
 
 def test_white_space_in_front_of_a_data_url_is_dropped(client, avision):

@@ -166,7 +166,7 @@ def test_the_time_of_a_stream_is_that_to_its_beginning(client: FlaskClient, serv
     assert float(told.removesuffix("s")) >= 0.05
 
 
-@pytest.mark.parametrize("name", ["chat", "completions"])
+@pytest.mark.parametrize("name", ["chat", "completions", "responses", "messages"])
 def test_a_prompt_that_the_server_finds_too_long_is_named_as_its_field(
     client: FlaskClient, server: FakeUpstream, name: str
 ) -> None:
@@ -178,8 +178,10 @@ def test_a_prompt_that_the_server_finds_too_long_is_named_as_its_field(
         response = client.post(path, json={**body, "stream": stream})
         assert response.status_code == 400
         said.append(response.json["error"])  # type: ignore[index]
-    assert said[0]["param"] == {"chat": "messages", "completions": "prompt"}[name]
-    assert "maximum context length" in said[0]["message"]
+    fields = {"chat": "messages", "completions": "prompt", "responses": "input"}
+    if name in fields:
+        assert said[0]["param"] == fields[name]
+        assert "maximum context length" in said[0]["message"]
     assert said[0] == said[1]
 
 

@@ -35,4 +35,4 @@ TOOL = PassedOver(passed_over.TOOL.hints | hints("output_schema namespace async"
 TEXT = PassedOver(hints("verbosity"))
 REASONING = PassedOver(hints("summary generate_summary context mode"))
 # What else a list of items may be asked for is in it in any case, or never.
-QUERY = PassedOver(hints("include before"))
+QUERY = PassedOver(hints("include include[] before"))

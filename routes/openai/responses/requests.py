@@ -144,7 +144,7 @@ class ResponseRequest(OpenaiRequest):
 
     union_tags = OpenaiRequest.union_tags | frozenset({"function", "namespace"})
     passed_over = REQUEST
-    as_absent = {"max_output_tokens": -1}
+    as_absent = {"max_output_tokens": -1, "seed": -1, "stop": ""}
 
     model: Annotated[str, Field(max_length=256, description="the id of a model, see /v1/models")]
     input: Input
@@ -156,7 +156,7 @@ class ResponseRequest(OpenaiRequest):
     stream: bool | None = Field(None, description="true or false")
     max_output_tokens: Length | None = Field(None, description=LENGTH)
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="a number from 0 to 2")
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="a number above 0, at most 1")
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
     text: TextOptions | None = None
     tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: ToolChoice | None = None

@@ -49,6 +49,7 @@ class Answer:
     def whole(self) -> ResponseObject:
         """Wait for the answer; return the finished object. Raises the error that it fails with."""
         try:
+            self._run.wait_for_begin()
             output = self._output(NoEvents())
             if self._chat.plain:
                 completion = self._run.completion(0)

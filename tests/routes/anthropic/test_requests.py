@@ -275,7 +275,7 @@ def test_headers_of_anthropics_clients_are_accepted(client):
         ({"messages": None}, "messages is required"),
         ({"model": None}, "model is required"),
         ({"temperature": 2.5}, "temperature must be a number from 0 to 2"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
         ({"top_k": -2}, "top_k"),
         ({"stop_sequences": ["a"] * 17}, "stop_sequences"),
         ({"stop_sequences": [""]}, "stop_sequences"),
@@ -326,11 +326,9 @@ def test_a_mistake_is_named(client, fields, named):
     [({"type": "url", "url": "https://a.example/a.png"}, "url"), ({"type": "file", "file_id": "file_1"}, "file_id")],
 )
 def test_images_from_elsewhere_are_refused_by_name(client, source, path):
-    """Nothing is fetched, and no file is kept; in messages and in results of calls."""
-    image = {"type": "image", "source": source}
-    for block, where in ((image, "[0]"), (RESULT | {"content": [image]}, "[0].content[0]")):
-        message = refused(client, model="avision", messages=[user(block)])
-        assert message.startswith(f"messages[0].content{where}.source.{path}: ")
+    """Nothing is fetched, and no file is kept."""
+    message = refused(client, model="avision", messages=[user({"type": "image", "source": source})])
+    assert message.startswith(f"messages[0].content[0].source.{path}: ")
 
 
 @pytest.mark.parametrize(
@@ -385,3 +383,59 @@ def test_a_schema_cannot_follow_a_beginning(client):
     for fields in ({"output_config": {"format": form}}, {"output_format": form}):
         assert "has begun" in refused(client, messages=begun, **fields)
     assert "contradict" in refused(client, output_config={"format": form}, output_format=form)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        IMAGE,
+        {"type": "image", "source": {"type": "url", "url": "https://a.example/a.png"}},
+        {"type": "image", "source": {"type": "file", "file_id": "file_1"}},
+        document({"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}),
+        document({"type": "url", "url": "https://a.example/a.pdf"}),
+    ],
+)
+def test_what_a_tool_returns_and_the_model_cannot_read_is_a_text(client, avibe, block):
+    """An agent sends it again with all that follows; of a user it is refused."""
+    messages = [*HELLO, assistant(CALL), user(RESULT | {"content": [text("Here:"), block]})]
+    assert "not read here" in str(said(client, avibe, messages)[-1]) or "only plain text" in str(avibe.submitted[-1])
+    refused(client, messages=[user(block)])
+    broken = {"type": "image", "source": {"type": "base64"}}
+    refused(client, messages=[*HELLO, assistant(CALL), user(RESULT | {"content": [broken]})])
+
+
+def deferred(name):
+    """Return a tool that the model is told of later."""
+    return TOOL | {"name": name, "defer_loading": True}
+
+
+def test_deferred_tools_are_there_once_a_search_has_found_them(client, avibe):
+    """As the client's search says, or an earlier call; the result reads as a text."""
+    tools = [TOOL | {"name": "search"}, deferred("fetch"), deferred("write"), deferred("edit")]
+    call, found = CALL | {"name": "search"}, {"type": "tool_reference", "tool_name": "fetch"}
+    earlier = [assistant(CALL | {"id": "toolu_2", "name": "edit"}), user(RESULT | {"tool_use_id": "toolu_2"})]
+
+    def shown(messages, **fields):
+        prompt = accepted(client, avibe, messages=messages, tools=tools, **fields).prompt
+        return [tool["function"]["name"] for tool in prompt.tools]
+
+    assert shown(HELLO) == ["search"]
+    assert shown([*HELLO, assistant(call), user(RESULT | {"content": [found]})]) == ["search", "fetch"]
+    assert "fetch" in avibe.submitted[-1].prompt.messages[-1]["content"]
+    assert shown([*HELLO, *earlier]) == ["search", "edit"]
+    mistake = refused(client, messages=HELLO, tools=tools, tool_choice={"type": "tool", "name": "none"})
+    assert "not among the tools" in mistake
+
+
+def test_what_a_client_counts_its_sessions_by_is_no_instruction(client, avibe):
+    """The block stands first and differs each time, so that no prompt would begin like another."""
+    billing = text("x-anthropic-billing-header: cc_version=2.1.332.551; cc_entrypoint=cli")
+    wanted = said(client, avibe, HELLO, system="Be brief.")
+    assert said(client, avibe, HELLO, system=[billing, text("Be brief.")]) == wanted
+    assert said(client, avibe, HELLO, system=[billing]) == HELLO
+
+
+@pytest.mark.parametrize("system", ["", []])
+def test_no_instructions_are_no_message(client, avibe, system):
+    """As with null."""
+    assert said(client, avibe, HELLO, system=system) == HELLO

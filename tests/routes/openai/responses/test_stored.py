@@ -88,6 +88,13 @@ def test_the_items_of_its_input_are_listed(api, respond):
         assert caught.value.param == next(iter(wrong))
 
 
+def test_what_else_is_to_be_listed_is_passed_over(api, respond):
+    """As the client writes a list."""
+    stored = respond(store=True, input="One")
+    listed = api.responses.input_items.list(stored.id, include=["message.input_image.image_url"])
+    assert len(list(listed)) == 1
+
+
 def test_what_the_model_does_not_read_is_not_stored(app, client):
     """Reasoning, unknown fields of items and log probabilities take no room, and are not listed."""
     noise = {"annotations": ["x" * 9000], "anything": "x" * 9000}
