@@ -220,6 +220,7 @@ def test_a_request_of_v1_is_refused_by_the_model_that_it_names(gate, avibe):
         (b'{"messages": [], "model":"avision"}', None),
         (b'{"messages": [{"content": "\\"model\\": \\"avibe\\""}], "model": "avision"}', None),
         (b'{"model": "avision", "model": "avibe"}', None),
+        (b'{"model": "avibe", "model": "avision"}', None),
         (b'{"model": "another"}', None),
         (b'{"model": 5}', None),
         (b"{}", None),

@@ -1,5 +1,7 @@
 """The operator's cookie: who gets one, how long it is valid, and what invalidates it."""
 
+import hashlib
+import hmac
 import html
 import re
 
@@ -9,7 +11,7 @@ from itsdangerous import TimestampSigner
 
 from app_production import create_app
 from config import load_settings
-from edge import caller, operator_session
+from edge import caller, csrf, operator_session
 from edge.key_tries import KeyTries
 from edge.operator_session import SECONDS, EndedSessions
 from edge.rate_limit import OverBudget, RateLimiter
@@ -36,14 +38,27 @@ def stranger(app):
     return client
 
 
-def sign_in(client, key=KEY, page="", **extra):
-    return client.post("/status/sign-in", data={"key": key, "page": page}, **extra)
+def sign_in(client, key=KEY, page="", csrf_token=None, **extra):
+    fields = {"key": key, "page": page} | ({} if csrf_token is None else {csrf.FIELD: csrf_token})
+    return client.post("/status/sign-in", data=fields, **extra)
 
 
 def sign_out(client):
     """Press the button, with the token of the page that has it."""
     page = client.get("/status").text
     return client.post("/status/sign-out", data=dict(re.findall(r'name="(csrf_token)" value="([^"]+)"', page)))
+
+
+@pytest.fixture
+def browser(stranger):
+    """A browser that names the page which sends a form."""
+    stranger.environ_base["HTTP_ORIGIN"] = "http://localhost"
+    return stranger
+
+
+def form_token(client):
+    """Return the token in the form of the operator's page."""
+    return re.search(rf'name="{csrf.FIELD}" value="([^"]+)"', client.get("/status").text)[1]
 
 
 def test_a_stranger_is_asked_for_the_key(stranger):
@@ -128,6 +143,38 @@ def test_signing_out_takes_the_cookie_away(stranger):
     sign_in(stranger)
     assert sign_out(stranger).status_code == 303
     assert stranger.get("/status").status_code == 401
+
+
+def test_a_token_of_one_session_is_none_of_the_next(browser):
+    """It is bound to the session that the page was shown in."""
+    sign_in(browser, csrf_token=form_token(browser))
+    old = form_token(browser)
+    assert browser.post("/status/sign-out", data={csrf.FIELD: old}).status_code == 303
+    assert sign_in(browser, csrf_token=form_token(browser)).status_code == 303
+    assert browser.post("/status/sign-out", data={csrf.FIELD: old}).status_code == 403
+    assert browser.post("/status/sign-out", data={csrf.FIELD: form_token(browser)}).status_code == 303
+
+
+def test_what_a_browser_sends_by_itself_needs_a_token(stranger):
+    """The session's cookie alone, or one field about the page that sends the form."""
+    assert sign_in(stranger, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 403
+    assert sign_in(stranger).status_code == 303
+    assert stranger.post("/status/sign-out", data={"x": "1"}).status_code == 403
+    assert stranger.get("/status").status_code == 200
+
+
+def test_without_the_cookie_of_forms_no_token_counts(browser):
+    """Anybody could compute one without a secret."""
+    made = hmac.new(b"", b"a-nonce\0\0", hashlib.sha256).hexdigest()
+    assert sign_in(browser, csrf_token=f"a-nonce.{made}").status_code == 403
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_cookie_of_forms_is_as_secure_as_its_connection(stranger, scheme):
+    """And scripts cannot read it."""
+    answer = stranger.get("/status", base_url=f"{scheme}://localhost")
+    (cookie,) = [one for one in answer.headers.getlist("Set-Cookie") if one.startswith(f"{csrf.COOKIE}=")]
+    assert ("; Secure" in cookie, "; HttpOnly" in cookie) == (scheme == "https", True)
 
 
 def cookie_of(response):

@@ -62,6 +62,13 @@ class Elements(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
+def test_a_link_has_no_attributes_but_ours():
+    """All three of them, and none that a browser runs."""
+    elements = Elements()
+    elements.feed(str(rendered("[x](https://x.example)")))
+    assert dict(elements.found)["a"].keys() == ATTRIBUTES["a"]
+
+
 MARKS = st.lists(
     st.sampled_from(
         [

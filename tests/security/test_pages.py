@@ -5,6 +5,7 @@ import re
 import pytest
 
 from routes.markdown import rendered
+from tests.routes.test_markdown import Elements
 
 LINKS = ["javascript:alert(1)", "JaVaScRiPt:alert(1)", "java&#10;script:alert(1)", "data:text/html,<script>1</script>"]
 LINKS += ["vbscript:x", "file:///etc/passwd", "//evil.example", "\x01javascript:alert(1)", "blob:x"]
@@ -13,7 +14,9 @@ SCRIPT = "<script>alert(1)</script>"
 
 def attributes(html):
     """Return each attribute of each element, as the browser reads it."""
-    return re.findall(r'<[a-z][^>]*?\s([a-z-]+)="([^"]*)"', html)
+    elements = Elements()
+    elements.feed(html)
+    return [attribute for _, found in elements.found for attribute in found.items()]
 
 
 @pytest.mark.parametrize("address", LINKS)
@@ -25,6 +28,14 @@ def test_a_link_leads_to_the_web_or_to_mail(address):
             value.startswith(("http://", "https://", "mailto:")) for name, value in attributes(html) if name == "href"
         )
         assert not re.search(r"<(img|script|iframe|object|svg)", html)
+        assert not [name for name, _ in attributes(html) if name.startswith("on")]
+
+
+def test_a_link_that_leads_to_the_web_does_nothing_else():
+    """It has no attribute that a browser runs."""
+    found = attributes(str(rendered("[x](https://x.example)")))
+    assert ("href", "https://x.example") in found
+    assert not [name for name, _ in found if name.startswith("on")]
 
 
 @pytest.mark.parametrize(

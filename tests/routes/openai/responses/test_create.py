@@ -279,9 +279,10 @@ def test_log_probabilities_come_if_they_are_included(respond, avibe):
     avibe.logprobs = [TokenLogprob(1, "An", -0.5, ((1, "An", -0.5), (2, "A", -1.5)))]
     part = respond(include=["message.output_text.logprobs"], top_logprobs=2).output[0].content[0]
     assert [(token.token, token.logprob, len(token.top_logprobs)) for token in part.logprobs] == [("An", -0.5, 2)]
-    respond(top_logprobs=3)
-    respond(top_logprobs=0)
-    assert [request.sampling.logprobs for request in avibe.submitted] == [2, 3, None]
+    respond(include=["message.output_text.logprobs"])
+    assert respond(top_logprobs=3).top_logprobs == 3
+    assert respond(top_logprobs=0).top_logprobs == 0
+    assert [request.sampling.logprobs for request in avibe.submitted] == [2, 0, 3, None]
 
 
 def test_an_empty_answer_is_an_empty_message(respond, avibe):

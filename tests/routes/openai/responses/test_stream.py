@@ -21,7 +21,11 @@ EVENT = TypeAdapter(ResponseStreamEvent)
 
 def events(client, **fields):
     """Return the events of a stream, each checked to be named by its type, numbered, and one of OpenAI's."""
-    response = client.post(PATH, json={"model": "avibe", "input": "Hello", "stream": True} | fields)
+    return parsed(client.post(PATH, json={"model": "avibe", "input": "Hello", "stream": True} | fields))
+
+
+def parsed(response):
+    """Return the events of a response as `events` does."""
     assert (response.status_code, response.mimetype) == (200, "text/event-stream")
     found = []
     for block in response.text.split("\n\n")[:-1]:
@@ -113,10 +117,19 @@ def test_an_answer_at_its_limit_ends_incomplete(client, avibe):
 
 def test_log_probabilities_come_with_their_text(client, avibe):
     """In the delta and in what is done; otherwise the lists are empty."""
-    avibe.logprobs = [TokenLogprob(1, "An answer.", -0.5, ((1, "An answer.", -0.5),))]
-    found = events(client, include=["message.output_text.logprobs"])
-    assert [token["token"] for token in found[5]["logprobs"]] in ([], ["An answer."])
-    assert events(client)[5]["logprobs"] == []
+    one = TokenLogprob(1, "An answer", -0.5, ((1, "An answer", -0.5),))
+    avibe.hold, avibe.text = True, "."
+    for include, tokens in ((["message.output_text.logprobs"], ["An answer"]), ([], [])):
+        fields = {"model": "avibe", "input": "Hello", "stream": True, "include": include}
+        response = client.post(PATH, json=fields, buffered=False)
+        asked = avibe.submitted[-1]
+        logprobs = (one,) if asked.sampling.logprobs is not None else ()
+        avibe.push(asked.request_id, "An answer", token_ids=(1,), logprobs=logprobs)
+        avibe.finish(asked.request_id)
+        delta, last, done, part = parsed(response)[4:8]
+        assert (delta["delta"], last["delta"], done["text"]) == ("An answer", ".", "An answer.")
+        shown = [[token["token"] for token in one["logprobs"]] for one in (delta, last, done, part["part"])]
+        assert shown == [tokens, [], tokens, tokens]
 
 
 def test_a_failure_in_the_middle_ends_the_stream(client, avibe):
