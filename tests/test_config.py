@@ -171,6 +171,10 @@ def test_all_mistakes_are_reported_at_once():
         ("LOG_LEVEL", "TRACE"),
         ("LOG_FORMAT", "xml"),
         ("VIBE_TOKENIZER_DIR", "demo"),
+        ("AUTH", "keyz"),
+        ("AUTH", "keys,open"),
+        ("AUTH", "open,jwt"),
+        ("AUTH", "keys,"),
     ],
 )
 def test_wrong_value_is_refused_by_name(name, value):

@@ -10,11 +10,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app_production import create_app
+from edge.services import services
 from engine.errors import Overloaded
-from engine.types import Progress, Status
+from engine.types import Progress, ServerReport, Status
+from models import ModelSet
 from telemetry.metrics.machine import GIB, GpuFigures
+from telemetry.metrics.prometheus import MAX_KEYS, OTHER_KEYS
 from telemetry.version import VERSION
-from tests.fakes import FakeMachine
+from tests.fakes import FakeMachine, ScriptedBackend
 
 READY, TEXT = "/api/health/ready", "/api/v1/text/generate"
 H200 = GpuFigures("NVIDIA H200", int(12.5 * GIB), 14 * GIB, 141 * GIB, busy=0.37)
@@ -105,6 +108,30 @@ def test_a_full_queue_is_ready(client, avibe):
     assert client.get(READY).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("status", "seconds"),
+    [(Status.LOADING, "5"), (Status.DRAINING, "5"), (Status.STALLED, "10"), (Status.DEAD, "10")],
+)
+def test_a_probe_is_told_when_to_come_back(client, avibe, status, seconds):
+    """Later where the model does not become ready by itself."""
+    avibe.become(status)
+    assert client.get(READY).headers["Retry-After"] == seconds
+
+
+def test_a_further_version_that_is_lost_ends_nothing(settings, machine):
+    """The service is ready and alive without it, and its reason is not that of the service."""
+    models = ModelSet({name: ScriptedBackend(name) for name in ("avibe@v2", "avibe", "avision")})
+    models.get("avibe@v2").become(Status.DEAD, reason="The version is lost.", restart_needed=True)
+    client = create_app(settings, models, machine).test_client()
+    assert client.get(READY).status_code == 200
+    assert client.get("/api/health/live").status_code == 200
+    assert client.get("/health/detailed").json["checks"]["models"]["state"] == "ok"
+    models.get("avibe").become(Status.DEAD, reason="The model is lost.", restart_needed=True)
+    for path in (READY, "/api/health/live"):
+        response = client.get(path)
+        assert (response.status_code, response.json["reason"]) == (503, "The model is lost.")
+
+
 @pytest.mark.parametrize("reason", ["", "CUDA failed."])
 def test_live_fails_only_where_a_restart_is_the_cure(client, avision, reason):
     """503 makes the supervisor restart the process."""
@@ -173,6 +200,26 @@ def test_servers_elsewhere_are_told(settings, models, states, state):
     servers = SimpleNamespace(reports=lambda: [SimpleNamespace(state=one) for one in states], use_key=print)
     models.upstreams["avibe"] = servers
     assert detailed(settings, models)[2]["upstreams"] == state
+
+
+@pytest.mark.parametrize(
+    ("states", "status"),
+    [
+        ({}, "healthy"),
+        ({"avibe": ["closed"], "avision": ["closed"]}, "healthy"),
+        ({"avibe": ["closed"], "avision": ["half-open"]}, "degraded"),
+        ({"avibe": ["closed", "open"], "avision": ["closed"]}, "degraded"),
+        ({"avibe": ["closed"], "avision": ["open", "open"]}, "unhealthy"),
+    ],
+)
+def test_the_word_for_servers_elsewhere_is_that_of_the_worst_model(client, models, states, status):
+    """Unhealthy where one model has no server that takes requests; healthy where there are none at all."""
+    for name, own in states.items():
+        reports = [ServerReport(f"http://{name}/v1", state, 0, 0, {}, None, None, None, 0) for state in own]
+        upstream = SimpleNamespace(kind=name, role="only")
+        models.upstreams[name] = SimpleNamespace(upstream=upstream, reports=lambda reports=reports: reports)
+    told = client.get("/api/health/upstreams").json
+    assert (told["status"], told["upstreams"].keys()) == (status, states.keys())
 
 
 def test_detailed_health_is_for_the_operator(client):
@@ -344,6 +391,16 @@ def test_an_answer_of_no_or_one_token_has_no_gaps(client, avibe):
     samples = scraped(client)
     assert ("avito_ai_inter_token_latency_seconds_count", ("model", "avibe")) not in samples
     assert samples["avito_ai_time_to_first_token_seconds_count", ("model", "avibe")] == 1
+
+
+def test_the_names_of_keys_are_bounded(client):
+    """Each has a series, and those beyond the limit have one together."""
+    series = "avito_ai_key_requests_total"
+    count = services(client.application).metrics.prometheus.by_key
+    for number in range(MAX_KEYS + 2):
+        count(f"key {number}", 200)
+    found = {labels[0][1]: value for (name, *labels), value in scraped(client).items() if name == series}
+    assert found == {f"key {number}": 1.0 for number in range(MAX_KEYS)} | {OTHER_KEYS: 2.0}
 
 
 def test_only_counters_are_called_totals(client):

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from edge.authentication import TRIES_PER_MINUTE
-from edge.gate import GATED
+from edge.gate import GATED, NAMING_BYTES
 from edge.ready_made import IDS_AT_ONCE, TEMPLATES, SparseLines
 from edge.request_head import read_head
 from edge.services import services
@@ -229,6 +229,16 @@ def test_a_request_of_v1_is_refused_by_the_model_that_it_names(gate, avibe):
     for number, (body, status) in enumerate(cases):
         refusal = judged(gate, CHAT, body, peer=f"1.1.1.{number}")
         assert (refusal and parsed(refusal)[0]) == status, body
+
+
+@pytest.mark.parametrize("seconds", [(3, 9), (9, 3)])
+def test_a_client_is_told_to_come_when_the_first_model_has_room(gate, avibe, avision, seconds):
+    """Where the body is too long to look for a name in it, so that any model may be meant."""
+    for model, wait in zip((avibe, avision), seconds, strict=True):
+        model.refusal = Overloaded("The service is busy.", wait)
+    refusal = judge(gate, head_of(CHAT, b"", {"Content-Length": NAMING_BYTES + 1}), "1.1.1.1").refusal
+    status, headers, _ = parsed(refusal)
+    assert (status, headers["retry-after"]) == (503, "3")
 
 
 @pytest.mark.parametrize("query", ["?beta=true", "?", "?a=1&b=-_."])

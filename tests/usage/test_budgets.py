@@ -160,6 +160,17 @@ def test_what_requests_in_flight_may_use_is_held_back(shop):
     assert (standing.used, standing.held, standing.remaining) == (30, 0, 70)
 
 
+def test_what_all_requests_in_flight_may_use_is_held_back_from_the_service():
+    """Another account waits for them as well, though it has used nothing and has no limit of its own."""
+    shop = Shop(tokens_per_day=100)
+    first = admit(shop, holder("key:a"), 60, 40)
+    with pytest.raises(HeldBack) as refused:
+        admit(shop, holder("key:b"), 1, 1)
+    assert refused.value.limit == "service_tokens_per_day"
+    first.release()
+    admit(shop, holder("key:b"), 1, 1).release()
+
+
 def test_an_admission_waits_for_the_size_of_prompts_that_are_tokenized(shop):
     """Requests that come together do not refuse each other for the contexts that none of them takes."""
     account = holder(tokens_per_day=1000)

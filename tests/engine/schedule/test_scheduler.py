@@ -199,6 +199,16 @@ def test_running_sequences_are_looked_at_when_one_of_them_may_have_to_end():
     assert floor.scheduler.ended(99.0, aborted=False) == []
 
 
+def test_each_deadline_is_noticed_whichever_passed_before():
+    """After one has passed, the next is the earliest of those that still run."""
+    floor = Floor()
+    running = {seconds: floor.come(timeout=seconds) for seconds in (5.0, 9.0, 30.0)}
+    floor.step()
+    for seconds, submitted in running.items():
+        assert [ended for ended, _ in floor.scheduler.ended(seconds, aborted=False)] == [submitted]
+        floor.scheduler.finish(submitted)
+
+
 def test_a_client_alone_keeps_all_slots_until_another_comes():
     """Then it gives them back one by one, youngest first, until both are as equal as possible."""
     floor = Floor(slots=4)

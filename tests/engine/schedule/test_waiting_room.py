@@ -393,6 +393,14 @@ def test_a_request_waits_no_longer_than_it_said():
     assert "finish in time" in error.message
 
 
+def test_each_wait_ends_on_time_whichever_ended_before():
+    """After one has ended, the next limit is the earliest of those that are left."""
+    room = WaitingRoom(9, 1000)
+    waiting = {seconds: come(room, "a", wait=seconds) for seconds in (5.0, 20.0, 50.0)}
+    for seconds, submitted in waiting.items():
+        assert [ended for ended, _ in room.sweep(seconds)] == [submitted]
+
+
 def test_the_rate_is_that_of_a_busy_engine():
     """An hour without requests does not make a client wait a minute."""
     clock = Clock()
@@ -502,7 +510,7 @@ def test_check_names_a_request_in_flight_without_an_owner():
 
 @pytest.mark.parametrize("round_", range(5))
 def test_many_threads_and_an_engine_conserve_capacity(round_):
-    """Admissions race with starts, ends, refusals and sweeps; in the end the room is empty."""
+    """Admissions race with starts, ends, refusals and sweeps; all come to their end, and the room is empty."""
     room = WaitingRoom(8, 10_000)
     done = threading.Event()
 
@@ -527,13 +535,14 @@ def test_many_threads_and_an_engine_conserve_capacity(round_):
             if (submitted := start(room)) is not None:
                 room.release(submitted.request.client)
 
-    clients = [threading.Thread(target=client, args=(name,)) for name in "abcd"]
-    worker = threading.Thread(target=engine)
+    clients = [threading.Thread(target=client, args=(name,), daemon=True) for name in "abcd"]
+    worker = threading.Thread(target=engine, daemon=True)
     for thread in (*clients, worker):
         thread.start()
     for thread in clients:
         thread.join(PATIENCE)
     done.set()
     worker.join(PATIENCE)
+    assert not any(thread.is_alive() for thread in (*clients, worker))
     assert room.num_in_flight() == 0
     assert room.check([]) is None

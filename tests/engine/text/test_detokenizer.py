@@ -125,6 +125,12 @@ def test_no_part_of_a_stop_string_is_shown_early():
     assert [detokenizer.add(token_id) for token_id in bytewise(PLAIN, "aENb")] == ["a", "", "", "ENb"]
 
 
+def test_what_only_begins_like_a_stop_string_is_shown_at_once():
+    """Its first letter holds nothing back once another than the second has followed."""
+    detokenizer = Detokenizer(TokenTable([b"xa", b"z", b"ax"], cleans=False), ("abc",))
+    assert [detokenizer.add(token_id) for token_id in (0, 1, 2)] == ["x", "az", "ax"]
+
+
 def test_the_start_of_a_stop_string_at_the_end_is_shown():
     """Held text that is not completed to a stop string belongs to the answer."""
     pieces, detokenizer = run(PLAIN_TABLE, bytewise(PLAIN, "aEN"), ("END",))
