@@ -70,6 +70,7 @@ class ScriptedBackend:
         self.finish_reason = "stop"
         self.ended_by: str | None = None  # the stop string
         self.output_tokens = 5
+        self.cached_tokens = 0  # of the 7 of every prompt
         self.timings = Timings(queued=0.25, first_token=0.5, total=1.25)
         self.hold = False
         self.failure: ServiceError | None = None
@@ -209,6 +210,7 @@ class ScriptedBackend:
             self.output_tokens,
             self.timings,
             tuple(self.logprobs),
+            cached_tokens=self.cached_tokens,
             stop=self.ended_by,
             token_ids=self.token_ids,
             echo=self.echo,

@@ -95,6 +95,11 @@ def test_claims_that_do_not_hold_are_refused(everything, changes):
         everything.account_of(token(**changes))
 
 
+def test_a_token_may_be_made_later_than_now(everything):
+    """The issuer's clock may be ahead; `nbf` says from when a token counts, and `iat` says nothing of it."""
+    assert everything.account_of(token(iat=NOW + 600)).name == "Anna"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -151,6 +156,7 @@ FORGED = {
     "another curve's key": token("ES256", OTHER_EC, {"kid": "e1"}),
     "a key of the other kind": token("ES256", headers={"kid": "r1"}),
     "a critical extension": token(headers={"crit": ["b64"], "b64": True}),
+    "an extension that is not called critical": by_hand({"alg": "HS256", "b64": True}, GOOD, SECRET.encode()),
     "claims that are a list": by_hand({"alg": "HS256"}, [GOOD], SECRET.encode()),
     "claims that are no JSON": by_hand({"alg": "HS256"}, b"{", SECRET.encode()),
     "deep claims": by_hand({"alg": "HS256"}, b"[" * 3000, SECRET.encode()),
@@ -253,6 +259,23 @@ def replace(file, text):
     another = file.with_suffix(".new")
     another.write_text(text)
     os.replace(another, file)
+
+
+def test_a_token_that_is_verified_while_the_keys_change_is_not_remembered():
+    """It was good for the keys of before, and is verified again with those that are in force."""
+
+    class Overtaken(TokenVerifier):
+        """Gets another key while it verifies its first token."""
+
+        def _account(self, claims):
+            self.use_secret(SECRET[::-1])
+            return super()._account(claims)
+
+    known, made = Overtaken(load_settings({"AUTH": "jwt", "JWT_SECRET_KEY": SECRET}, None)), token()
+    known.load()
+    assert known.account_of(made).name == "Anna"
+    with pytest.raises(TokenRefused):
+        known.account_of(made)
 
 
 def test_keys_for_other_purposes_are_passed_over(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from edge.body_budget import BodyBudget
 from edge.gate import Verdict
+from serving import intake
 from serving.connection import ClientSocket, Connection
 from serving.framing import RequestBrokenOff, RequestTooSlow, Stage
 from serving.intake import CONTINUE, DISCARD_SECONDS, LATE_AT_ONCE, MIN_BYTES_PER_SECOND, Intake
@@ -390,6 +391,20 @@ def test_what_is_discarded_is_bounded(room):
     room.clock.advance(DISCARD_SECONDS)
     room.intake.sweep()
     assert (len(room.intake), len(room.closed)) == (0, 1)
+
+
+def test_the_bytes_that_are_discarded_are_bounded(room, monkeypatch):
+    """A client that sends without end is left before its time is over."""
+    monkeypatch.setattr(intake, "DISCARD_BYTES", 1000)
+    room = room()
+    conn, client = room.connect()
+    client.sendall(SMALL)
+    room.pump()
+    room.intake.discard(conn)
+    for size, waiting in ((999, 1), (1, 0)):
+        client.sendall(bytes(size))
+        room.pump()
+        assert (len(room.intake), len(room.closed)) == (waiting, 1 - waiting)
 
 
 def test_an_address_has_a_bounded_number_of_waiting_connections(room):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,15 +13,17 @@ from hypothesis import strategies as st
 from engine.errors import ServiceError, UpstreamFailed
 from engine.types import AnswerRules, ChatPrompt, TextPrompt
 from tests.upstream.conftest import asking
-from upstream.answer import AnswerReader
+from upstream.answer import MOST_BYTES, MOST_BYTES_A_TOKEN, AnswerReader
 from upstream.event_stream import MAX_EVENT, MAX_OTHER, EventReader, EventTooLong
 
 RULES = AnswerRules(arguments={"look": {}, "stop": {}})
+MAX_TOKENS = 50
+HALF_OF_ALL = (MOST_BYTES + MOST_BYTES_A_TOKEN * MAX_TOKENS) // 2  # of the characters of an answer
 THINKING = ChatPrompt(({"role": "user", "content": "x"},), thinking=True)
 
 
 def reader(**values: Any) -> AnswerReader:
-    return AnswerReader(asking(**values), 5, 50)
+    return AnswerReader(asking(**values), 5, MAX_TOKENS)
 
 
 def chunk(delta: Any = None, **choice: Any) -> bytes:
@@ -218,6 +221,15 @@ def test_nothing_is_kept_without_bound_though_no_text_is_shown(delta: dict[str, 
     one = reader(rules=RULES)
     with pytest.raises(UpstreamFailed):
         list(map(one.read, [chunk(delta)] * 1000))
+
+
+@pytest.mark.parametrize(("shown", "given_up"), [(HALF_OF_ALL, False), (HALF_OF_ALL + 1, True)])
+def test_what_is_shown_and_what_is_hidden_count_together(shown: int, given_up: bool) -> None:
+    """Hidden reasoning takes of the room that there is for the text."""
+    one = reader()
+    one.read(chunk({"reasoning_content": "x" * HALF_OF_ALL}))
+    with pytest.raises(UpstreamFailed) if given_up else nullcontext():
+        one.read(chunk({"content": "x" * shown}))
 
 
 @pytest.mark.parametrize(("said", "score"), [("-Infinity", -9999.0), ("-1e999", -9999.0), ("-0.5", -0.5)])

@@ -27,7 +27,7 @@ from engine.errors import (
     ValidationError,
 )
 from engine.types import GenerationRequest, Status
-from tests.fake_upstream import FakeUpstream
+from tests.fake_upstream import FakeUpstream, event
 from tests.fakes import Clock, ScriptedBackend
 from tests.upstream.conftest import Open, asking
 from tests.upstream.test_backend import SAID
@@ -103,6 +103,8 @@ def test_a_clients_mistake_is_not_repeated(server: FakeUpstream, opened: Open, f
     assert type(error) is kind
     assert "secret" not in error.message
     assert (len(server.heard), state_of(backend)) == (1, "closed")
+    (report,) = backend.reports()
+    assert (report.failures, report.last_failure) == ({}, None)
 
 
 @pytest.mark.parametrize("withheld", [{"finish": "content_filter"}, {"deltas": [{"refusal": "No."}]}])
@@ -231,6 +233,23 @@ def test_failures_in_a_row_open_the_breaker(server: FakeUpstream, opened: Open) 
     assert backend.state().status is Status.READY
     assert backend.submit(asking()).result().text == SAID
     assert state_of(backend) == "closed"
+
+
+def test_a_trial_closes_the_breaker_with_the_first_part_of_its_answer(server: FakeUpstream, opened: Open) -> None:
+    """Others need not wait for its end, which may be minutes away."""
+    clock = Clock()
+    backend = opened(clock=clock, retries=0, breaker_failures=1, breaker_seconds=60)
+    server.script.faults = ["500"]
+    failure_of(backend.submit(asking()))
+    clock.advance(60)
+    until(lambda: state_of(backend) == "half-open")
+    server.script.raw, server.script.ending = [event({"choices": [{"delta": {"content": "The"}}]})], "open"
+    trial = backend.submit(asking())
+    assert next(iter(trial.pieces())).text == "The"
+    assert state_of(backend) == "closed"
+    server.script.raw = None
+    assert backend.submit(asking()).result().text == SAID
+    trial.abort()
 
 
 @pytest.mark.parametrize("fault", ["500", "reset", "nonsense", "half", "stall"])

@@ -16,6 +16,7 @@ MESSAGES = "/v1/messages"
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {"name": "look", "input_schema": {"type": "object"}}
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "the sea"}}\n</tool_call>'
+ONE_CALL = "disable_parallel_tool_use"
 THINKING = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
 USAGE = {
     "input_tokens": 7,
@@ -161,6 +162,23 @@ def test_an_answer_is_blocks(client, avibe, text, content, reason):
     answer = without_ids(whole(client, **fields))
     assert (answer["content"], answer["stop_reason"]) == (content, reason)
     assert without_ids(put_together(stream(client, **fields))) == answer
+
+
+@pytest.mark.parametrize(("said", "calls"), [({}, 2), ({ONE_CALL: False}, 2), ({ONE_CALL: True}, 1)])
+def test_calls_beside_each_other_can_be_turned_off(client, avibe, said, calls):
+    """A free choice allows them, unless it says otherwise."""
+    avibe.text = f"{CALL}\n{CALL}"
+    fields = {"tools": [TOOL], "tool_choice": {"type": "auto"} | said}
+    for answer in (whole(client, **fields), put_together(stream(client, **fields))):
+        assert [block["type"] for block in answer["content"]] == ["tool_use"] * calls
+
+
+def test_tokens_of_the_prefix_cache_are_counted_apart(client, avibe):
+    """What was read and what was found, whole and streamed."""
+    avibe.cached_tokens = 3
+    for answer in (whole(client), put_together(stream(client))):
+        usage = answer["usage"]
+        assert (usage["input_tokens"], usage["cache_read_input_tokens"]) == (4, 3)
 
 
 def test_a_call_that_stopped_being_json_is_not_to_be_made(client, avibe):
