@@ -169,32 +169,36 @@ ENDLESS = {
 @pytest.mark.parametrize(
     "schema",
     [
-        ENDLESS,
-        {"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}, "minItems": 1}}},
-        {"type": "string", "pattern": "^a{900001}$"},
-        {"type": "string", "pattern": "^(a?){500}a{500}$"},
         {"type": "string", "pattern": "^((a{0,100}){0,100}b){0,100}$"},
         {"type": "object", "properties": {"a": {"type": "string", "pattern": "^((a{1,100}){1,100}){1,100}$"}}},
         {"type": "object", "properties": {f"k{i}": {"type": "string", "pattern": f"^a{{{i}}}b*$"} for i in range(600)}},
         {"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(900)}},
         {"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(1900)}},
     ],
-    ids=["endless", "endless-list", "counted", "optional", "nested-counts", "nested", "patterns", "900", "1900"],
+    ids=["nested-counts", "nested", "patterns", "900", "1900"],
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_what_compiles_can_be_followed_or_fails_alone(grammars, schema, seed):
-    """A schema that exceeds its limits in an answer is the client's mistake, mostly before the answer begins."""
+def test_what_compiles_can_be_followed(grammars, schema, seed):
+    """To the end of an answer, or as far as is tried; there is always a token that may come next."""
     rng, token = random.Random(seed), -1
-    with contextlib.suppress(ValidationError):
-        mask = grammars.mask(json_grammar(json.dumps(schema)))
-        for _ in range(200):
-            if token == END:
-                break
-            token = rng.choice(allowed(mask))
-            mask.accept(token)
+    mask = grammars.mask(json_grammar(json.dumps(schema)))
+    for _ in range(200):
+        if token == END:
+            break
+        token = rng.choice(allowed(mask))
+        mask.accept(token)
 
 
-@pytest.mark.parametrize("schema", [ENDLESS, {"type": "string", "pattern": "^a{900001}$"}], ids=["endless", "counted"])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        ENDLESS,
+        {"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}, "minItems": 1}}},
+        {"type": "string", "pattern": "^a{900001}$"},
+        {"type": "string", "pattern": "^(a?){500}a{500}$"},
+    ],
+    ids=["endless", "endless-list", "counted", "optional"],
+)
 def test_a_schema_that_fails_at_once_is_rejected_before_the_answer(grammars, schema):
     """It is tried with the start of a few answers."""
     with pytest.raises(ValidationError, match="^is too complex$"):
