@@ -27,7 +27,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 import health
 import middleware
 from checks.backup import read_status
-from config import Settings, allowable_names, live_settings, settings_or_exit
+from config import LiveSettings, Settings, allowable_names, live_settings, settings_or_exit
 from database.connect import Database
 from edge.authentication import Authenticator
 from edge.body_budget import BodyBudget
@@ -94,12 +94,18 @@ def create_app(
     machine: Machine | None = None,
     tracing: Tracing | None = None,
 ) -> Flask:
-    """Return the application; its models are not loaded yet. Raises StartError and RouteTableError."""
+    """Return the application; its models are not loaded yet. Raises StartError and RouteTableError.
+
+    Secrets in files are read again: a process that Gunicorn makes anew is given the settings of its master's start.
+    """
+    live = live_settings(settings)
+    live.refresh()
+    settings = live.current
     app = Flask(__name__, static_folder=None)
     app.json = PlainJson(app)
     app.url_map.merge_slashes = False  # its redirects are absolute, with the Host that the client chose
     app.url_map.strict_slashes = False  # one at the end changes nothing, and needs no redirect, which loses a body
-    app.extensions[KEY] = wired = _services(app, settings, models, machine, tracing)
+    app.extensions[KEY] = wired = _services(app, live, models, machine, tracing)
     _watch(wired)
     middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))
     served = (health.health, health.metrics, api.api, feedback.feedback, usage_api)
@@ -115,9 +121,10 @@ def create_app(
 
 
 def _services(
-    app: Flask, settings: Settings, models: ModelSet | None, machine: Machine | None, tracing: Tracing | None
+    app: Flask, live: LiveSettings, models: ModelSet | None, machine: Machine | None, tracing: Tracing | None
 ) -> RouteServices:
     """Make the parts that requests share, with what each needs of the others. Raises StartError."""
+    settings = live.current
     data, server = settings.data, settings.server
     database = Database(data.database_url)
     shared, registry = _shared_windows(settings), KeyRegistry(database, models=allowable_names(settings.model))
@@ -144,7 +151,7 @@ def _services(
     )
     api_description = cache(partial(describe, app))
     return RouteServices(
-        live_settings=live_settings(settings),
+        live_settings=live,
         models=models,
         database=database,
         rated_answers=RatedAnswers(),

@@ -14,19 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from settings.groups import Settings
+from settings.kinds import Table
 from settings.table import Setting
 from settings.upstreams import parse_key
 
 log = logging.getLogger("avito_ai.settings")
 
 Use = Callable[[object], None]
+# The settings that hold the key of a server elsewhere, by the model whose server that is.
+KEY_SETTINGS = {"VIBE_UPSTREAM_KEY": "avibe", "VISION_UPSTREAM_KEY": "avision"}
 
 
 @dataclass(slots=True)
 class _File:
     """A file that holds a secret.
 
-    label: what the log calls it; parse: raises ValueError for an unusable text; value: the secret that is in force.
+    label: what the log calls it; parse: raises ValueError for an unusable text; value: the secret that is in force;
+    seen: the state of the file when it was read, None before that.
     """
 
     label: str
@@ -34,14 +38,15 @@ class _File:
     parse: Callable[[str], object]
     use: Callable[[Any], None]
     value: object
-    seen: tuple[int, ...] | None
+    seen: tuple[int, ...] | None = None
     failing: bool = False
 
 
 class LiveSettings:
     """The settings now. `refresh` is called by one thread; whoever reads `current` has all of one moment.
 
-    declared: all settings by name; those of them that stand in files are watched.
+    declared: all settings by name; those of them that stand in files are watched. The first refresh reads every file:
+    the settings may be those of a process that began long ago, and has forked this one.
     """
 
     def __init__(self, settings: Settings, declared: Mapping[str, Setting]) -> None:
@@ -54,8 +59,8 @@ class LiveSettings:
             self._watch(f"{name}_FILE", path, setting.kind.parse, partial(self._renew, setting), value)
         for name, one in settings.model.upstreams.items():
             if one.key_file is not None:
-                tell = partial(self._tell, f"key_file of {name}")
-                self._watch(f"UPSTREAMS_FILE: key_file of {name!r}", one.key_file, parse_key, tell, one.key)
+                renew = partial(self._renew_key_in_file, name)
+                self._watch(f"UPSTREAMS_FILE: key_file of {name!r}", one.key_file, parse_key, renew, one.key)
 
     @property
     def watches(self) -> bool:
@@ -72,7 +77,7 @@ class LiveSettings:
     def _watch(
         self, label: str, path: Path, parse: Callable[[str], object], use: Callable[[Any], None], value: object
     ) -> None:
-        self._files.append(_File(label, path, parse, use, value, _signature(path)))
+        self._files.append(_File(label, path, parse, use, value))
 
     def refresh(self) -> None:
         """Read again what has changed."""
@@ -95,10 +100,22 @@ class LiveSettings:
             file.use(value)
             log.info("%s has changed: its secret is in force.", file.label)
 
-    def _renew(self, setting: Setting, value: object) -> None:
+    def _renew(self, setting: Setting, value: Any) -> None:
         group = getattr(self.current, setting.group)
         self.current = replace(self.current, **{setting.group: replace(group, **{setting.name.lower(): value})})
+        if (model := KEY_SETTINGS.get(setting.name)) is not None:
+            self._renew_key(model, value)
         self._tell(setting.name, value)
+
+    def _renew_key_in_file(self, model: str, key: str) -> None:
+        self._renew_key(model, key)
+        self._tell(f"key_file of {model}", key)
+
+    def _renew_key(self, model: str, key: Any) -> None:
+        group = self.current.model
+        if (upstream := group.upstreams.get(model)) is not None:
+            renewed = Table({**group.upstreams, model: replace(upstream, key=key)})
+            self.current = replace(self.current, model=replace(group, upstreams=renewed))
 
     def _tell(self, name: str, value: object) -> None:
         for use in self._uses.get(name, ()):

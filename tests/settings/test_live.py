@@ -109,6 +109,40 @@ def test_another_admin_key_counts_from_then_on(file: Path, state_dir: Path) -> N
     assert route_services(app).conversations.signed("text", []).rpartition(".")[2] != signed.rpartition(".")[2]
 
 
+def test_a_process_made_anew_has_the_secrets_of_now(file: Path, state_dir: Path) -> None:
+    """Its settings are those of its master's start, which a renewed secret is not among; the former one is refused."""
+    settings = load_settings({"ADMIN_KEY_FILE": str(file), "STATE_DIR": str(state_dir)}, None)
+    written(file, SECOND)
+    client = create_app(settings, scripted_models(), FakeMachine()).test_client()
+    asked = {"environ_base": {"REMOTE_ADDR": "203.0.113.9"}}
+    for key, status in ((FIRST, 401), (SECOND, 200)):
+        assert client.get("/api/admin/audit", headers={"Authorization": f"Bearer {key}"}, **asked).status_code == status
+
+
+def test_a_process_made_anew_opens_the_database_of_now(tmp_path: Path) -> None:
+    """It starts where the password of its master's start is no longer good."""
+    file = tmp_path / "url"
+    written(file, "sqlite:////proc/none/at/all.db")
+    settings = load_settings({"AUTH": "keys", "DATABASE_URL_FILE": str(file)}, None)
+    written(file, f"sqlite:///{tmp_path}/a.db")
+    assert len(services(create_app(settings, scripted_models(), FakeMachine())).key_store or "") == 0
+
+
+@pytest.mark.parametrize("place", ["setting", "file"])
+def test_a_process_made_anew_asks_servers_elsewhere_with_the_key_of_now(tmp_path: Path, place: str) -> None:
+    """Wherever the key stands."""
+    file, servers = tmp_path / "key", tmp_path / "servers.toml"
+    written(file, "first-key")
+    entry = '[[upstream]]\nname = "vibe"\nurls = "http://127.0.0.1:1/v1"\nmodel = "m"\n'
+    servers.write_text(entry + (f'key_file = "{file}"\n' if place == "file" else ""))
+    environ = {"UPSTREAMS_FILE": str(servers), "VIBE_UPSTREAM": "vibe"}
+    watched = live(**environ, **({"VIBE_UPSTREAM_KEY_FILE": str(file)} if place == "setting" else {}))
+    assert watched.current.model.upstreams["avibe"].key == "first-key"
+    written(file, "second-key")
+    watched.refresh()
+    assert watched.current.model.upstreams["avibe"].key == "second-key"
+
+
 def test_another_secret_verifies_other_tokens(file: Path) -> None:
     """Tokens of the former one count no longer."""
     from tests.keys.issuer import token
