@@ -13,7 +13,10 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import URL, Engine, create_engine, event, make_url, text
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 BUSY_SECONDS = 10.0
@@ -106,10 +109,17 @@ def migrate(engine: Engine) -> None:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": MIGRATION_LOCK})
             elif engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-            settings.attributes["connection"] = connection
-            command.upgrade(settings, "head")
-    except SQLAlchemyError as error:
+            if not _is_newer(connection, settings):
+                settings.attributes["connection"] = connection
+                command.upgrade(settings, "head")
+    except (SQLAlchemyError, CommandError) as error:
         raise DatabaseError(f"The database cannot be used: {failure_of(error)}.") from error
+
+
+def _is_newer(connection: Connection, settings: Config) -> bool:
+    """Return whether the database has a version that this release does not know."""
+    known = {script.revision for script in ScriptDirectory.from_config(settings).walk_revisions()}
+    return not known.issuperset(MigrationContext.configure(connection).get_current_heads())
 
 
 class Database:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.util import CommandError
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import OperationalError
 
@@ -42,6 +43,28 @@ def test_migrating_again_changes_nothing(engine):
     migrate(engine)
     with engine.connect() as connection:
         assert connection.execute(text("SELECT value FROM revisions")).scalar_one() == 7
+
+
+def test_a_database_of_a_newer_release_is_used_as_it_is(engine):
+    """A release that is rolled back works with the tables of the one after it, and leaves their version."""
+    migrate(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'of-a-newer-release'"))
+        connection.execute(text("ALTER TABLE revisions ADD COLUMN more TEXT"))
+    migrate(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "of-a-newer-release"
+
+
+def test_what_migrating_itself_refuses_is_told(engine, monkeypatch):
+    """An error of Alembic's own is the same typed error."""
+
+    def refuse(*_):
+        raise CommandError("no such revision")
+
+    monkeypatch.setattr(database.connect.command, "upgrade", refuse)
+    with pytest.raises(DatabaseError, match="CommandError"):
+        migrate(engine)
 
 
 def test_copies_that_start_together_migrate_once(tmp_path):
