@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 BUSY_SECONDS = 10.0
 CONNECT_SECONDS = 5
+MIGRATION_SECONDS = 600.0  # for one statement of a migration
 # Of PostgreSQL, so that copies that start together migrate one after the other; any number of ours does.
 MIGRATION_LOCK = 0x61766974
 _MIGRATING = threading.Lock()  # guards Alembic's context, of which a process has one
@@ -67,7 +70,7 @@ def open_database(url: str) -> Engine:
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() != "sqlite":
-            return create_engine(
+            engine = create_engine(
                 parsed,
                 pool_pre_ping=True,
                 pool_size=2,
@@ -75,6 +78,11 @@ def open_database(url: str) -> Engine:
                 pool_timeout=BUSY_SECONDS,
                 connect_args={"connect_timeout": CONNECT_SECONDS, **_encoding(parsed)},
             )
+            if parsed.get_backend_name() == "postgresql":
+                from database.postgres import bound  # where it is used alone: it loads libpq
+
+                bound(engine)
+            return engine
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
@@ -109,17 +117,31 @@ def migrate(engine: Engine) -> None:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": MIGRATION_LOCK})
             elif engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-            if not _is_newer(connection, settings):
+            if _is_older(connection, settings):
                 settings.attributes["connection"] = connection
-                command.upgrade(settings, "head")
+                with patient(connection, MIGRATION_SECONDS):
+                    command.upgrade(settings, "head")
     except (SQLAlchemyError, CommandError) as error:
         raise DatabaseError(f"The database cannot be used: {failure_of(error)}.") from error
 
 
-def _is_newer(connection: Connection, settings: Config) -> bool:
-    """Return whether the database has a version that this release does not know."""
-    known = {script.revision for script in ScriptDirectory.from_config(settings).walk_revisions()}
-    return not known.issuperset(MigrationContext.configure(connection).get_current_heads())
+def _is_older(connection: Connection, settings: Config) -> bool:
+    """Return whether the database has none of the newest version, and no version that this release does not know."""
+    scripts = ScriptDirectory.from_config(settings)
+    found = {*MigrationContext.configure(connection).get_current_heads()}
+    return found != {*scripts.get_heads()} and found <= {script.revision for script in scripts.walk_revisions()}
+
+
+@contextmanager
+def patient(connection: Connection, seconds: float) -> Iterator[None]:
+    """Let each statement of a transaction take so many seconds, beyond the bound that PostgreSQL's have."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    from database.postgres import waiting_for
+
+    with waiting_for(connection, seconds):
+        yield
 
 
 class Database:

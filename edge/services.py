@@ -72,11 +72,13 @@ class Services:
         self.rate_limiter.begin()
         self.usage.begin()
         self.spending.begin()
-        refreshed = [one.refresh for one in (self.key_store, self.token_verifier) if one is not None]
+        if self.key_store is not None:
+            begin_refreshing([self.key_store.refresh])
+        files = [] if self.token_verifier is None else [self.token_verifier.refresh]
         if self.live_settings.watches:
-            refreshed.append(self.live_settings.refresh)
-        if refreshed:
-            begin_refreshing(refreshed)
+            files.append(self.live_settings.refresh)
+        if files:  # in a thread that waits for no database
+            begin_refreshing(files, name="secrets")
 
     def end_serving(self) -> None:
         """End what must not be cut off; once the last request has been answered."""

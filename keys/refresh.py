@@ -1,4 +1,4 @@
-"""The thread that keeps what is known of keys and tokens up to date."""
+"""The threads that keep what is known of keys, tokens and secrets up to date."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ REFRESH_SECONDS = 0.5
 
 
 def begin_refreshing(
-    calls: Sequence[Callable[[], None]], pause: Callable[[float], bool] | None = None
+    calls: Sequence[Callable[[], None]], pause: Callable[[float], bool] | None = None, name: str = "keys"
 ) -> threading.Thread:
     """Call each again and again in a thread; return it. pause: waits so many seconds; if it returns True, it ends."""
-    thread = threading.Thread(target=_run, args=(calls, pause or threading.Event().wait), name="keys", daemon=True)
+    thread = threading.Thread(target=_run, args=(calls, pause or threading.Event().wait), name=name, daemon=True)
     thread.start()
     return thread
 

@@ -7,6 +7,8 @@ never waits for the database. While that is away, the last snapshot counts: one 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,28 +23,33 @@ from keys.secret import digest, id_of, same
 log = logging.getLogger("avito_ai.keys")
 
 FAILURES = (DatabaseError, SQLAlchemyError, OSError, KeyFieldError)
+STALE_SECONDS = 5.0  # that a reading may take before the keys count as stale
 Signature = tuple[int, int, int]
 
 
 class KeyStore:
-    """The known keys by their ids. Look-ups are safe from any thread and never wait."""
+    """The known keys by their ids. Look-ups are safe from any thread and never wait. clock: seconds, monotonic."""
 
-    def __init__(self, registry: KeyRegistry, file: Path | None = None) -> None:
-        self._registry, self._file = registry, file
+    def __init__(
+        self, registry: KeyRegistry, file: Path | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._registry, self._file, self._clock = registry, file, clock
         # Written by one thread at a time, the one that loads and later the one that refreshes.
         self._in_database: dict[str, Key] = {}
         self._in_file: dict[str, Key] = {}
         self._revisions = (0, 0)
         self._signature: Signature | None = None
         self._failing: dict[str, str] = {}
+        self._reading_since: float | None = None  # on the clock, while the thread reads
 
     def __len__(self) -> int:
         return len(self._in_database) + len(self._in_file)
 
     @property
     def failing(self) -> bool:
-        """True while the keys cannot be read, and those of the last snapshot count."""
-        return bool(self._failing)
+        """True while the keys cannot be read, or a reading takes long, and those of the last snapshot count."""
+        since = self._reading_since
+        return bool(self._failing) or (since is not None and self._clock() - since > STALE_SECONDS)
 
     def load(self) -> None:
         """Read all keys. Raises StartError where there are none to begin with."""
@@ -76,11 +83,14 @@ class KeyStore:
 
     def refresh(self) -> None:
         """Read what has changed; a failure leaves the snapshot as it is."""
+        self._reading_since = self._clock()
         try:
             self._read_database()
             self._works("database")
         except FAILURES as error:
             self._failed("database", failure_of(error))
+        finally:
+            self._reading_since = None
         if self._file is not None:
             try:
                 self._read_file(self._file)

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, Table, delete, func, or_, select, upd
 from sqlalchemy.dialects import postgresql, sqlite
 
 from database import audit
+from database.connect import patient
 from database.tables import FIGURES, USAGE_ACCOUNTS, USAGE_DAYS, USAGE_HOURS, USAGE_JOURNALS, USAGE_USERS
 from usage.periods import DAY
 from usage.sums import Figures, Key, Sums
@@ -26,6 +27,7 @@ ADDRESSES_A_DAY = 10_000
 USERS_A_DAY = 1_000  # of each account
 OTHERS = "(others)"
 NAMED = ("key:", "jwt:")
+FORGET_SECONDS = 300.0  # for one statement that deletes
 AT_ONCE = 400  # values or rows in one statement
 
 
@@ -83,7 +85,7 @@ def forget_journal(engine: Engine, journal: str) -> None:
 def forget(engine: Engine, now: float, kept: Retention) -> None:
     """Delete what is older than it is to be kept. now: seconds since the epoch. Raises SQLAlchemyError."""
     oldest, oldest_hour, oldest_act = (int(now) - days * DAY for days in (kept.days, kept.hour_days, kept.audit_days))
-    with engine.begin() as connection:
+    with engine.begin() as connection, patient(connection, FORGET_SECONDS):
         audit.forget(connection, oldest_act)
         connection.execute(delete(USAGE_HOURS).where(USAGE_HOURS.c.period < oldest_hour))
         for table in (USAGE_DAYS, USAGE_USERS):

@@ -10,10 +10,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import func, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from database import audit
-from database.connect import Database, DatabaseError
+from database.connect import Database, DatabaseError, patient
+from database.postgres import ANSWER_SECONDS
 from database.tables import METADATA, USAGE_DAYS, USAGE_USERS
 from keys.account import Account, Limits
 from keys.registry import Actor, KeyRegistry
@@ -79,6 +80,27 @@ def test_the_migrations_make_the_tables_of_the_code(database):
     """What the migrations build and what the code declares is the same here too."""
     with database.engine().connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+
+
+def test_a_server_that_does_not_answer_holds_nobody_up(database):
+    """The statement fails after a bound of the client's own, and the next one has another connection."""
+    with database.engine().connect() as connection:
+        assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == "10s"
+        connection.exec_driver_sql("SET statement_timeout = 0")
+        connection.connection.driver_connection.patience = 0.1
+        with pytest.raises(OperationalError, match="does not answer"):
+            connection.exec_driver_sql("SELECT pg_sleep(3600)")
+    assert counted(database) == 0
+
+
+def test_what_may_take_longer_is_waited_for(database):
+    """Of one transaction; the bounds of the next are as before."""
+    with database.engine().connect() as connection:
+        own = connection.connection.driver_connection
+        with patient(connection, 60):
+            assert (connection.exec_driver_sql("SHOW statement_timeout").scalar(), own.patience) == ("1min", 60)
+        connection.rollback()
+        assert (connection.exec_driver_sql("SHOW statement_timeout").scalar(), own.patience) == ("10s", ANSWER_SECONDS)
 
 
 def test_copies_that_start_together_migrate_once(server, database):

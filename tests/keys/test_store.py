@@ -13,7 +13,7 @@ from keys.key_file import line_of
 from keys.record import Key
 from keys.registry import KeyRegistry
 from keys.secret import digest, new_key
-from keys.store import KeyStore
+from keys.store import STALE_SECONDS, KeyStore
 
 NOW = 1000.0
 LATE = 4_000_000_000
@@ -118,6 +118,24 @@ def test_the_last_snapshot_stays_while_the_database_is_away(registry, counting, 
     store.refresh()
     assert not store.failing
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+def test_a_reading_that_takes_long_is_told(registry, counting):
+    """A database that hangs raises nothing; the snapshot counts as stale for as long as it does."""
+    now, seen = [0.0], []
+    store = KeyStore(counting, clock=lambda: now[0])
+    store.load()
+
+    def revisions():
+        for seconds in (1.0, STALE_SECONDS):
+            now[0] += seconds
+            seen.append(store.failing)
+        return registry.revisions()
+
+    counting.revisions = revisions
+    store.refresh()
+    assert seen == [False, True]
+    assert not store.failing
 
 
 def test_without_a_database_or_a_file_there_is_no_start(tmp_path):
