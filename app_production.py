@@ -135,7 +135,7 @@ def _services(
     responses = ResponseStore(server.stored_responses_mib * MIB)
     usage = Recorder(database.engine, data.state_dir, Retention(data.usage_days, data.usage_hour_days, data.audit_days))
     everywhere = None if shared is None else SharedLimits(shared, settings.engine.request_timeout)
-    spending = spending_of(settings, database.engine, lambda: usage.journal, everywhere)
+    spending = spending_of(settings, database.engine, lambda: usage.journals, everywhere)
     metrics = Metrics(
         models,
         machine or ThisMachine(),

@@ -95,7 +95,7 @@ class Budgets:
         return reservation
 
     def count(self, account: str, position: int, tokens: int, cost: int) -> None:
-        """Count an answer of an account. position: in this process's journal of usage."""
+        """Count an answer of an account. position: as `Recorder.record` returns it."""
         totals = self.totals
         with totals.known(self._accounts(account)) as ledgers:
             shared = any(ledger.limits.tokens_per_minute is not None for ledger in ledgers)

@@ -17,23 +17,35 @@ ACCOUNTS_AT_ONCE = 500  # in one statement
 
 
 class DatabaseTotals:
-    """Reads totals of days and months. engine: opens the database; journal: the name of this process's own."""
+    """Reads totals of days and months. engine: opens the database.
 
-    def __init__(self, engine: Callable[[], Engine], journal: Callable[[], str]) -> None:
-        self._engine, self._journal = engine, journal
+    journals: the names of this process's own, and of its records that no journal took.
+    """
+
+    def __init__(self, engine: Callable[[], Engine], journals: Callable[[], tuple[str, str]]) -> None:
+        self._engine, self._journals = engine, journals
 
     def __call__(self, accounts: Collection[str], day: Period, month: Period) -> Mapping[str, Reading]:
         """Return what the database has of each account. Raises what the database does."""
         with self._engine().connect() as connection:
             _begin_snapshot(connection)
-            position = connection.execute(
-                select(USAGE_JOURNALS.c.offset).where(USAGE_JOURNALS.c.journal == self._journal())
-            ).scalar()
+            position, of_memory = _positions(connection, *self._journals())
             stored = {account: fitted(account, USAGE_DAYS.c.account) for account in accounts}
             found = dict(_rows(connection, set(stored.values()), day, month))
             connection.rollback()
-        position, nothing = -1 if position is None else position, (Used(), Used())
-        return {account: Reading(day, month, position, *found.get(name, nothing)) for account, name in stored.items()}
+        nothing = Used(), Used()
+        return {
+            account: Reading(day, month, position, *found.get(name, nothing), of_memory)
+            for account, name in stored.items()
+        }
+
+
+def _positions(connection: Connection, journal: str, memory: str) -> tuple[int, int]:
+    """Return up to where the database has the journal, -1 for nothing of it, and how many records of memory."""
+    journals = USAGE_JOURNALS.c
+    query = select(journals.journal, journals.offset).where(journals.journal.in_((journal, memory)))
+    found = {name: int(offset) for name, offset in connection.execute(query)}
+    return found.get(journal, -1), found.get(memory, 0)
 
 
 def _begin_snapshot(connection: Connection) -> None:

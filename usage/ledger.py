@@ -1,8 +1,9 @@
 """What one account, or the whole service, has used and may still use up by requests in flight.
 
 The figures of a day and a month are those of the database plus those of answers of this process that the database does
-not have yet. The position of an answer in this process's journal tells these apart exactly: the database is read
-together with the position up to which it has the journal. Not safe between threads: `usage.totals` holds its lock.
+not have yet. The position of an answer in this process's journal, or in its memory where no journal took it, tells
+these apart exactly: the database is read together with the positions up to which it has both. Not safe between threads:
+`usage.totals` holds its lock.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An answer. position: of its end in this process's journal; day: the first second of the day in which it ended."""
+    """An answer. position: as `Recorder.record` returns it; day: the first second of the day in which it ended."""
 
     position: int
     day: int
@@ -47,13 +48,21 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the database has of an account. position: up to which it has this process's journal."""
+    """What the database has of an account.
+
+    position: up to which it has this process's journal; of_memory: how many of the records that no journal took.
+    """
 
     day: Period
     month: Period
     position: int
     of_day: Used
     of_month: Used
+    of_memory: int = 0
+
+    def has(self, position: int) -> bool:
+        """Return whether an answer at this position, as `Recorder.record` returns it, is in it."""
+        return position <= self.position if position >= 0 else -position <= self.of_memory
 
 
 NOTHING_READ = Reading(Period(0, 0), Period(0, 0), -1, Used(), Used())
@@ -96,7 +105,7 @@ class Ledger:
 
     def add(self, position: int, at: float, tokens: int, cost: int) -> None:
         """Count an answer that ended `at` (seconds since the epoch), unless the database was read with it."""
-        if position <= self.reading.position:
+        if self.reading.has(position):
             return
         entry = Entry(position, int(at // DAY) * DAY, tokens, cost)
         self._entries.append(entry)
@@ -108,7 +117,7 @@ class Ledger:
         """Take what the database has; forget the answers that are among it."""
         self.reading, self.read = reading, True
         if self._entries:
-            self._keep(deque(entry for entry in self._entries if entry.position > reading.position))
+            self._keep(deque(entry for entry in self._entries if not reading.has(entry.position)))
 
     def spent_this_minute(self, now: float) -> int:
         """Return the tokens of the last 60 seconds. now: on the monotonic clock."""
@@ -144,10 +153,12 @@ class Ledger:
         They count until it has all of them, so that some may count twice for the time between two readings.
         """
         old = [self._entries.popleft() for _ in range(MAX_ENTRIES // 2)]
-        last, by_day = max(entry.position for entry in old), dict[int, Used]()
-        for entry in old:
-            by_day.setdefault(entry.day, Used()).add(entry.tokens, entry.cost)
-        self._entries.extendleft(Entry(last, day, used.tokens, used.cost) for day, used in by_day.items())
+        for some in ([one for one in old if one.position >= 0], [one for one in old if one.position < 0]):
+            by_day = dict[int, Used]()
+            for entry in some:
+                by_day.setdefault(entry.day, Used()).add(entry.tokens, entry.cost)
+            last = max((entry.position for entry in some), key=abs, default=0)
+            self._entries.extendleft(Entry(last, day, used.tokens, used.cost) for day, used in by_day.items())
 
     def _keep(self, entries: deque[Entry]) -> None:
         self._entries, self._by_day = entries, {}

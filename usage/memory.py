@@ -41,7 +41,7 @@ class Memory:
         return self._open.records + (0 if storing is None else storing.sums.records)
 
     def append(self, record: UsageRecord) -> int:
-        """Add a record; return the position behind it."""
+        """Add a record; return the position behind it, 1 for the first."""
         with self._lock:
             if len(self._open) >= self._most_rows:
                 self.lost += 1

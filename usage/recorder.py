@@ -81,9 +81,9 @@ class Recorder:
         self._thread: threading.Thread | None = None
 
     @property
-    def journal(self) -> str:
-        """The name under which the database has this process's position."""
-        return self._memory_name if self._journal is None else self._journal.name
+    def journals(self) -> tuple[str, str]:
+        """The names under which the database has this process's positions: of the journal, "" for none, and memory."""
+        return "" if self._journal is None else self._journal.name, self._memory_name
 
     def begin(self) -> None:
         """Open the journal and start the thread; once the process is forked and is about to serve."""
@@ -105,7 +105,10 @@ class Recorder:
             self._thread.join(timeout)
 
     def record(self, record: UsageRecord) -> int:
-        """Keep a record; return its position in `journal`. Never raises, and waits for no database."""
+        """Keep a record; return the position behind it in the journal. Never raises, and waits for no database.
+
+        A record that stays in memory has a negative one: -3 for the third that does.
+        """
         position = self._append(record)
         with self._counts:
             self._recorded += 1
@@ -146,17 +149,17 @@ class Recorder:
 
     def _append(self, record: UsageRecord) -> int:
         if self._journal is None:
-            return self._memory.append(record)
+            return -self._memory.append(record)
         try:
             return self._journal.append(record)
         except JournalError as error:
-            self._memory.append(record)
+            position = -self._memory.append(record)
             with self._counts:
                 self._journal_failures += 1
                 first = self._journal_failures == 1
             if first:
                 log.error("The journal of usage cannot be written (%s): figures wait in memory.", error)
-            return self._journal.end
+            return position
 
     # --- the thread ---
 

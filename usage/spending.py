@@ -40,15 +40,18 @@ class Spending:
 
 
 def spending_of(
-    settings: Settings, engine: Callable[[], Engine], journal: Callable[[], str], everywhere: Everywhere | None = None
+    settings: Settings,
+    engine: Callable[[], Engine],
+    journals: Callable[[], tuple[str, str]],
+    everywhere: Everywhere | None = None,
 ) -> Spending:
     """Return what the settings ask for.
 
-    engine: opens the database; journal: of this process's usage, by its name; everywhere: as of `Budgets`.
+    engine: opens the database; journals: as of `DatabaseTotals`; everywhere: as of `Budgets`.
     """
     given = settings.spending
     budgets = Budgets(
-        Totals(DatabaseTotals(engine, journal)),
+        Totals(DatabaseTotals(engine, journals)),
         Prices(given.prices, full_names(settings.model)),
         given.currency,
         Limits(**{name: getattr(given, f"default_{name}") for name in LIMITS}),

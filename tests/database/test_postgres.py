@@ -194,7 +194,7 @@ def test_a_restart_of_the_server_loses_nothing(server, database, tmp_path):
 def test_budgets_count_each_answer_once_while_it_is_stored(database, tmp_path):
     """Whatever is committed between and while totals are read, an account has used what it was answered."""
     recorder, noon = Recorder(database.engine, tmp_path), 1_767_268_800.0
-    totals = Totals(DatabaseTotals(database.engine, lambda: recorder.journal), clock=lambda: noon)
+    totals = Totals(DatabaseTotals(database.engine, lambda: recorder.journals), clock=lambda: noon)
     budgets, account = Budgets(totals, Prices(None)), Account("key:a", limits=Limits(tokens_per_day=10**9))
     budgets.check(account)
     stored, ending = threading.Event(), threading.Event()

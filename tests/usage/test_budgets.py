@@ -1,5 +1,6 @@
 """Budgets: what is admitted, what is refused until when, and what concurrent requests can come to."""
 
+import os
 import threading
 
 import pytest
@@ -10,10 +11,13 @@ from keys.account import Account, Limits
 from tests.fakes import Clock
 from tests.threads import together
 from usage.budgets import Budgets, Reservation
+from usage.database_totals import DatabaseTotals
 from usage.errors import BudgetExceeded, HeldBack, LimitReached
-from usage.ledger import Reading, Used
+from usage.journal import Journal
+from usage.ledger import Ledger, Reading, Used
 from usage.periods import DAY, day_of, month_of
 from usage.prices import Prices
+from usage.recorder import Recorder
 from usage.totals import SERVICE, Totals
 
 # On a busy machine too, no test fails for the time that it takes.
@@ -277,6 +281,40 @@ def test_the_database_is_merged_exactly(shop):
     assert shop.budgets.standings(account)[0].used == 107
 
 
+@pytest.mark.parametrize("with_journal", [True, False])
+def test_what_no_journal_took_counts_until_the_database_has_it(database, tmp_path, new_record, with_journal):
+    """On a full disk a budget bounds as much as ever, whatever the database has of the journal."""
+    full = [False]
+
+    def write(file, data):
+        if full[0]:
+            raise OSError(28, "no space left")
+        return os.write(file, data)
+
+    recorder = Recorder(database.engine, tmp_path)
+    recorder._journal = Journal(tmp_path / "usage", write=write) if with_journal else None
+    totals = Totals(DatabaseTotals(database.engine, lambda: recorder.journals), clock=lambda: NOON)
+    budgets, account = Budgets(totals, Prices(None), patience=0), holder(tokens_per_day=1000)
+
+    def answer():
+        budgets.check(account)
+        budgets.count(account.id, recorder.record(new_record(account=account.id, at=NOON)), 12, 0)
+
+    answer()
+    recorder.catch_up()
+    totals.read()
+    full[0] = True
+    for number in range(2, 6):
+        answer()
+        totals.read()
+        assert budgets.standings(account)[0].used == 12 * number
+    recorder.catch_up()
+    assert budgets.standings(account)[0].used == 60
+    totals.read()
+    assert budgets.standings(account)[0].used == 60
+    assert not totals._ledgers[account.id]._entries
+
+
 def test_a_restart_forgets_nothing(shop):
     """A new process refuses what the old one would, from the database alone."""
     account = holder(tokens_per_month=50)
@@ -374,6 +412,19 @@ def test_many_answers_without_a_database_stay_within_bounds(shop):
     shop.totals.read()
     assert shop.budgets.standings(account)[0].used == 5000
     assert len(ledger._entries) == 0
+
+
+def test_joined_answers_count_until_the_database_has_them_wherever_they_wait():
+    """In the journal or in memory: each kind goes by its own position."""
+    today, month = day_of(NOON), month_of(NOON)
+    ledger = Ledger(0.0)
+    for number in range(1, 1501):
+        ledger.add(10 * number, NOON, 1, 0)
+        ledger.add(-number, NOON, 1, 0)
+    for position, of_memory, left in ((0, 0, 3000), (15_000, 0, 1500), (15_000, 1500, 0)):
+        ledger.merge(Reading(today, month, position, Used(), Used(), of_memory))
+        assert ledger.used_in(today).tokens == left
+    assert not ledger._entries
 
 
 def test_requests_that_come_together_overspend_by_one_at_most():

@@ -31,7 +31,7 @@ def put(engine, account, day, model="avibe", **figures):
 
 
 def read(engine, *accounts, journal="mine"):
-    return DatabaseTotals(lambda: engine, lambda: journal)(accounts, TODAY, MONTH)
+    return DatabaseTotals(lambda: engine, lambda: (journal, "memory"))(accounts, TODAY, MONTH)
 
 
 def test_days_and_months_are_summed_over_models(engine):
@@ -66,7 +66,7 @@ def test_figures_and_position_are_of_one_moment(engine):
         with engine.begin() as connection:
             connection.execute(update(USAGE_JOURNALS).values(offset=2))
             connection.execute(update(USAGE_DAYS).values(input_tokens=2))
-        return "mine"
+        return "mine", "memory"
 
     found = DatabaseTotals(lambda: engine, journal)(["key:a"], TODAY, MONTH)["key:a"]
     assert found.position == found.of_day.tokens
