@@ -2,11 +2,14 @@
 
 Of each account, Redis has the requests in flight, each with what it may still use, and the tokens of the last minute by
 second. A copy asks once for each admission, in one step that no other copy can come between, and tells what changes.
-Requests of a copy that is gone end by their time. While Redis is away, each copy goes by what it knows itself.
+Requests of a copy that is gone end by their time. While Redis is away, each copy goes by what it knows itself, and once
+it is back tells what has changed meanwhile.
 """
 
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +21,7 @@ from usage.errors import HeldBack, LimitReached
 from usage.limits import IN_FLIGHT_SECONDS
 from usage.shares import InFlight
 
+MOST_UNTOLD = 20_000  # requests whose newest state is kept while Redis is away; of more, the newest
 SPARE_SECONDS = 60  # that a request may take beyond its time-out before other copies believe it gone
 
 # The clock of Redis, which is the same for all copies; requests whose time is over are dropped.
@@ -84,6 +88,7 @@ if ARGV[3] == '0' and ARGV[4] == '0' then
 else
     put(KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5])
 end
+return 1
 """
 )
 # KEYS: tokens by second. ARGV: tokens.
@@ -101,6 +106,10 @@ class SharedLimits:
 
     def __init__(self, shared: SharedWindows, timeout: float) -> None:
         self._shared, self._lease = shared, int(timeout) + SPARE_SECONDS
+        self._lock = threading.Lock()  # guards the field below
+        self._untold: dict[str, tuple[str, InFlight]] = {}  # by request: its account, and its newest state
+        self._late = threading.Lock()  # held while a state is told that another one of the request may overtake
+        shared.on_return(self._tell_late)
 
     def admit(self, account: str, request: InFlight, before: int, limits: Limits) -> RetryLater | None:
         """Take a request in flight, or more of one; return what it is refused with.
@@ -108,6 +117,8 @@ class SharedLimits:
         before: the tokens that it held back already. `HeldBack.unsized` where the sizes of others will soon be known.
         """
         most, minute = (-1 if one is None else one for one in (limits.concurrent_requests, limits.tokens_per_minute))
+        with self._lock:
+            self._untold.pop(request.id, None)
         size = (request.tokens, int(request.unsized), before)
         found = self._run("_admit", _keys(account), request.id, self._lease, *size, most, minute)
         reason, seconds = ("", 0) if found is None else (found[0].decode(), int(found[1]))
@@ -122,9 +133,37 @@ class SharedLimits:
         return None
 
     def tell(self, account: str, request: InFlight) -> None:
-        """Tell how much a request holds back now, and whether it is in flight; of none it is forgotten."""
-        state = (request.tokens, int(request.running), int(request.unsized))
-        self._run("_tell", _keys(account)[:1], request.id, self._lease, *state)
+        """Tell how much a request holds back now, and whether it is in flight; of none it is forgotten.
+
+        While Redis is away, the newest state of a request is kept, and told once it is back.
+        """
+        with self._lock:
+            late = self._untold.pop(request.id, None) is not None
+            self._untold[request.id] = account, request
+            if len(self._untold) > MOST_UNTOLD:
+                del self._untold[next(iter(self._untold))]
+        with self._late if late else nullcontext():
+            self._tell_newest(request.id)
+
+    def _tell_late(self) -> None:
+        """Tell what could not be told while Redis was away."""
+        for request in list(self._untold):
+            with self._late:
+                if not self._tell_newest(request):
+                    return
+
+    def _tell_newest(self, request: str) -> bool:
+        """Tell the newest state of a request, unless it is told; return False while Redis is away."""
+        if (newest := self._untold.get(request)) is None:
+            return True
+        account, state = newest
+        values = (state.tokens, int(state.running), int(state.unsized))
+        if self._run("_tell", _keys(account)[:1], request, self._lease, *values) is None:
+            return False
+        with self._lock:
+            if self._untold.get(request) is newest:
+                del self._untold[request]
+        return True
 
     def count(self, account: str, tokens: int) -> None:
         """Count the tokens of an answer that ends now."""

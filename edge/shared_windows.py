@@ -57,10 +57,15 @@ class SharedWindows:
         self._lock = threading.Lock()  # guards the two fields below
         self._unavailable = False
         self._failures = 0
+        self._returned: list[Callable[[], None]] = []
 
     def use(self, windows: Windows) -> None:
         """Count in another storage from now on, or in the same one with another password."""
         self.windows = windows
+
+    def on_return(self, call: Callable[[], None]) -> None:
+        """Have `call` called, by a thread, whenever the storage can be used again."""
+        self._returned.append(call)
 
     @property
     def unavailable(self) -> bool:
@@ -104,6 +109,8 @@ class SharedWindows:
                 log.info("RATE_LIMIT_STORAGE is available again: limits are shared.")
                 with self._lock:
                     self._unavailable = False
+                for call in self._returned:
+                    call()
                 return
 
     def _try(self) -> bool:

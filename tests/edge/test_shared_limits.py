@@ -187,6 +187,32 @@ def test_another_storage_counts_from_the_next_request_on(server, copies):
     other.shared.windows.storage.storage.close()
 
 
+def test_a_request_that_ends_while_redis_is_away_is_told_afterwards(copies):
+    """It does not count in the other copies until its time is over; of several changes the last one is told."""
+    one, other = copies
+    account = key(concurrent_requests=1, tokens_per_minute=1000)
+    ended = one.admit(account)
+    one.shared.failed(OSError("away"))
+    ended.narrow(0, 5, 10)
+    ended.release()
+    with pytest.raises(LimitReached):
+        other.admit(account)
+    one.pauses.end()
+    until(lambda: one.redis.hlen("avito_ai:{key:a}:in_flight") == 0)
+    other.admit(account)
+    until(lambda: not one.budgets._everywhere._untold)
+
+
+def test_what_is_kept_while_redis_is_away_is_bounded(copies, monkeypatch):
+    """Of more requests than a number, the newest are told."""
+    monkeypatch.setattr("edge.shared_limits.MOST_UNTOLD", 10)
+    one, account = copies[0], key(concurrent_requests=100)
+    one.shared.failed(OSError("away"))
+    for _ in range(30):
+        one.admit(account).release()
+    assert len(one.budgets._everywhere._untold) == 10
+
+
 def test_without_redis_each_copy_counts_by_itself(server, copies):
     """No request fails for it, and once it is back limits are shared again."""
     one, other = copies
