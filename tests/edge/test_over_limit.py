@@ -50,6 +50,21 @@ def test_a_client_that_repeats_by_itself_is_not_asked_to_sleep_for_long(error, s
     assert headers == {"Retry-After": str(seconds)}
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/v1/text/batch", {"prompts": ["Hello"] * 11}),
+        ("/v1/chat/completions", {**ALL["/v1/chat/completions"], "n": 11}),
+        ("/v1/completions", {"model": "avibe", "prompt": ["Hello"] * 2, "n": 6}),
+    ],
+)
+def test_more_answers_than_the_limit_are_charged_as_one(app, client, monkeypatch, path, body):
+    """Each such request was read and checked; whoever repeats it is refused as others are."""
+    monkeypatch.setattr(services(app).rate_limiter, "_per_minute", 10)
+    statuses = [client.post(path, json=body).status_code for _ in range(11)]
+    assert statuses == [400] * 10 + [429]
+
+
 def test_health_tells_it_too(client):
     """Its budget is of its own, with the same setting."""
     refused = [client.get("/api/health") for _ in range(2)][-1]
