@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, get_type_hints
 
-from settings.kinds import MASK, Kind
+from settings.kinds import MASK, Kind, without_credentials
 
 T = TypeVar("T")
 
@@ -41,10 +41,14 @@ class Setting:
         return self.unset if self.default is None else self.kind.show(self.default)
 
     def safe(self, text: str) -> str:
-        """Return an operator's text for an error message, secrets masked."""
+        """Return an operator's text, which does not parse, for an error message: secrets and credentials masked.
+
+        Of a secret, a URL alone is shown, without its credentials: any other text may be the secret itself.
+        """
         if not self.secret:
-            return repr(text)
-        shown = self.kind.show(text)
+            credentials = ":" in text.rpartition("@")[0]
+            return repr(without_credentials(text) if credentials else text)
+        shown = self.kind.show(text) if "://" in text else MASK
         return shown if shown == MASK else repr(shown)
 
 

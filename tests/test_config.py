@@ -451,3 +451,26 @@ def test_a_budget_of_money_needs_prices(name):
         (mistake,) = mistakes(**{name: "2.50"}, **prices)
         assert mistake == f"{name}=2.5: expected PRICES beside it; without prices nothing costs anything"
     assert load(**{name: "2.50"}, PRICES="avibe=0/0.1").spending.prices == {"avibe": (0, 100_000, 0)}
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"VIBE_UPSTREAM": "http://me:hunter2@gpu1:8000/v1"},  # pragma: allowlist secret
+        {"VIBE_UPSTREAM": "http://gpu1:8000/v1,http://me:hunter2@gpu2:8000/v1"},  # pragma: allowlist secret
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:hunter2@collector:4318/ v1"},  # pragma: allowlist secret
+        {"DATABASE_URL": "hunter2"},
+        {"DATABASE_URL": "mysql://me:hunter2@host/name"},  # pragma: allowlist secret
+        {"RATE_LIMIT_STORAGE": "hunter2"},
+        {"RATE_LIMIT_STORAGE": "http://:hunter2@host"},  # pragma: allowlist secret
+        {"BUDGET_WEBHOOK_URL": "https:/hooks/hunter2"},
+        {"BUDGET_WEBHOOK_URL": "hooks.example.com/hunter2"},
+    ],
+)
+def test_no_mistake_tells_a_secret(environ):
+    """Also where a password stands in a setting that has none, or in place of the whole value."""
+    with pytest.raises(SettingsError) as refused:
+        load_settings(environ, None, lambda: False)
+    (name,) = environ
+    assert any(mistake.startswith(name) for mistake in refused.value.mistakes)
+    assert "hunter2" not in str(refused.value)
