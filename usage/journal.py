@@ -88,7 +88,8 @@ class Journal:
                 self._close()
             kept = self._start if self._file is not None else None
         for segment in segments(self._folder, self.name):
-            if segment.end <= position and segment.start != kept:
+            # One that begins there has just been opened by another thread: what is stored is never empty.
+            if segment.end <= position and segment.start != kept and segment.start < position:
                 segment.file.unlink(missing_ok=True)
 
     @contextmanager

@@ -74,6 +74,23 @@ def test_files_that_the_database_has_are_removed(folder, new_record):
     assert sum(file.stat().st_size for file in folder.glob("*.log")) <= 1000
 
 
+def test_a_file_that_is_opened_meanwhile_is_not_removed(folder, new_record, monkeypatch):
+    """Another thread may begin the next file while those are looked for that the database has."""
+    journal = Journal(folder, segment_bytes=1)
+    position = journal.append(new_record())
+
+    def opened_meanwhile(*arguments):
+        journal._open()
+        return segments(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("usage.journal.segments", opened_meanwhile)
+        journal.take(position)
+    journal.append(new_record(output_tokens=99))
+    (record,) = read(folder, journal.name, position).records
+    assert record.output_tokens == 99
+
+
 def test_a_line_that_was_cut_off_is_recognised(folder, new_record):
     """At the end of an ended journal a line without an end is damaged; while its process lives, it is waited for."""
     journal = Journal(folder)
