@@ -29,6 +29,7 @@ from usage.sums import summed
 log = logging.getLogger("avito_ai.usage")
 
 PASS_SECONDS = 1.0
+SETTLE_PAUSE = 0.05  # between two calls of what is still to settle at the end
 LONGEST_PAUSE = 15.0  # seconds between two passes while the database is away
 SEARCH_SECONDS = 10.0  # between two searches for journals of other processes
 FORGET_SECONDS = 3600.0
@@ -72,12 +73,14 @@ class Recorder:
         self._counts = threading.Lock()  # guards the fields below
         self._recorded = self._journal_failures = self._database_failures = self._damaged = 0
         self._oldest: float | None = None
+        self._settling = threading.Lock()  # held while what was deferred is called; guards the field below
         self._deferred: deque[Callable[[], bool]] = deque()
         self._storing = threading.Lock()  # held by the one thread that stores; guards the fields below
         self._next_search = self._next_forget = 0.0
         self._database_away = False
         self._unreadable: set[str] = set()
         self._ending = threading.Event()
+        self._settle_until = 0.0
         self._thread: threading.Thread | None = None
 
     @property
@@ -97,9 +100,14 @@ class Recorder:
             )
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._run_settling, name="usage-settling", daemon=True).start()
 
     def end(self, timeout: float = 5.0) -> None:
-        """Add what is left to the database, for at most this many seconds; the next process adds what still is."""
+        """Add what is left to the database, for at most this many seconds; the next process adds what still is.
+
+        What is deferred is waited for as well, for half of them.
+        """
+        self._settle_until = time.monotonic() + timeout / 2
         self._ending.set()
         if self._thread is not None:
             self._thread.join(timeout)
@@ -117,7 +125,7 @@ class Recorder:
         return position
 
     def defer(self, settle: Callable[[], bool]) -> None:
-        """Call `settle` now and again, before what was recorded is stored, until it returns true."""
+        """Call `settle` once a second, and before what was recorded is stored, until it returns true."""
         self._deferred.append(settle)
 
     def catch_up(self, timeout: float = 2.0) -> bool:
@@ -167,9 +175,17 @@ class Recorder:
         pause = PASS_SECONDS
         while True:
             ending = self._ending.wait(pause)
+            while ending and self._deferred and time.monotonic() < self._settle_until:
+                self._settle()
+                time.sleep(SETTLE_PAUSE if self._deferred else 0)
             pause = PASS_SECONDS if self._pass() else min(LONGEST_PAUSE, pause * 2)
             if ending:
                 return
+
+    def _run_settling(self) -> None:
+        """Settle in a thread that waits for no database: what an answer holds back of a budget ends with it."""
+        while not self._ending.wait(PASS_SECONDS):
+            self._settle()
 
     def _pass(self) -> bool:
         """Store what waits; return whether the database was there."""
@@ -211,17 +227,11 @@ class Recorder:
             raise
 
     def _settle(self) -> None:
-        for _ in range(len(self._deferred)):
-            settle = self._deferred.popleft()
-            try:
-                settled = settle()
-            except Exception as error:  # what was recorded is stored all the same
-                log.error(
-                    "An answer's usage is lost: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__))
-                )
-                continue
-            if not settled:
-                self._deferred.append(settle)
+        with self._settling:
+            for _ in range(len(self._deferred)):
+                settle = self._deferred.popleft()
+                if not _is_settled(settle):
+                    self._deferred.append(settle)
 
     def _store_memory(self, engine: Engine) -> None:
         while (waiting := self._memory.waiting()) is not None:
@@ -278,3 +288,12 @@ class Recorder:
         if journal not in self._unreadable:
             self._unreadable.add(journal)
             log.error("The journal of usage %s cannot be added (%s); it is tried again.", journal, error.strerror)
+
+
+def _is_settled(settle: Callable[[], bool]) -> bool:
+    """Return whether it need not be called again."""
+    try:
+        return settle()
+    except Exception as error:  # what was recorded is stored all the same
+        log.error("An answer's usage is lost: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
+        return True

@@ -315,3 +315,50 @@ def test_an_answer_that_cannot_be_settled_keeps_nothing_back(database, recorder,
     assert recorder.catch_up()
     assert total(database) == 1
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_an_answer_is_settled_while_the_database_hangs(tmp_path, new_record, monkeypatch):
+    """What it held back of a budget is free again, however long the database takes."""
+    monkeypatch.setattr("usage.recorder.PASS_SECONDS", 0.01)
+    hangs, answers, settled = threading.Event(), threading.Event(), threading.Event()
+
+    def engine():
+        hangs.set()
+        assert answers.wait(60)
+        raise DatabaseError("away")
+
+    recorder = Recorder(engine, tmp_path)
+    recorder.begin()
+    assert hangs.wait(60)
+    recorder.defer(lambda: settled.set() or True)
+    assert settled.wait(60)
+    answers.set()
+    recorder.end()
+
+
+def test_an_answer_that_ends_with_the_process_is_recorded(database, tmp_path, new_record):
+    """The end waits for what is not settled yet, and stores it."""
+    recorder, calls = Recorder(database.engine, tmp_path), []
+
+    def settle():
+        calls.append(recorder._ending.is_set())
+        if sum(calls) < 3:
+            return False
+        recorder.record(new_record())
+        return True
+
+    recorder.begin()
+    recorder.defer(settle)
+    recorder.end(60)
+    assert total(database) == 1
+
+
+def test_the_end_does_not_wait_for_ever_for_an_answer(database, tmp_path, new_record):
+    """What was recorded is stored in time."""
+    recorder = Recorder(database.engine, tmp_path)
+    recorder.begin()
+    recorder.record(new_record())
+    recorder.defer(lambda: False)
+    recorder.end(0.1)
+    recorder._thread.join(60)
+    assert total(database) == 1
