@@ -17,6 +17,7 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, or_, select
 from database.audit import record
 from database.connect import Database
 from database.revisions import advance, current
+from database.strings import storable
 from database.tables import API_KEYS
 from keys.record import (
     FIELDS,
@@ -125,12 +126,12 @@ class KeyRegistry:
 
     def page(self, text: str, after: str, number: int) -> list[Key]:
         """Return the first keys by name behind `after` whose name, id or notes contain a text."""
-        escaped = re.sub("([%_/])", r"/\1", text)
+        escaped = re.sub("([%_/])", r"/\1", storable(text))
         contains = or_(  # SQLite knows the case of ASCII letters alone
             *(API_KEYS.c[name].like(f"%{escaped}%", escape="/") for name in SEARCHED),
             *(func.lower(API_KEYS.c[name]).like(f"%{escaped.lower()}%", escape="/") for name in SEARCHED),
         )
-        query = select(API_KEYS).where(API_KEYS.c.name > after).order_by(API_KEYS.c.name).limit(number)
+        query = select(API_KEYS).where(API_KEYS.c.name > storable(after)).order_by(API_KEYS.c.name).limit(number)
         if text:
             query = query.where(contains)
         with self._database.engine().connect() as connection:
@@ -187,6 +188,7 @@ def _get(connection: Connection, id_or_name: str) -> Key:
 
 
 def _row(connection: Connection, id_or_name: str) -> dict[str, Any]:
+    id_or_name = storable(id_or_name)
     columns = or_(API_KEYS.c.id == id_or_name, API_KEYS.c.name == id_or_name)
     rows: list[RowMapping] = list(connection.execute(select(API_KEYS).where(columns)).mappings())
     found = next((row for row in rows if row["id"] == id_or_name), rows[0] if rows else None)

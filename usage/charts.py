@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, Table, func, select
 
+from database.strings import fitted
 from database.tables import FIGURES, USAGE_ACCOUNTS, USAGE_DAYS, USAGE_HOURS
 from usage.periods import day_of, month_of
 from usage.sums import HOUR, named
@@ -76,8 +77,8 @@ def charted(engine: Engine, choice: Choice, now: float, number: int = 50) -> Cha
     """Return the figures of a choice. number: of accounts. Raises SQLAlchemyError."""
     table, starts = USAGE_HOURS if choice.span.hourly else USAGE_DAYS, choice.span.starts(now)
     wanted = [table.c.period >= starts[0]]
-    wanted += [table.c.account == choice.account] if choice.account else []
-    wanted += [table.c.model == choice.model] if choice.model else []
+    wanted += [table.c.account == fitted(choice.account, table.c.account)] if choice.account else []
+    wanted += [table.c.model == fitted(choice.model, table.c.model)] if choice.model else []
     with engine.connect() as connection:
         grouped = select(table.c.period, table.c.model, *_sums(table)).where(*wanted)
         rows = connection.execute(grouped.group_by(table.c.period, table.c.model)).all()

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, Table, func, select
 
+from database.strings import fitted
 from database.tables import FIGURES, USAGE_ACCOUNTS, USAGE_DAYS, USAGE_HOURS, USAGE_USERS
 from usage.periods import DAY
 from usage.sums import named
@@ -87,9 +88,9 @@ def _column(table: Table, part: str) -> Any:
 def _sums(table: Table, question: Question) -> Select[Any]:
     within = [table.c.period >= question.start, table.c.period < question.end]
     if question.account is not None:
-        within.append(table.c.account == question.account)
+        within.append(table.c.account == fitted(question.account, table.c.account))
     if question.model is not None:
-        within.append(table.c.model == question.model)
+        within.append(table.c.model == fitted(question.model, table.c.model))
     return select(*(func.sum(table.c[name]) for name in FIGURES)).where(*within)
 
 

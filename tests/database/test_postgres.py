@@ -17,12 +17,13 @@ from database.connect import Database, DatabaseError, patient
 from database.postgres import ANSWER_SECONDS
 from database.tables import METADATA, USAGE_DAYS, USAGE_USERS
 from keys.account import Account, Limits
-from keys.registry import Actor, KeyRegistry
+from keys.registry import Actor, KeyRegistry, UnknownKey
 from keys.store import KeyStore
 from tests import postgres
 from tests.threads import together
 from usage.budget_warnings import Warned, claim_in
 from usage.budgets import Budgets
+from usage.charts import SPANS, Choice, charted
 from usage.database_totals import DatabaseTotals
 from usage.prices import Prices
 from usage.record import UsageRecord
@@ -152,6 +153,19 @@ def test_any_text_is_counted(database, tmp_path, text):
     assert counted(database) == counted(database, USAGE_USERS) == 1
     audit.record(database.engine(), text, text, text, text, {"note": text})
     assert len(audit.acts(database.engine())) == 1
+
+
+@pytest.mark.parametrize("text", ["\0", "a\0b", "\ud800"])
+def test_what_no_database_holds_is_not_found(database, text):
+    """Whoever asks for it is told that there is none, and not that the database is away."""
+    registry = KeyRegistry(database)
+    assert registry.page(text, text, 10) == []
+    with pytest.raises(UnknownKey):
+        registry.find(text)
+    with pytest.raises(UnknownKey):
+        registry.disable(BY, text)
+    assert report(database.engine(), Question(("day",), 0, 10**10, account=text, model=text)).lines == []
+    assert charted(database.engine(), Choice(SPANS["month"], text, text), time.time()).accounts == []
 
 
 def test_a_report_is_the_same_as_of_sqlite(database, tmp_path):
