@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from usage.record import UsageRecord
+from usage.store import OTHERS
 from usage.sums import Sums
 
 MOST_ROWS = 30_000  # some megabytes
@@ -23,7 +24,8 @@ class Waiting:
 class Memory:
     """Sums of records. A part that is being stored stays until it is. Thread-safe.
 
-    lost: how many records found no room.
+    most_rows: of figures; then a further user of an account counts as one of the others. lost: how many records found
+    no room.
     """
 
     def __init__(self, most_rows: int = MOST_ROWS) -> None:
@@ -43,11 +45,13 @@ class Memory:
     def append(self, record: UsageRecord) -> int:
         """Add a record; return the position behind it, 1 for the first."""
         with self._lock:
-            if len(self._open) >= self._most_rows:
-                self.lost += 1
-            else:
-                self._open.add(record)
-                self._end += 1
+            if len(self._open) >= self._most_rows and not self._open.has_rows(record):
+                if not self._open.has_rows(record, user=False):
+                    self.lost += 1
+                    return self._end
+                record = replace(record, user=OTHERS)
+            self._open.add(record)
+            self._end += 1
             return self._end
 
     def waiting(self) -> Waiting | None:

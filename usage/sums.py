@@ -34,15 +34,20 @@ class Sums:
     def add(self, record: UsageRecord) -> None:
         """Add a record."""
         figures = _figures(record)
-        account, model = fitted(record.account, USAGE_DAYS.c.account), fitted(record.model, USAGE_DAYS.c.model)
-        hour, day = int(record.at // HOUR) * HOUR, int(record.at // DAY) * DAY
-        _add(self.hours, (hour, account, model), figures)
-        _add(self.days, (day, account, model), figures)
+        hour, day, user = _keys(record)
+        _add(self.hours, hour, figures)
+        _add(self.days, day, figures)
         if record.user:
-            _add(self.users, (day, account, fitted(record.user, USAGE_USERS.c.user)), figures)
+            _add(self.users, user, figures)
         if record.name:
-            self.names[account] = fitted(record.name, USAGE_ACCOUNTS.c.name), hour
+            self.names[hour[1]] = fitted(record.name, USAGE_ACCOUNTS.c.name), hour[0]
         self.records += 1
+
+    def has_rows(self, record: UsageRecord, user: bool = True) -> bool:
+        """Return whether a record would add to rows that are there alone. user: whether that of its user must be."""
+        hour, day, of_user = _keys(record)
+        there = hour in self.hours and day in self.days
+        return there and (not user or not record.user or of_user in self.users)
 
 
 def summed(records: Iterable[UsageRecord]) -> Sums:
@@ -56,6 +61,13 @@ def summed(records: Iterable[UsageRecord]) -> Sums:
 def named(values: Iterable[Any]) -> dict[str, int]:
     """Return sums of a query by FIGURES; PostgreSQL's are decimals, and there are none of no rows."""
     return {name: int(value or 0) for name, value in zip(FIGURES, values, strict=True)}
+
+
+def _keys(record: UsageRecord) -> tuple[Key, Key, Key]:
+    """Return the keys of a record's rows: of its hour, its day, and its user."""
+    account, model = fitted(record.account, USAGE_DAYS.c.account), fitted(record.model, USAGE_DAYS.c.model)
+    hour, day = int(record.at // HOUR) * HOUR, int(record.at // DAY) * DAY
+    return (hour, account, model), (day, account, model), (day, account, fitted(record.user, USAGE_USERS.c.user))
 
 
 def _figures(record: UsageRecord) -> Figures:

@@ -183,6 +183,22 @@ def test_memory_is_bounded(database, tmp_path, new_record):
     assert 1 <= figures.in_memory <= 10
 
 
+def test_full_memory_still_adds_to_what_is_there(database, tmp_path, new_record):
+    """No account loses figures because of the users of another; further users are counted together."""
+    recorder = Recorder(database.engine, tmp_path)
+    recorder._memory._most_rows = 20
+    recorder.record(new_record(account="key:a"))
+    for number in range(40):
+        recorder.record(new_record(account="key:b", user=f"u{number}"))
+    recorder.record(new_record(account="key:a"))
+    assert recorder.figures().lost == 0
+    recorder.catch_up()
+    assert (total(database), total(database, table=USAGE_USERS)) == (42, 40)
+    users = {row["user"]: row["requests"] for row in rows(database, USAGE_USERS)}
+    assert len(users) <= 20
+    assert users[store.OTHERS] == 41 - len(users)
+
+
 def test_a_folder_that_cannot_be_written_is_told_once(database, tmp_path, new_record, caplog):
     """A read-only container serves as before; the figures go from memory to the database."""
     (tmp_path / "file").write_text("")
