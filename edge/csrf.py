@@ -47,7 +47,8 @@ def set_cookie(response: Response, trusted_proxies: int) -> None:
     """Set the cookie that tokens are bound to, where this response has the first of them."""
     if "csrf_secret" in g:
         secure = caller.came_over_https(request, trusted_proxies)
-        response.set_cookie(COOKIE, g.csrf_secret, secure=secure, httponly=True, samesite="Strict")
+        # Lax as the session's: a link from another site would else bring the page without it, and get another one.
+        response.set_cookie(COOKIE, g.csrf_secret, secure=secure, httponly=True, samesite="Lax")
 
 
 def _from_browser(request: Request) -> bool:

@@ -62,6 +62,12 @@ def ask(client, prompt="Hello", page=None):
     return client.post("/avibe", data={"prompt": prompt, csrf.FIELD: token_in(page or client.get("/")) or ""})
 
 
+def test_a_link_from_another_site_leaves_open_pages_as_they_are(visitor):
+    """A browser sends what forms are bound to along with it, as it does the session, so that no new one is made."""
+    (cookie,) = [one for one in visitor.get("/").headers.getlist("Set-Cookie") if one.startswith(csrf.COOKIE)]
+    assert all(part in cookie for part in ("HttpOnly", "SameSite=Lax"))
+
+
 def test_a_key_is_asked_for_once(visitor, key):
     """The page has the sign-in alone, then the forms; the cookie is HttpOnly, SameSite and holds the key's id only."""
     record, text = key
