@@ -32,6 +32,7 @@ MAX_CACHED = 4096
 # Key types and curves of a JWK, by the algorithm that takes them. RFC 7518, section 3.1.
 FAMILIES = {"RS256": ("RSA", None), "ES256": ("EC", "P-256")}
 MIN_RSA_BITS = 2048
+SHARED = "HS256"  # of JWT_SECRET_KEY alone; no key of a set is for it
 
 Signature = tuple[int, int, int]
 
@@ -82,11 +83,7 @@ class TokenVerifier:
     def use_secret(self, secret: str) -> None:
         """Verify with another JWT_SECRET_KEY; tokens that the former one signed count no longer."""
         self._access = replace(self._access, jwt_secret_key=secret)
-        self._signature = None
-        if self._access.jwt_jwks_file is None:
-            self._read()
-        else:
-            self.refresh()
+        self._use([key for key in self._keys if key[0] != SHARED])
 
     @property
     def failing(self) -> bool:
@@ -153,19 +150,21 @@ class TokenVerifier:
 
     def _read(self) -> None:
         """Bring the keys up to date with settings and file; tokens that older ones verified are verified again."""
-        keys: list[tuple[str, str | None, Any]] = []
-        if self._access.jwt_secret_key is not None:
-            keys.append(("HS256", None, self._access.jwt_secret_key))
-        file, signature = self._access.jwt_jwks_file, None
+        file, signature, keys = self._access.jwt_jwks_file, None, list[tuple[str, str | None, Any]]()
         if file is not None:
             signature = _signature_of(file)
             if signature == self._signature:
                 return
-            keys += _read_key_set(file)
-        with self._lock:
-            self._keys = keys
-            self._verified.clear()
+            keys = _read_key_set(file)
+        self._use(keys)
         self._signature = signature
+
+    def _use(self, key_set: list[tuple[str, str | None, Any]]) -> None:
+        """Verify with the keys of a set from now on, and with the shared key of the settings."""
+        secret = self._access.jwt_secret_key
+        with self._lock:
+            self._keys = [*([] if secret is None else [(SHARED, None, secret)]), *key_set]
+            self._verified.clear()
 
 
 def _key_for(algorithm: object, header: dict[str, Any], keys: list[tuple[str, str | None, Any]]) -> Any:

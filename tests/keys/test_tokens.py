@@ -254,6 +254,19 @@ def test_a_changed_key_set_counts_at_once_and_a_broken_one_changes_nothing(file,
         known.account_of(made)
 
 
+def test_another_secret_counts_while_the_key_set_cannot_be_read(file):
+    """The keys of the set stay as they were, and the former secret is refused."""
+    secrets = ["the-first-secret-of-0123456789abcdef", "the-other-secret-of-0123456789abcdef"]
+    known = verifier(JWT_JWKS_FILE=str(file), JWT_SECRET_KEY=secrets[0])
+    of_the_set, former, new = token("RS256", headers={"kid": "r1"}), *(token(key=secret) for secret in secrets)
+    assert known.account_of(former).name == "Anna"
+    file.unlink()
+    known.use_secret(secrets[1])
+    assert {known.account_of(one).name for one in (of_the_set, new)} == {"Anna"}
+    with pytest.raises(TokenRefused):
+        known.account_of(former)
+
+
 def replace(file, text):
     """Write a file as editors do, by another that takes its name."""
     another = file.with_suffix(".new")
