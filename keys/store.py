@@ -38,6 +38,7 @@ class KeyStore:
         self._in_database: dict[str, Key] = {}
         self._in_file: dict[str, Key] = {}
         self._revisions = (0, 0)
+        self._sources, self._read_of = 1, 0  # how many databases there were, and which of them was read
         self._signature: Signature | None = None
         self._failing: dict[str, str] = {}
         self._reading_since: float | None = None  # on the clock, while the thread reads
@@ -81,6 +82,10 @@ class KeyStore:
         offered = digest(text)
         return key if any(same(offered, known) for known in key.hashes(now)) else None
 
+    def read_anew(self) -> None:
+        """Read all keys with the next refresh: those of the database may be of another one. From any thread."""
+        self._sources += 1
+
     def refresh(self) -> None:
         """Read what has changed; a failure leaves the snapshot as it is."""
         self._reading_since = self._clock()
@@ -100,15 +105,19 @@ class KeyStore:
 
     def _read_database(self) -> None:
         """Read the rows that changed, and the ids of those that are left where any was removed."""
+        sources = self._sources
         revisions = self._registry.revisions()  # first: what is committed meanwhile is read again
-        if revisions[0] != self._revisions[0]:
-            since = self._revisions[0] if revisions[0] > self._revisions[0] else 0  # a restored backup begins anew
-            changed = {key.id: key for key in self._registry.changed_since(since)}
-            self._in_database = changed if since == 0 else self._in_database | changed
-        if revisions[1] != self._revisions[1]:
-            left = self._registry.ids()
-            self._in_database = {key_id: key for key_id, key in self._in_database.items() if key_id in left}
-        self._revisions = revisions
+        restored = any(now < known for now, known in zip(revisions, self._revisions, strict=True))
+        if restored or sources != self._read_of:
+            self._in_database = {key.id: key for key in self._registry.changed_since(0)}
+        else:
+            if revisions[0] != self._revisions[0]:
+                changed = {key.id: key for key in self._registry.changed_since(self._revisions[0])}
+                self._in_database = self._in_database | changed
+            if revisions[1] != self._revisions[1]:
+                left = self._registry.ids()
+                self._in_database = {key_id: key for key_id, key in self._in_database.items() if key_id in left}
+        self._revisions, self._read_of = revisions, sources
 
     def _read_file(self, file: Path) -> None:
         try:

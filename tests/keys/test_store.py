@@ -7,7 +7,7 @@ import os
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from database.connect import Database, DatabaseError
+from database.connect import Database, DatabaseError, sqlite_url
 from engine.errors import StartError
 from keys.key_file import line_of
 from keys.record import Key
@@ -101,6 +101,38 @@ def test_a_restored_backup_is_read_whole(registry, counting, store, by, database
     store.refresh()
     assert [store.by_id(key.id) for key in kept] == kept
     assert len(store) == 1
+
+
+def test_a_backup_from_before_a_removal_is_read_whole(registry, store, by, database):
+    """The keys that were removed since are there again, though no other was changed."""
+    registry.make(by, "kept")
+    key, text = registry.make(by, "removed")
+    store.refresh()
+    with database.engine().begin() as connection:
+        row = connection.exec_driver_sql("SELECT * FROM api_keys WHERE name = 'removed'").one()
+    registry.delete(by, key.id)
+    store.refresh()
+    assert store.find(text, NOW) is None
+    with database.engine().begin() as connection:
+        connection.exec_driver_sql(f"INSERT INTO api_keys VALUES ({', '.join('?' * len(row))})", tuple(row))
+        connection.exec_driver_sql("UPDATE revisions SET value = 0 WHERE name = 'keys_deleted'")
+    store.refresh()
+    assert store.find(text, NOW) is not None
+
+
+def test_another_database_is_read_whole(tmp_path, by):
+    """Its revisions say nothing of what the former one had."""
+    urls = [sqlite_url(tmp_path / name) for name in ("one.db", "two.db")]
+    for url, names in zip(urls, (["a"], ["b", "c", "d"]), strict=True):
+        for name in names:
+            KeyRegistry(Database(url)).make(by, name)
+    database = Database(urls[0])
+    store = KeyStore(KeyRegistry(database))
+    store.load()
+    database.use_url(urls[1])
+    store.read_anew()
+    store.refresh()
+    assert {key.name for key in store._in_database.values()} == {"b", "c", "d"}
 
 
 @pytest.mark.parametrize("failure", [OperationalError("x", {}, OSError()), DatabaseError("x"), OSError("x")])
