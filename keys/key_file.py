@@ -25,7 +25,7 @@ class KeyFileError(Exception):
 def read_keys(file: Path, models: Collection[str] | None = None) -> dict[str, Key]:
     """Return the keys of the file by their ids. models: that there are, None for any. Raises KeyFileError."""
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # JSON has other ends of lines in texts
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise KeyFileError(f"it cannot be read: {reason}") from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
+from database.strings import storable
 from keys.account import Account, Limits
 
 PRIORITIES = ("low", "normal", "high")
@@ -148,6 +149,6 @@ def check_not_over(expires_at: int | None, now: float) -> None:
 
 def checked_notes(notes: object) -> str:
     """Return notes. Raises KeyFieldError."""
-    if not isinstance(notes, str) or len(notes) > MAX_NOTES:
-        raise KeyFieldError(f"notes: expected at most {MAX_NOTES} characters")
+    if not isinstance(notes, str) or len(notes) > MAX_NOTES or notes != storable(notes):
+        raise KeyFieldError(f"notes: expected at most {MAX_NOTES} characters of Unicode, without NUL")
     return notes

@@ -69,6 +69,8 @@ def test_fields_change_and_go_back_to_their_defaults(registry, by):
         ("models", ["a,b"]),
         ("models", [""]),
         ("notes", "x" * 2001),
+        ("notes", "a\0b"),
+        ("notes", "\udcff"),
         ("requests_per_minute", -1),
         ("tokens_per_day", True),
         ("money_per_day", 1.5),

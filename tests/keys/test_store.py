@@ -135,6 +135,15 @@ def test_another_database_is_read_whole(tmp_path, by):
     assert {key.name for key in store._in_database.values()} == {"b", "c", "d"}
 
 
+def test_a_line_of_the_file_ends_where_json_says(registry, file):
+    """Notes may have the ends of lines that Unicode knows besides."""
+    made = json.loads(line(notes="one\u2028two\x85three")[0])
+    file.write_text(json.dumps(made, ensure_ascii=False) + "\r\n")
+    store = KeyStore(registry, file)
+    store.load()
+    assert [key.notes for key in store._in_file.values()] == ["one\u2028two\x85three"]
+
+
 @pytest.mark.parametrize("failure", [OperationalError("x", {}, OSError()), DatabaseError("x"), OSError("x")])
 def test_the_last_snapshot_stays_while_the_database_is_away(registry, counting, store, by, caplog, failure):
     """One line says so, and another that it is back; no line has the text of the error."""
