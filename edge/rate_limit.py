@@ -163,13 +163,15 @@ class RateLimiter:
         )
 
     def _spend_in(self, windows: Windows, size: _Size, budget: str, client: str, cost: int, only_look: bool) -> Quota:
-        """Check every window before charging any, so that no refusal is charged."""
-        quotas = []
+        """Check every window before charging any, so that no refusal is charged. The longest refusal is told."""
+        quotas, refusals = [], []
         for item in size.items:
             reset, used = windows.used(item, budget, client)
             if used + cost > item.amount:
-                raise size.over(item, used, reset, budget)
+                refusals.append(size.over(item, used, reset, budget))
             quotas.append(_quota(size, item, used if only_look else used + cost, reset))
+        if refusals:
+            raise max(refusals, key=lambda refusal: refusal.quota.reset)
         for item in () if only_look else size.items:
             # Another copy that shares Redis can take the last request in between; then this one is refused.
             if not windows.take(item, budget, client, cost):

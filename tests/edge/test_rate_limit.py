@@ -91,6 +91,16 @@ def test_a_refused_call_is_charged_nowhere(clock):
     assert refused.retry_after == 3600 - 60
 
 
+def test_of_two_spent_windows_the_longer_one_is_told(clock):
+    """Whoever waits as long as the refusal says is admitted."""
+    limiter = RateLimiter(2, 2, clock=clock)
+    spend_all(limiter, 2)
+    refused = refusal(limiter)
+    assert (refused.window, refused.retry_after) == ("hour", 3600)
+    clock.advance(refused.retry_after)
+    limiter.spend("generation", "1.1.1.1")
+
+
 def test_clients_and_budgets_do_not_share(clock):
     """Each address has its own budgets, one for health and one for generation."""
     limiter = RateLimiter(1, 0, clock=clock)
