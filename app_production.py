@@ -228,7 +228,7 @@ def _renewed(wired: RouteServices) -> dict[str, tuple[Callable[[Any], None], ...
         "ADMIN_KEY": (wired.client_sessions.use_admin_key, wired.conversations.use_admin_key),
         "JWT_SECRET_KEY": () if tokens is None else (tokens.use_secret,),
         "DATABASE_URL": (wired.database.use_url, *_read_anew(wired.key_store)),
-        "RATE_LIMIT_STORAGE": (lambda url: wired.rate_limiter.use_shared(redis_windows(url)),),
+        "RATE_LIMIT_STORAGE": (partial(_use_storage, wired.rate_limiter),),
         "BUDGET_WEBHOOK_URL": () if webhook is None else (webhook.use_url,),
         "OTEL_EXPORTER_OTLP_HEADERS": (lambda headers: wired.tracing.use_headers(dict(headers)),),
     }
@@ -236,6 +236,14 @@ def _renewed(wired: RouteServices) -> dict[str, tuple[Callable[[Any], None], ...
         if name in upstreams:
             renewed[f"{prefix}_UPSTREAM_KEY"] = (upstreams[name].use_key,)
     return renewed | {f"key_file of {name}": (one.use_key,) for name, one in upstreams.items()}
+
+
+def _use_storage(limiter: RateLimiter, address: str) -> None:
+    """Count in another Redis; between that and the memory only a start changes."""
+    if address == "memory":
+        log.warning("RATE_LIMIT_STORAGE_FILE says memory now: that counts from the next start on.")
+    else:
+        limiter.use_shared(redis_windows(address))
 
 
 def _read_anew(key_store: KeyStore | None) -> tuple[Callable[[Any], None], ...]:
