@@ -15,6 +15,8 @@ T = TypeVar("T")
 Number = TypeVar("Number", int, float)
 
 MASK = "********"
+# A database in memory is another one in each thread.
+SQLITE_FILE = re.compile(r"sqlite(\+\w+)?:///(?!(:memory:)?(\?|$))(?!file::memory:)")
 ANY_COUNT = 1_000_000
 MAX_PROMPT = 4000  # characters of a system prompt
 SECONDS_A_DAY = 86_400
@@ -164,7 +166,7 @@ def database() -> Kind[str]:
         if text.startswith("postgres://"):  # as libpq and hosts of databases spell it
             text = text.replace("postgres", "postgresql", 1)
         scheme = urlsplit(text).scheme.partition("+")[0]
-        if scheme not in ("sqlite", "postgresql") or (scheme == "sqlite" and not text.startswith("sqlite:///")):
+        if scheme not in ("sqlite", "postgresql") or (scheme == "sqlite" and not SQLITE_FILE.match(text)):
             raise ValueError(text)
         return text
 

@@ -474,3 +474,9 @@ def test_no_mistake_tells_a_secret(environ):
     (name,) = environ
     assert any(mistake.startswith(name) for mistake in refused.value.mistakes)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true"])
+def test_a_database_in_memory_is_refused(url):
+    """Each thread would have one of its own, without tables."""
+    assert mistakes(DATABASE_URL=url)[0].startswith("DATABASE_URL=")
