@@ -43,11 +43,14 @@ _values = attrgetter(*(field.name for field in fields(UsageRecord)))
 
 
 def read_line(line: bytes) -> UsageRecord | None:
-    """Return the record of a line without its end, None for a damaged one."""
+    """Return the record of a line without its end, None for a damaged one.
+
+    Values behind those that are known are passed over: a newer release wrote them, and was rolled back.
+    """
     checksum, _, text = line.partition(b" ")
     try:
         if int(checksum, 16) != zlib.crc32(text):
             return None
-        return UsageRecord(*json.loads(text))
+        return UsageRecord(*json.loads(text)[: len(fields(UsageRecord))])
     except (ValueError, TypeError):
         return None

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,6 +48,13 @@ def test_a_changed_line_is_no_record(new_record):
     line = new_record(input_tokens=71).line()[:-1]
     assert read_line(line.replace(b"71", b"91")) is None
     assert all(read_line(line[:length]) is None for length in range(len(line)))
+
+
+def test_a_line_of_a_newer_release_is_read(new_record):
+    """What it added behind is passed over; a line without all that is needed is none."""
+    record = new_record()
+    for text, found in ((record.line()[9:-2] + b',"more"]', record), (b'["r1",1.0]', None), (b"1", None)):
+        assert read_line(b"%08x %s" % (zlib.crc32(text), text)) == found
 
 
 def test_records_of_many_threads_are_all_there(folder, new_record):
