@@ -7,7 +7,7 @@ import threading
 from functools import partial
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import OperationalError
 
 from database import audit
@@ -297,10 +297,17 @@ def test_what_is_old_is_forgotten(database, tmp_path, new_record):
 def test_a_locked_database_is_waited_for(database, recorder, new_record):
     """Another writer of SQLite delays the figures and loses none."""
     recorder.record(new_record())
+    database.engine()
+    waits = threading.Event()
     with database.engine().connect() as other:
         other.execute(text("BEGIN IMMEDIATE"))
+        event.listen(
+            database.engine(), "before_cursor_execute", lambda *given: waits.set() if "INSERT" in given[2] else None
+        )
         thread = threading.Thread(target=recorder.catch_up)
         thread.start()
+        assert waits.wait(60)
+        assert not recorder._storing.acquire(timeout=0.2)
         other.rollback()
         thread.join(60)
     assert total(database) == 1
