@@ -154,6 +154,12 @@ def _answer(question: Question) -> tuple[Report, bool]:
         raise _away() from error
 
 
+def _oldest(question: Question) -> int:
+    """Return the second from which on what is asked for is kept."""
+    data = services().settings.data
+    return int(time.time()) - DAY * (data.usage_hour_days if "hour" in question.by else data.usage_days)
+
+
 def _away() -> NotReady:
     return NotReady("The database of usage is away; what is used is kept until it is back.", AWAY_SECONDS)
 
@@ -167,7 +173,7 @@ def _body(question: Question, found: Report, current: bool) -> UsageReport:
         lines=[_line(line) for line in found.lines],
         next_offset=question.offset + question.limit if found.more else None,
         total=_figures(found.total),
-        complete=current,
+        complete=current and question.start >= _oldest(question),
     )
 
 

@@ -95,7 +95,9 @@ class UsageReport(Body):
     lines: list[UsageLine]
     next_offset: Annotated[int | None, Field(description="Where the next page begins; null on the last.")]
     total: Annotated[UsageFigures, Field(description="Of all lines, on whichever page.")]
-    complete: Annotated[bool, Field(description="Whether all that this copy has answered is in it.")]
+    complete: Annotated[
+        bool, Field(description="Whether all that this copy has answered is in it; false also beyond the days kept.")
+    ]
 
 
 class BudgetLeft(Body):

@@ -400,3 +400,10 @@ def test_the_routes_are_those_of_the_table(app):
         "usage.own",
         "usage.audit_trail",
     }
+
+
+@pytest.mark.parametrize(("by", "days", "complete"), [("hour", 20, True), ("hour", 40, False), ("day", 40, True)])
+def test_a_report_beyond_what_is_kept_is_not_complete(client, by, days, complete):
+    """Hours are forgotten before days are."""
+    begins = time.strftime("%Y-%m-%d", time.gmtime(time.time() - days * 86_400))
+    assert client.get("/api/admin/usage", query_string={"from": begins, "by": by}).json["complete"] is complete
