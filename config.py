@@ -27,7 +27,7 @@ from settings.kinds import Table
 from settings.live import LiveSettings
 from settings.money import MILLION
 from settings.money import shown as as_money
-from settings.rules import DEMO, broken_rules, missing_files, open_to_a_network, true_without
+from settings.rules import DEMO, broken_rules, missing_files, open_to_a_network, true_without, without_effect
 from settings.sources import Sources, read_sources
 from settings.table import Setting
 from settings.upstreams import Upstream, upstreams_of
@@ -78,7 +78,7 @@ def load_settings(environ: Mapping[str, str], env_file: Path | None, has_gpu: Ca
     if sources.mistakes:
         raise SettingsError(sources.mistakes)
     unused = unused_folders(settings.model, settings.sources)
-    more = (*open_to_a_network(settings), *unused, *missing_files(settings.access))
+    more = (*open_to_a_network(settings), *without_effect(settings), *unused, *missing_files(settings.access))
     return replace(settings, warnings=(*settings.warnings, *more))
 
 

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from dataclasses import fields
 from pathlib import Path
 
 from settings.client_groups import AccessSettings
@@ -61,6 +62,18 @@ def missing_files(access: AccessSettings, ways: Collection[str] = ("keys", "jwt"
         path = getattr(access, name)
         if way in ways and path is not None and not os.path.isfile(path):
             yield f"{name.upper()}={str(path)!r}: expected a file that can be read, and there is none"
+
+
+def without_effect(settings: Settings) -> Iterator[str]:
+    """Yield a sentence for each setting that does nothing as long as another one is as it is."""
+    access, spending = settings.access, settings.spending
+    for name in ("jwt_secret_key", "jwt_jwks_file") if "jwt" not in access.auth else ():
+        if getattr(access, name) is not None:
+            yield f"{name.upper()} has no effect: AUTH={','.join(access.auth)} asks for no tokens"
+    budgets = ("budget_per", "default_tokens_per_day", "default_tokens_per_month", "default_money_per")
+    bounded = any(getattr(spending, one.name) is not None for one in fields(spending) if one.name.startswith(budgets))
+    if spending.budget_webhook_url is not None and not bounded and access.auth == ("open",):
+        yield "BUDGET_WEBHOOK_URL has no effect: no setting gives anybody a budget, and AUTH=open knows no keys"
 
 
 def open_to_a_network(settings: Settings) -> Iterator[str]:

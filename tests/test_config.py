@@ -359,11 +359,11 @@ def test_a_mistake_beside_one_that_cannot_be_read_is_told_too():
 def test_a_file_of_keys_that_is_not_there_is_warned_of(tmp_path):
     """By its setting; the command that makes its first line needs these settings, so they are no mistake."""
     (tmp_path / "keys").write_text("")
-    for name in ("API_KEYS_FILE", "JWT_JWKS_FILE"):
+    for name, auth in (("API_KEYS_FILE", "keys"), ("JWT_JWKS_FILE", "jwt")):
         for path in (tmp_path / "nothing", tmp_path):
-            (warning,) = load(**{name: str(path)}).warnings
+            (warning,) = load(AUTH=auth, **{name: str(path)}).warnings
             assert warning.startswith(f"{name}={str(path)!r}: expected a file")
-        assert load(**{name: str(tmp_path / "keys")}).warnings == ()
+        assert load(AUTH=auth, **{name: str(tmp_path / "keys")}).warnings == ()
 
 
 def test_secret_file_that_cannot_be_used_is_a_mistake(tmp_path):

@@ -1,4 +1,4 @@
-"""The warning of a service that whoever reaches it may use."""
+"""The warnings of a service that whoever reaches it may use, and of settings that do nothing."""
 
 import pytest
 
@@ -35,9 +35,30 @@ def test_a_proxy_opens_it_too():
 @pytest.mark.parametrize("auth", ["keys", "jwt", "keys,jwt"])
 def test_keys_close_it(auth):
     """Any way in that is asked for counts."""
-    assert warnings(AUTH=auth, JWT_SECRET_KEY="a" * 40, JWT_AUDIENCE="us") == ()
+    tokens = {"JWT_SECRET_KEY": "a" * 40, "JWT_AUDIENCE": "us"} if "jwt" in auth else {}
+    assert warnings(AUTH=auth, **tokens) == ()
 
 
 def test_development_is_not_warned_of():
     """There the address is printed, and deploy.sh listens on loopback."""
     assert warnings(ENVIRONMENT="development") == ()
+
+
+@pytest.mark.parametrize(
+    ("environ", "names"),
+    [
+        ({"JWT_SECRET_KEY": "a" * 40}, ["JWT_SECRET_KEY"]),
+        ({"JWT_SECRET_KEY": "a" * 40, "AUTH": "keys"}, ["JWT_SECRET_KEY"]),
+        ({"JWT_JWKS_FILE": "/dev/null", "AUTH": "keys"}, ["JWT_JWKS_FILE"]),
+        ({"JWT_SECRET_KEY": "a" * 40, "AUTH": "jwt"}, []),
+        ({"BUDGET_WEBHOOK_URL": "https://hooks.example/"}, ["BUDGET_WEBHOOK_URL"]),
+        ({"BUDGET_WEBHOOK_URL": "https://hooks.example/", "AUTH": "keys"}, []),
+        ({"BUDGET_WEBHOOK_URL": "https://hooks.example/", "DEFAULT_TOKENS_PER_DAY": "9"}, []),
+        ({"BUDGET_WEBHOOK_URL": "https://hooks.example/", "BUDGET_PER_DAY": "9", "PRICES": "1/2"}, []),
+        ({"BUDGET_WEBHOOK_URL": "https://hooks.example/", "DEFAULT_TOKENS_PER_MINUTE": "9"}, ["BUDGET_WEBHOOK_URL"]),
+    ],
+)
+def test_a_setting_that_does_nothing_is_warned_of(environ, names):
+    """Whoever sets it believes that it bounds or tells something."""
+    found = [one for one in warnings(HOST="127.0.0.1", **environ) if "has no effect" in one]
+    assert [one.partition(" ")[0] for one in found] == names
