@@ -166,7 +166,11 @@ def database() -> Kind[str]:
         if text.startswith("postgres://"):  # as libpq and hosts of databases spell it
             text = text.replace("postgres", "postgresql", 1)
         scheme = urlsplit(text).scheme.partition("+")[0]
-        if scheme not in ("sqlite", "postgresql") or (scheme == "sqlite" and not SQLITE_FILE.match(text)):
+        if (
+            "://" not in text
+            or scheme not in ("sqlite", "postgresql")
+            or (scheme == "sqlite" and not SQLITE_FILE.match(text))
+        ):
             raise ValueError(text)
         return text
 

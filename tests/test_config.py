@@ -461,6 +461,7 @@ def test_a_budget_of_money_needs_prices(name):
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:hunter2@collector:4318/ v1"},  # pragma: allowlist secret
         {"DATABASE_URL": "hunter2"},
         {"DATABASE_URL": "mysql://me:hunter2@host/name"},  # pragma: allowlist secret
+        {"DATABASE_URL": "postgresql:/me:hunter2@host/name"},  # pragma: allowlist secret
         {"RATE_LIMIT_STORAGE": "hunter2"},
         {"RATE_LIMIT_STORAGE": "http://:hunter2@host"},  # pragma: allowlist secret
         {"BUDGET_WEBHOOK_URL": "https:/hooks/hunter2"},
