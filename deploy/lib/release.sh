@@ -7,12 +7,37 @@ COPY_MB=50
 # Set once a release is chosen or created.
 RELEASE=""
 
-# Prints the files of the tree in $1 that belong to a release, NUL-terminated, without generated ones and Compose's secrets.
+# Prints the files of the tree in $1 that belong to a release, NUL-terminated, without generated ones and secrets. In a
+# checkout these are files that git has or would take; a release lists the same ones without git.
 tree_files() {
-    (cd "$1" && find . \( -name .git -o -name .venv -o -name .release -o -name __pycache__ -o -name '.*_cache' \
-        -o -name htmlcov -o -name node_modules -o -path ./run \) -prune -o \( -type f -o -type l \) \
-        ! -name '*.pyc' ! -name '*.so' ! -name .env ! -name '.coverage*' ! -name '*.log' \
+    if [ ! -e "$1/.git" ] || ! has git; then
+        files_found "$1"
+        return
+    fi
+    git_in "$1" ls-files >/dev/null || die "git does not list the files of $1; see its message above."
+    comm -z -12 <(files_found "$1") <(git_in "$1" ls-files -c -o --exclude-standard -z | sed -z 's#^#./#' | LC_ALL=C sort -z -u)
+}
+
+files_found() {
+    (cd "$1" && find . \( -name .git -o -name '.venv*' -o -name .release -o -name __pycache__ -o -name '.*_cache' \
+        -o -name htmlcov -o -name node_modules -o -path ./run -o -path ./backups -o -path ./.state \) -prune -o \( -type f -o -type l \) \
+        ! -name '*.pyc' ! -name '*.so' \( ! -name '.env*' -o -name .env.example \) ! -name '.coverage*' ! -name '*.log' \
         ! -path './deploy/compose/postgres/*' ! -path './deploy/compose/secrets/*' ! -path './deploy/compose/tls/*' -print0 | LC_ALL=C sort -z)
+}
+
+# Runs git in the checkout $1 as its owner, who keeps what git writes there and has the keys of its remote.
+git_in() {
+    local folder owner="" home
+    folder="$(cd "$1" && pwd -P)"
+    shift
+    if [ "$(id -u)" -eq 0 ]; then owner="$(stat -c %U "$folder")"; fi
+    case "$owner" in
+        "" | root | UNKNOWN) git -c safe.directory="$folder" -C "$folder" "$@" ;;
+        *)
+            home="$(getent passwd "$owner" | cut -d : -f 6)"
+            runuser -u "$owner" -- env HOME="$home" git -c safe.directory="$folder" -C "$folder" "$@"
+            ;;
+    esac
 }
 
 tree_hash() {

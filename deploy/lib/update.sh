@@ -71,12 +71,9 @@ unpack() {
 fetch_revision() {
     local revision="${1:-@{upstream\}}"
     [ -e "$ROOT/.git" ] || die "$ROOT is not a git checkout; give a folder, a tarball or its URL: ./deploy.sh update SOURCE"
-    git_here fetch --quiet --tags || die "git could not fetch; see its message above."
-    if [ -n "$1" ] && git_here rev-parse --quiet --verify "origin/$1^{commit}" >/dev/null; then revision="origin/$1"; fi
-    git_here rev-parse --quiet --verify "$revision^{commit}" >/dev/null || die "There is no tag or branch '${1:-(upstream of this branch)}' in $ROOT."
-    say "Using $(git_here describe --always --tags "$revision") of $ROOT."
-    git_here archive "$revision" | tar -C "$2" -xf - || die "git could not export the tree of $revision."
+    git_in "$ROOT" fetch --quiet --tags || die "git could not fetch; see its message above."
+    if [ -n "$1" ] && git_in "$ROOT" rev-parse --quiet --verify "origin/$1^{commit}" >/dev/null; then revision="origin/$1"; fi
+    git_in "$ROOT" rev-parse --quiet --verify "$revision^{commit}" >/dev/null || die "There is no tag or branch '${1:-(upstream of this branch)}' in $ROOT."
+    say "Using $(git_in "$ROOT" describe --always --tags "$revision") of $ROOT."
+    git_in "$ROOT" archive "$revision" | tar -C "$2" -xf - || die "git could not export the tree of $revision."
 }
-
-# The checkout may belong to another user, which git refuses for root.
-git_here() { git -c safe.directory="$ROOT" -C "$ROOT" "$@"; }

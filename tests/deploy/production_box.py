@@ -13,7 +13,9 @@ from pathlib import Path
 
 from tests.sandbox import Sandbox
 
-TOOLS = "cmp date false find gzip flock ln ls mktemp readlink rmdir sha256sum sort tar touch true wc xargs".split()
+TOOLS = (
+    "cmp comm date false find getent gzip flock ln ls mktemp readlink rmdir sha256sum sort stat tar touch true wc xargs"
+).split()
 
 SYSTEMCTL = """
 echo "systemctl $*" >>"{log}"
@@ -22,7 +24,7 @@ verb="$1"; for unit; do :; done
 run_service() {{
     number=$(($(cat "$pid" 2>/dev/null || echo 4000) + 1))
     echo "$number" >"$pid"; mkdir -p "{system}/proc/$number"
-    ln -sfn "$(readlink "$current")" "{system}/proc/$number/cwd"; echo active >"$state"
+    ln -sfn "$(readlink -f "$current")" "{system}/proc/$number/cwd"; echo active >"$state"
 }}
 case "$*" in
 "--version") cat "{control}/systemd" 2>/dev/null || echo "systemd 252 (252.38-1)" ;;
@@ -68,7 +70,7 @@ class ProductionBox(Sandbox):
         for name in ("etc", "run/systemd/system", "proc", "sys"):
             (self.system / name).mkdir(parents=True)
         self.os_release("debian", "12")
-        for part in ("avito-ai.service", "gunicorn_config.py"):
+        for part in ("avito-ai.service", "gunicorn_config.py", ".gitignore"):
             self._copy(part)
         shutil.rmtree(self.root / "deploy/monitoring", ignore_errors=True)
         for name in TOOLS:
@@ -128,6 +130,18 @@ class ProductionBox(Sandbox):
             shutil.rmtree(part)
             shutil.copytree(part.with_suffix(".kept"), part, symlinks=True)
         self.log.unlink(missing_ok=True)
+
+    def commit(self) -> None:
+        """Make the checkout one of git, which is then on the PATH."""
+        self.tool("git", f'exec {shutil.which("git")} "$@"')
+        self.git("init", "--quiet")
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "-m", "all of it")
+
+    def git(self, *words: str) -> None:
+        """Run git in the checkout."""
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.example", "-c", "init.defaultBranch=main"]
+        subprocess.run(["git", *identity, *words], cwd=self.root, check=True, capture_output=True, timeout=600)
 
     def change(self, text: str = "# another release\n") -> None:
         """Change the checkout, so that it is a new release."""

@@ -168,25 +168,31 @@ def test_update_takes_a_tarball_that_has_its_sum(box: ProductionBox, tmp_path: P
 @pytest.mark.needs("git")
 def test_update_takes_a_tag_of_the_checkout(box: ProductionBox) -> None:
     """The tag is installed, and the checkout itself stays where it is."""
-
-    def git(*words: str) -> None:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b.example", "-c", "init.defaultBranch=main"]
-        subprocess.run(["git", *identity, *words], cwd=box.root, check=True, capture_output=True, timeout=600)
-
     before, text = box.current, (box.root / "config.py").read_text()
     box.change("# tagged\n")
-    git("init", "--quiet")
-    git("add", "--all")
-    git("commit", "--quiet", "-m", "tagged")
-    git("tag", "v9")
-    git("remote", "add", "origin", str(box.root))
+    box.commit()
+    box.git("tag", "v9")
+    box.git("remote", "add", "origin", str(box.root))
     (box.root / "config.py").write_text(text)
-    box.tool("git", f'exec {shutil.which("git")} "$@"')
     assert box.run("update", "v8").returncode == 1
     done = box.run("update", "v9")
     assert done.returncode == 0, done.stderr
     assert box.current == box.serving != before
     assert (box.root / "config.py").read_text() == text
+
+
+@pytest.mark.needs("git")
+def test_git_works_in_a_checkout_as_its_owner(box: ProductionBox) -> None:
+    """What root's git writes there its owner could not use, and the keys of the remote are the owner's."""
+    box.commit()
+    box.git("tag", "v9")
+    box.git("remote", "add", "origin", str(box.root))
+    box.tool("stat", "echo operator")
+    box.tool("getent", "echo operator:x:1000:1000::/home/operator:/bin/bash")
+    box.tool("git", f'echo "git for $HOME" >>"{box.log}"; exec {shutil.which("git")} "$@"')
+    assert box.run("update", "v9").returncode == 0
+    assert box.asked("runuser operator") >= 3
+    assert {call for call in box.calls() if call.startswith("git ")} == {"git for /home/operator"}
 
 
 @pytest.mark.parametrize(("source", "sentence"), [("nothing-here", "is not a git checkout"), (".", "")])
