@@ -130,16 +130,17 @@ releases_newest_first() {
 remove_incomplete_releases() {
     local folder
     for folder in $(releases_newest_first); do
-        if [ ! -e "$folder/.release/complete" ] && [ "$folder" != "$(current_release)" ]; then rm -rf "$folder"; fi
+        case "$folder" in "$(current_release)" | "$(serving_release)") continue ;; esac
+        [ -e "$folder/.release/complete" ] || rm -rf "$folder"
     done
 }
 
-# Keeps the newest few that have served, and always the current and the previous one.
+# Keeps the newest few that have served, and always the current, the serving and the previous one.
 prune_releases() {
     local folder kept=0
     for folder in $(releases_newest_first); do
         [ -e "$folder/.release/failed" ] || kept=$((kept + 1))
-        case "$folder" in "$(current_release)" | "$(previous_release)") continue ;; esac
+        case "$folder" in "$(current_release)" | "$(serving_release)" | "$(previous_release)") continue ;; esac
         if [ "$kept" -gt "$KEEP_RELEASES" ] || [ -e "$folder/.release/failed" ]; then
             rm -rf "$folder"
             note "Removed the old release ${folder##*/}."
@@ -147,7 +148,16 @@ prune_releases() {
     done
 }
 
-current_release() { readlink "$CURRENT" 2>/dev/null || true; }
+current_release() { release_at "$CURRENT"; }
+
+# Prints the folder that the link $1 leads to, nothing without one. A release is named as below RELEASES, whatever other
+# links are on the way.
+release_at() {
+    local folder
+    [ -L "$1" ] && folder="$(readlink -f "$1" 2>/dev/null)" || return 0
+    if [ "${folder%/*}" = "$(readlink -f "$RELEASES")" ]; then folder="$RELEASES/${folder##*/}"; fi
+    echo "$folder"
+}
 
 # The release before the current one; empty if there is none.
 previous_release() {

@@ -15,7 +15,7 @@ main_pid() {
 service_state() { systemctl show --property ActiveState --value "$UNIT" 2>/dev/null || true; }
 
 # The release that is serving: the working directory of the running master, whatever `current` points to.
-serving_release() { readlink "$PROC/$(main_pid)/cwd" 2>/dev/null || true; }
+serving_release() { release_at "$PROC/$(main_pid)/cwd"; }
 
 # Installs the units of the release in $1.
 install_units() {

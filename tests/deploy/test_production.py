@@ -266,6 +266,61 @@ def test_a_first_release_that_does_not_start_leaves_nothing_running(bare: Produc
     assert not (bare.prefix / "current").is_symlink()
 
 
+@pytest.mark.needs("git")
+@pytest.mark.parametrize("with_git", [True, False])
+def test_a_release_has_nothing_of_what_was_made_in_the_checkout(box: ProductionBox, with_git: bool) -> None:
+    """Anybody can read a release: no backup, no state, no settings; and none of them makes another release."""
+    if with_git:
+        box.commit()
+    made = ("backups/today/env", ".state/avito-ai.db", ".env.old", ".env", ".venv-cuda/pyvenv.cfg", "deploy/.env.mine")
+    for name in made:
+        (box.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (box.root / name).write_text("ADMIN_KEY=0123456789abcdef\n")
+    assert "nothing is restarted" in box.run("production").stdout
+    (box.root / "new.py").write_text("# not committed yet\n")
+    assert box.run("production").returncode == 0
+    release = box.prefix / "releases" / box.current
+    assert [name for name in made if name != ".env" and (release / name).exists()] == []
+    assert (release / ".env.example").exists()
+    assert (release / "new.py").exists()
+
+
+@pytest.mark.needs("git")
+def test_what_git_ignores_is_in_no_release(box: ProductionBox) -> None:
+    """Also what nobody but the operator's .gitignore names; a file that is gone from the checkout is none of it."""
+    with (box.root / ".gitignore").open("a") as file:
+        file.write("/mine/\n")
+    box.commit()
+    (box.root / "mine").mkdir()
+    (box.root / "mine/key").write_text("secret\n")
+    (box.root / "requirements-test.txt").unlink()
+    done = box.run("production")
+    assert done.returncode == 0, done.stderr
+    release = box.prefix / "releases" / box.current
+    assert not (release / "mine").exists()
+    assert not (release / "requirements-test.txt").exists()
+
+
+@pytest.mark.parametrize("link", ["releases/1", "/opt/avito-ai/releases/1"])
+def test_a_release_that_was_made_by_hand_stays_until_the_next_one_serves(box: ProductionBox, link: str) -> None:
+    """Whatever the link to it looks like: it is the one to return to."""
+    (box.prefix / "releases" / box.current).rename(box.prefix / "releases/1")
+    (box.prefix / "releases/1/.release/complete").unlink()
+    (box.prefix / "current").unlink()
+    (box.prefix / "current").symlink_to(f"{box.system}{link}" if link.startswith("/") else link)
+    number = (box.control / "pid").read_text().strip()
+    (box.system / "proc" / number / "cwd").unlink()
+    (box.system / "proc" / number / "cwd").symlink_to(box.prefix / "releases/1")
+    box.say("reload-fails")
+    done = box.run("production")
+    assert done.returncode == 1
+    assert box.serving == "1"
+    assert (box.prefix / "releases/1/config.py").exists()
+    box.unsay("reload-fails")
+    assert box.run("production").returncode == 0
+    assert box.serving == box.current != "1"
+
+
 def test_a_changed_tree_takes_over_by_a_reload(box: ProductionBox) -> None:
     """The next release shares the previous one's packages and takes over."""
     before = box.current
