@@ -36,8 +36,9 @@ ensure_settings() {
     if [ ! -e "$SETTINGS_FILE" ]; then
         first_settings | write_settings
     fi
+    (umask 077 && cp "$SETTINGS_FILE" "$DEPLOY_STATE/settings-before.new")
+    mv "$DEPLOY_STATE/settings-before.new" "$DEPLOY_STATE/settings-before"
     SETTINGS_BEFORE="$DEPLOY_STATE/settings-before"
-    (umask 077 && cp "$SETTINGS_FILE" "$SETTINGS_BEFORE")
     refuse_other_environment
     put_setting ENVIRONMENT=production
     local word
@@ -63,17 +64,22 @@ first_settings() {
     fi
 }
 
-# Replaces the settings file with stdin, atomically. That of a checkout stays its owner's, and a link stays a link.
+# Replaces the settings file with stdin, atomically; if that fails, on a full disk for instance, the status is 1 and the
+# file is as before. That of a checkout is written in place: it stays its owner's, and a link stays a link.
 write_settings() {
-    (umask 077 && cat >"$SETTINGS_FILE.new")
-    if [ "$SETTINGS_FILE" != "$CONFIG_DIR/.env" ]; then
-        cat "$SETTINGS_FILE.new" >"$SETTINGS_FILE"
-        rm "$SETTINGS_FILE.new"
-        return
+    if ! (umask 077 && cat >"$SETTINGS_FILE.new"); then
+        rm -f "$SETTINGS_FILE.new"
+        return 1
     fi
-    chown "root:$SERVICE_USER" "$SETTINGS_FILE.new"
-    chmod 640 "$SETTINGS_FILE.new"
-    mv "$SETTINGS_FILE.new" "$SETTINGS_FILE"
+    put_in_place || { warn "$SETTINGS_FILE could not be written; what it should have is in $SETTINGS_FILE.new." && return 1; }
+}
+
+put_in_place() {
+    if [ "$SETTINGS_FILE" != "$CONFIG_DIR/.env" ]; then
+        cat "$SETTINGS_FILE.new" >"$SETTINGS_FILE" && rm "$SETTINGS_FILE.new"
+    else
+        chown "root:$SERVICE_USER" "$SETTINGS_FILE.new" && chmod 640 "$SETTINGS_FILE.new" && mv "$SETTINGS_FILE.new" "$SETTINGS_FILE"
+    fi
 }
 
 refuse_other_environment() {
@@ -125,10 +131,16 @@ warn_of_environment() {
     done < <(sed -n 's/^#\{0,1\}\([A-Z][A-Z_]*\)=.*/\1/p' "$ROOT/.env.example")
 }
 
+# Where it fails, what was before is kept under a name that the next run does not use.
 restore_settings() {
+    local kept
     [ -n "$SETTINGS_BEFORE" ] && [ -f "$SETTINGS_BEFORE" ] || return 0
-    cmp -s "$SETTINGS_BEFORE" "$SETTINGS_FILE" || {
-        write_settings <"$SETTINGS_BEFORE"
+    if cmp -s "$SETTINGS_BEFORE" "$SETTINGS_FILE"; then return; fi
+    if write_settings <"$SETTINGS_BEFORE"; then
         say "The previous settings are restored."
-    }
+    else
+        kept="$SETTINGS_BEFORE.$(date -u +%Y%m%d-%H%M%S)"
+        mv "$SETTINGS_BEFORE" "$kept"
+        warn "The previous settings could not be restored; they are in $kept, and $SETTINGS_FILE has those of this run."
+    fi
 }

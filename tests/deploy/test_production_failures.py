@@ -57,6 +57,28 @@ def test_a_folder_that_cannot_be_read_is_named_before_the_switch(box: Production
     assert "TEMPERATURE=0.1" not in box.settings
 
 
+def test_settings_that_a_full_disk_does_not_take_back_are_not_lost(box: ProductionBox) -> None:
+    """The file stays whole, the run does not claim that it restored it, and what was before is kept for good."""
+    before, file = box.settings, box.system / "etc/avito-ai/.env"
+    box.change()
+    box.tool("runuser", f'ln -s /dev/full "{file}.new"; exit 1')
+    done = fail(box, "TEMPERATURE=0.1")
+    assert "are restored" not in done.stdout
+    assert "could not be restored" in done.stderr
+    assert box.settings == [*before, "TEMPERATURE=0.1"]
+    assert not file.is_symlink()
+    (kept,) = (box.prefix / "deploy-state").glob("settings-before.*")
+    assert [line for line in kept.read_text().splitlines() if line and line[0] != "#"] == before
+
+
+def test_settings_that_cannot_be_copied_are_not_taken_for_those_before(box: ProductionBox) -> None:
+    """A copy that a full disk cut off would be restored as the settings."""
+    before = box.settings
+    (box.prefix / "deploy-state/settings-before.new").symlink_to("/dev/full")
+    box.run("production", "TEMPERATURE=0.1")
+    assert box.settings == before
+
+
 def test_mistakes_in_the_settings_are_all_shown_and_taken_back(box: ProductionBox) -> None:
     """The release's own code validates the settings."""
     said = fail(box, "TEMPERATURE=hot", "MAX_WAITING=many").stderr
