@@ -73,47 +73,74 @@ take_over() {
 
 to_vllm() {
     install_units
+    begin
     if [ -n "$FIRST" ]; then systemctl stop avito-ai; fi
-    if ! systemctl enable --now "${UNITS[@]}"; then
-        systemctl disable --now "${UNITS[@]}"
-        take_over
+    systemctl enable --now "${UNITS[@]}" ||
         die "vLLM did not start (journalctl -u 'avito-ai-vllm@*'), and our own engine serves on. Where the card does not hold both, use --stop-first."
-    fi
-    cp -p "$SETTINGS" "$SETTINGS.before"
+    save_settings
     set_upstreams "$(address avibe)" "$(address avision)"
-    if ! take_over; then
-        mv -f "$SETTINGS.before" "$SETTINGS"
-        systemctl disable --now "${UNITS[@]}"
-        take_over
-        die "The service does not run with vLLM (journalctl -u avito-ai), and our own engine serves on."
-    fi
-    rm -f "$SETTINGS.before"
+    take_over || die "The service does not run with vLLM (journalctl -u avito-ai), and our own engine serves on."
+    finish
     printf 'vLLM computes both models.\n'
 }
 
 to_own() {
-    cp -p "$SETTINGS" "$SETTINGS.before"
+    begin
+    save_settings
     set_upstreams
     if [ -n "$FIRST" ]; then systemctl stop avito-ai "${UNITS[@]}"; fi
-    if ! take_over; then
-        mv -f "$SETTINGS.before" "$SETTINGS"
-        systemctl start "${UNITS[@]}"
-        take_over
+    take_over ||
         die "Our own engine did not start (journalctl -u avito-ai), and vLLM computes on. Where the card does not hold both, use --stop-first."
-    fi
+    finish
     systemctl disable --now "${UNITS[@]}"
-    rm -f "$SETTINGS.before"
     printf 'Our own engine computes both models.\n'
 }
 
-# A script that is ended must not leave settings of an engine that did not take over. $1: the exit status.
-ended() {
-    if [ -e "$SETTINGS.before" ]; then mv -f "$SETTINGS.before" "$SETTINGS"; fi
-    printf 'Error: Ended before the other engine took over; the settings are as they were.\n' >&2
+# Whether a change has begun that is not complete, whether the settings are saved for it, and which units ran before it.
+CHANGING="" SAVED="" RAN=() DID_NOT_RUN=()
+
+begin() {
+    local unit
+    for unit in "${UNITS[@]}"; do
+        if systemctl is-active --quiet "$unit"; then RAN+=("$unit"); else DID_NOT_RUN+=("$unit"); fi
+    done
+    CHANGING=yes
+}
+
+save_settings() {
+    cp -p "$SETTINGS" "$SETTINGS.before"
+    SAVED=yes
+}
+
+finish() {
+    CHANGING=""
+    rm -f "$SETTINGS.before"
+}
+
+# Ends the script, however it ends. $1: its exit status. A change that is not complete is taken back: neither may the
+# settings name an engine that did not take over, nor the service stay stopped.
+leave() {
+    trap - EXIT
+    trap '' HUP INT TERM PIPE
+    set +e
+    if [ -n "$CHANGING" ]; then
+        printf 'Taking the change back.\n' >&2
+        take_back || printf 'Error: The service does not run: systemctl status avito-ai, journalctl -u avito-ai\n' >&2
+    fi
     exit "$1"
 }
 
-trap 'ended 130' INT
-trap 'ended 143' TERM
-trap 'ended 129' HUP
+take_back() {
+    if [ -n "$SAVED" ]; then mv -f "$SETTINGS.before" "$SETTINGS"; fi
+    rm -f "$SETTINGS.new"
+    if [ ${#RAN[@]} -gt 0 ]; then systemctl start "${RAN[@]}"; fi
+    if [ ${#DID_NOT_RUN[@]} -gt 0 ]; then systemctl disable --now "${DID_NOT_RUN[@]}" 2>/dev/null; fi
+    if [ -z "$SAVED" ] && systemctl is-active --quiet avito-ai; then return; fi
+    take_over
+}
+
+trap 'leave $?' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
 "to_$1"

@@ -19,7 +19,7 @@ guard_run() {
 # Ends a run. $1: its exit status.
 leave() {
     trap - EXIT
-    trap '' HUP INT TERM
+    trap '' HUP INT TERM PIPE
     set +e
     end_child
     if [ "$1" -ne 0 ]; then undo "$1"; fi

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 
@@ -16,12 +17,21 @@ from tests.system_process import ROOT
 DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 OTHERS = "# mine\nADMIN_KEY=0123456789abcdef\n"
 SYSTEMCTL = """#!/bin/sh
-echo "$*" >>"{folder}/calls"
+case "$*" in is-active*) ;; *) echo "$*" >>"{folder}/calls" ;; esac
 case "$*" in
 "is-active --quiet avito-ai") [ ! -e "{folder}/stopped" ] ;;
-"stop avito-ai"*) touch "{folder}/stopped" ;;
-"reload avito-ai" | "start avito-ai") [ ! -e "{folder}/service-fails" ] || {{ rm "{folder}/service-fails"; false; }} ;;
-"enable --now "*) [ ! -e "{folder}/vllm-fails" ] ;;
+"is-active --quiet avito-ai-vllm@"*) [ -e "{folder}/vllm-runs" ] ;;
+"stop avito-ai"*)
+    touch "{folder}/stopped"
+    case "$*" in *vllm*) rm -f "{folder}/vllm-runs" ;; esac ;;
+"reload avito-ai" | "start avito-ai")
+    [ ! -e "{folder}/service-fails" ] || {{ rm "{folder}/service-fails"; exit 1; }}
+    rm -f "{folder}/stopped" ;;
+"disable --now "*) rm -f "{folder}/vllm-runs" ;;
+"start avito-ai-vllm@"*) touch "{folder}/vllm-runs" ;;
+"enable --now "*)
+    if [ -e "{folder}/ended-by" ]; then kill -s "$(cat "{folder}/ended-by")" "$PPID"; fi
+    [ ! -e "{folder}/vllm-fails" ] && touch "{folder}/vllm-runs" ;;
 esac
 """
 UNITS = "avito-ai-vllm@avibe avito-ai-vllm@avision"
@@ -46,7 +56,7 @@ class Installed:
 
     def change(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         (self.folder / "calls").write_text("")
-        command = ["bash", str(ROOT / "deploy/engine.sh"), *arguments]
+        command = ["env", "--default-signal", "bash", str(ROOT / "deploy/engine.sh"), *arguments]
         environ = {"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "AVITO_AI_ROOT": str(self.folder)}
         return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=600)
 
@@ -63,9 +73,7 @@ def test_vllm_starts_before_the_service_asks_it(installed: Installed) -> None:
     """Units and their files are installed, both models started, the two settings written, the service reloaded."""
     done = installed.change("vllm")
     assert done.returncode == 0, done.stderr
-    assert installed.calls() == [
-        "daemon-reload", f"enable --now {UNITS}", "is-active --quiet avito-ai", "reload avito-ai",
-    ]  # fmt: skip
+    assert installed.calls() == ["daemon-reload", f"enable --now {UNITS}", "reload avito-ai"]
     upstreams = "VIBE_UPSTREAM=http://127.0.0.1:8001/v1\nVISION_UPSTREAM=http://127.0.0.1:8002/v1\n"
     assert installed.settings.read_text() == OTHERS + upstreams
     for name in ("avito-ai-vllm@.service", "avito-ai-vllm@avision.service.d/order.conf"):
@@ -76,7 +84,7 @@ def test_our_engine_serves_before_vllm_stops(installed: Installed) -> None:
     """The settings are as they were before; twice changes nothing more."""
     for arguments in ("vllm", "vllm", "own", "own"):
         assert installed.change(arguments).returncode == 0
-    assert installed.calls() == ["is-active --quiet avito-ai", "reload avito-ai", f"disable --now {UNITS}"]
+    assert installed.calls() == ["reload avito-ai", f"disable --now {UNITS}"]
     assert installed.settings.read_text() == OTHERS
 
 
@@ -109,6 +117,40 @@ def test_a_card_that_holds_one_engine_is_freed_first(installed: Installed) -> No
     assert calls.index("stop avito-ai") < calls.index(f"enable --now {UNITS}") < calls.index("start avito-ai")
     assert installed.change("own", "--stop-first").returncode == 0
     assert f"stop avito-ai {UNITS}" in installed.calls()
+
+
+def as_before(installed: Installed) -> bool:
+    """Tell whether the service runs with its own engine, and vLLM does not, also after the next boot."""
+    off = [not (installed.folder / name).exists() for name in ("stopped", "vllm-runs", "etc/avito-ai/.env.before")]
+    return all(off) and installed.settings.read_text() == OTHERS and f"disable --now {UNITS}" in installed.calls()
+
+
+@pytest.mark.parametrize("name", ["INT", "TERM", "HUP"])
+@pytest.mark.parametrize("options", [(), ("--stop-first",)])
+def test_a_change_that_is_ended_is_taken_back(installed: Installed, name: str, options: tuple[str, ...]) -> None:
+    """vLLM loads for minutes, while the operator loses patience or the connection."""
+    (installed.folder / "ended-by").write_text(name)
+    done = installed.change("vllm", *options)
+    assert done.returncode == 128 + signal.Signals[f"SIG{name}"]
+    assert as_before(installed)
+    assert ("start avito-ai" in installed.calls()) is bool(options)
+
+
+def test_a_change_that_fails_anywhere_is_taken_back(installed: Installed) -> None:
+    """The settings that cannot be written, for instance; the service was stopped by then."""
+    installed.settings.with_name(".env.new").mkdir()
+    assert installed.change("vllm", "--stop-first").returncode == 1
+    assert as_before(installed)
+
+
+def test_a_second_change_that_is_ended_leaves_vllm_as_it_runs(installed: Installed) -> None:
+    """It was not this run that started it."""
+    installed.change("vllm")
+    (installed.folder / "ended-by").write_text("TERM")
+    installed.change("vllm", "--stop-first")
+    assert (installed.folder / "vllm-runs").exists()
+    assert not (installed.folder / "stopped").exists()
+    assert not any(call.startswith("disable") for call in installed.calls())
 
 
 def test_what_the_operator_changed_is_kept(installed: Installed) -> None:
