@@ -195,7 +195,7 @@ def test_systemd_and_compose_serve_the_same(model: str, prefix: str) -> None:
     )
     compose = yaml.safe_load((ROOT / "deploy/compose/vllm.yaml").read_text())["services"]
     theirs = options_of(compose[f"vllm-{model}"]["command"])
-    ours = options_of(environ["OPTIONS"].split())
+    ours = options_of(shlex.split(environ["OPTIONS"]))  # systemd takes words and quotes as a shell does
     assert theirs.pop("model") == environ["MODEL"] == str(DEFAULTS[f"{prefix}_MODEL_DIR"])
     assert theirs.pop("served-model-name") == model
     assert ours == theirs
