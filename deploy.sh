@@ -79,7 +79,8 @@ Usage: ./deploy.sh COMMAND
   update [SOURCE]    fetch a newer tree (a tag or branch, a folder, a tarball or its URL) and install it;
                      --sha256 SUM verifies a tarball, --no-backup makes no backup before
   uninstall [--purge] [--yes]
-                     remove the service; --purge removes settings, state and logs too
+                     remove the service; --purge removes settings, state and logs too; asks first, so away from a
+                     terminal it needs --yes
   help               this text
 
 Environment:

@@ -97,13 +97,13 @@ uninstall() {
         esac
         shift
     done
-    if [ "$sure" = no ] && at_terminal; then ask_to_uninstall "$purge"; fi
+    if [ "$sure" = no ]; then ask_to_uninstall "$purge"; fi
     open_log uninstall
     take_lock
     cd /
     stop_for_good
     remove_site
-    rm -rf "$PREFIX" "$CACHE_DIR"
+    rm -rf "$PREFIX" "$CACHE_DIR" "$CACHE_DIR-vllm"
     rm -f "$LOGROTATE_DIR/avito-ai"
     if [ "$purge" = yes ]; then purge_rest; else say "Kept: $CONFIG_DIR, $STATE_DIR, $LOG_DIR and the user $SERVICE_USER (--purge removes them too)."; fi
     say "Avito AI API is removed. Packages that apt installed for it (python3-venv, gcc, nginx, certbot) are kept."
@@ -111,6 +111,7 @@ uninstall() {
 
 ask_to_uninstall() {
     local answer extra=""
+    [ -t 0 ] || die "'uninstall' asks before it removes anything, and nobody is at a terminal here; --yes answers it."
     if [ "$1" = yes ]; then extra=" with its settings, keys, state and logs"; fi
     read -r -p "Remove the service and all its releases$extra? [y/N] " answer
     case "$answer" in
@@ -121,14 +122,14 @@ ask_to_uninstall() {
 
 stop_for_good() {
     local unit
-    for unit in "${TIMED_UNITS[@]/%/.timer}" "${TIMED_UNITS[@]/%/.service}" "$UNIT"; do
+    for unit in "${TIMED_UNITS[@]/%/.timer}" "${TIMED_UNITS[@]/%/.service}" "$UNIT" "${VLLM_UNITS[@]}"; do
         systemctl disable --quiet "$unit" >/dev/null 2>&1 || true
         systemctl stop "$unit" 2>/dev/null || true
         rm -rf "${UNIT_DIR:?}/$unit" "${UNIT_DIR:?}/$unit.d"
     done
-    rm -f "${UNIT_DIR:?}/$EXPLAIN_UNIT"
+    rm -f "${UNIT_DIR:?}/$EXPLAIN_UNIT" "${UNIT_DIR:?}/$VLLM_UNIT"
     systemctl daemon-reload
-    systemctl reset-failed "$UNIT" "${TIMED_UNITS[@]/%/.service}" 2>/dev/null || true
+    systemctl reset-failed "$UNIT" "${VLLM_UNITS[@]}" "${TIMED_UNITS[@]/%/.service}" 2>/dev/null || true
 }
 
 purge_rest() {

@@ -3,6 +3,9 @@
 
 CHECK_UNIT=avito-ai-check.service
 EXPLAIN_UNIT=avito-ai-explain@.service
+# Installed by deploy/engine.sh, and from then on renewed with each release.
+VLLM_UNIT=avito-ai-vllm@.service
+VLLM_UNITS=(avito-ai-vllm@avibe.service avito-ai-vllm@avision.service)
 # Beside the service: each with a timer of its name.
 TIMED_UNITS=(avito-ai-health avito-ai-backup avito-ai-backup-test)
 
@@ -27,6 +30,10 @@ install_units() {
             if install_unit_file "$file" "$UNIT_DIR"; then changed=yes; fi
         done
     done
+    if [ -f "$UNIT_DIR/$VLLM_UNIT" ]; then
+        if install_unit_file "$1/deploy/systemd/$VLLM_UNIT" "$UNIT_DIR"; then changed=yes; fi
+        if install_unit_file "$1/deploy/vllm/order.conf" "$UNIT_DIR/${VLLM_UNITS[1]}.d"; then changed=yes; fi
+    fi
     if [ "$(systemd_version)" -ge 254 ] && install_unit_file "$1/deploy/systemd/back-off.conf" "$UNIT_DIR/$UNIT.d"; then
         changed=yes
     fi

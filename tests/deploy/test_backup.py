@@ -103,7 +103,7 @@ def test_a_backup_comes_back_to_a_bare_machine(keys: ProductionBox, tmp_path: Pa
     file = tmp_path / "copy.tar.gz"
     backup(keys, "create", str(file))
     before = keys.settings
-    assert keys.run("uninstall", "--purge").returncode == 0
+    assert keys.run("uninstall", "--purge", "--yes").returncode == 0
     done = backup(keys, "restore", str(file))
     assert done.returncode == 0, done.stderr
     assert "settings of the backup are not checked" in done.stderr

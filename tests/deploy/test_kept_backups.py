@@ -166,6 +166,6 @@ def test_the_timers_are_installed_and_removed_with_the_service(box: ProductionBo
     for name in ("avito-ai-backup", "avito-ai-backup-test"):
         assert (units / f"{name}.timer").exists()
         assert (units / f"{name}.service").exists()
-    assert box.run("uninstall", "--purge").returncode == 0
+    assert box.run("uninstall", "--purge", "--yes").returncode == 0
     assert list(units.glob("avito-ai*")) == []
     assert len(list(folder(box).glob("2*"))) == 1

@@ -227,7 +227,7 @@ def test_uninstall_keeps_what_only_the_operator_has(box: ProductionBox) -> None:
     """The service, its releases and units are removed; settings and the user are kept."""
     cache = box.system / "var/cache/avito-ai"
     cache.mkdir(parents=True)
-    done = box.run("uninstall")
+    done = box.run("uninstall", "--yes")
     assert done.returncode == 0
     assert box.serving is None
     assert not box.prefix.exists()
@@ -243,7 +243,49 @@ def test_uninstall_purges_on_request(box: ProductionBox) -> None:
     assert box.run("uninstall", "--purge", "--yes").returncode == 0
     assert not (box.system / "etc/avito-ai").exists()
     assert box.asked("userdel avito-ai") == 1
-    assert box.run("uninstall", "--purge").returncode == 0
+    assert box.run("uninstall", "--purge", "--yes").returncode == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--purge",)])
+def test_uninstall_away_from_a_terminal_must_be_confirmed(box: ProductionBox, options: tuple[str, ...]) -> None:
+    """Nobody is asked there, so nothing is removed."""
+    done = box.run("uninstall", *options)
+    assert (done.returncode, "--yes" in done.stderr) == (1, True)
+    assert box.serving == box.current
+    assert (box.system / "etc/avito-ai/.env").exists()
+
+
+def install_vllm(box: ProductionBox) -> Path:
+    """Put the units there that deploy/engine.sh copies, of an older release; return their folder."""
+    units = box.system / "etc/systemd/system"
+    (units / "avito-ai-vllm@avision.service.d").mkdir()
+    for name in ("avito-ai-vllm@.service", "avito-ai-vllm@avision.service.d/order.conf"):
+        (units / name).write_text("# of old\n")
+    return units
+
+
+def test_uninstall_ends_vllm_too(box: ProductionBox) -> None:
+    """It would hold the card, and its user could not be removed."""
+    units = install_vllm(box)
+    (box.system / "var/cache/avito-ai-vllm").mkdir(parents=True)
+    assert box.run("uninstall", "--yes").returncode == 0
+    for model in ("avibe", "avision"):
+        assert box.asked(f"systemctl stop avito-ai-vllm@{model}.service") == 1
+        assert box.asked(f"systemctl disable --quiet avito-ai-vllm@{model}.service") == 1
+    assert list(units.iterdir()) == []
+    assert not (box.system / "var/cache/avito-ai-vllm").exists()
+
+
+def test_the_units_of_vllm_are_those_of_the_release(box: ProductionBox) -> None:
+    """Where deploy/engine.sh has installed them; elsewhere they stay away."""
+    units = install_vllm(box)
+    box.change()
+    assert box.run("production").returncode == 0
+    assert (units / "avito-ai-vllm@.service").read_bytes() == (
+        box.root / "deploy/systemd/avito-ai-vllm@.service"
+    ).read_bytes()
+    order = units / "avito-ai-vllm@avision.service.d/order.conf"
+    assert order.read_bytes() == (box.root / "deploy/vllm/order.conf").read_bytes()
 
 
 def test_uninstall_refuses_other_arguments(box: ProductionBox) -> None:
