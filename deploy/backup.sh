@@ -28,15 +28,17 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 BACKUPS="$SYSTEM_ROOT/var/backups/avito-ai"
 SUMS=avito-ai-backup.sha256
 # Paths below SYSTEM_ROOT; missing ones are skipped.
-PARTS=(etc/avito-ai etc/avito-monitoring.env "etc/systemd/system/$UNIT.d" etc/nginx/sites-available/avito-ai.conf)
+PARTS=(etc/avito-ai etc/avito-monitoring.env "etc/systemd/system/$UNIT.d" etc/nginx/sites-available/avito-ai.conf
+    etc/nginx/avito-ai.d)
 SITE_LINK="$SYSTEM_ROOT/etc/nginx/sites-enabled/avito-ai.conf"
 ASIDE=""
 
 # $1: the file; $2: empty, or `as-it-is` to skip the check, for a configuration that may be unusable, or `for-an-update` to
 # skip that of the settings, which are those of another release by then.
 create() {
-    local file="$1" mode="${2:-}"
+    local file="$1" mode="${2:-}" whole=yes
     gather >"$ASIDE/parts"
+    named_files list "${SYSTEM_ROOT:-/}" "$SETTINGS_FILE" "$SYSTEM_ROOT/etc/avito-monitoring.env" >>"$ASIDE/parts" || whole=no
     [ -s "$ASIDE/parts" ] || die "There is nothing to back up: $CONFIG_DIR does not exist."
     mkdir -p "$ASIDE/copy" "$(dirname "$file")"
     tar -C "${SYSTEM_ROOT:-/}" --files-from="$ASIDE/parts" -cf - | tar -C "$ASIDE/copy" -xpf -
@@ -47,6 +49,7 @@ create() {
     chmod 600 "$file.new"
     mv "$file.new" "$file"
     [ "$mode" = as-it-is ] || check "$file" "$mode"
+    [ "$whole$mode" != no ] || die "The backup $file lacks files that the settings name; see the messages above."
     say "The backup is $file. It contains keys: store a copy elsewhere, readable by you only."
 }
 
@@ -72,6 +75,13 @@ database() {
     "$python" -I "$ROOT/deploy/database_copy.py" "$@"
 }
 
+# Runs a command of deploy/named_files.py, likewise.
+named_files() {
+    local python="$CURRENT/.venv/bin/python"
+    [ -x "$python" ] || python="$(command -v python3)" || return
+    PYTHONPATH="$ROOT" "$python" -B -P -s -m deploy.named_files "$@"
+}
+
 # Runs a command of this script in a process of its own, which ends at the first thing that fails; a function that is part
 # of a condition would go on.
 again() { "$BASH" "$ROOT/deploy/backup.sh" "$@"; }
@@ -79,19 +89,11 @@ again() { "$BASH" "$ROOT/deploy/backup.sh" "$@"; }
 # Prints the files of a folder, NUL-terminated. Folders are left out: a restore must not change those of /etc.
 files_of() { (cd "$1" && find . \( -type f -o -type l \) -print0 | LC_ALL=C sort -z); }
 
-# Prints the paths to back up, including files of secrets that the settings name elsewhere.
+# Prints the paths to back up, apart from files that the settings name elsewhere.
 gather() {
     local part
-    for part in "${PARTS[@]}" $(secret_files); do
+    for part in "${PARTS[@]}"; do
         if [ -e "${SYSTEM_ROOT:-}/$part" ]; then echo "$part"; fi
-    done
-}
-
-secret_files() {
-    local file
-    for file in "$SETTINGS_FILE" "$SYSTEM_ROOT/etc/avito-monitoring.env"; do
-        [ -f "$file" ] || continue
-        sed -n "/^LOG_FILE=/!s#^[A-Z_]*_FILE=$SYSTEM_ROOT/##p" "$file" | grep -v '^etc/avito-ai/' || true
     done
 }
 
@@ -134,7 +136,7 @@ databases() {
 check_settings_of() {
     local python="$CURRENT/.venv/bin/python" report
     [ -f "$1" ] || die "The backup has no settings file."
-    sed "/^LOG_FILE=/!s#^\([A-Z_]*_FILE\)=$SYSTEM_ROOT\(/.*\)#\1=$ASIDE/check\2#" "$1" >"$ASIDE/settings"
+    named_files moved "$1" "${SYSTEM_ROOT:-/}" "$ASIDE/check" >"$ASIDE/settings" || die "The settings of the backup cannot be read."
     if [ ! -x "$python" ]; then
         warn "No release is installed here, so the settings of the backup are not checked."
         return
@@ -178,7 +180,7 @@ restore() {
 # Removes from the unpacked backup what is not configuration: the database, its dump and the journals of usage.
 leave_out_database() {
     local state file
-    state="$(sed -n 's/^STATE_DIR=//p' "$ASIDE/settings" | tail -n 1)"
+    state="$(database setting "$ASIDE/settings" STATE_DIR)"
     state="${state:-$STATE_DIR}"
     databases | while read -r file; do rm -f "$ASIDE/check/${file#"$SYSTEM_ROOT/"}"; done
     rm -rf "$ASIDE/check/${state#"$SYSTEM_ROOT/"}/usage" "$ASIDE/check/${state#"$SYSTEM_ROOT/"}/avito-ai.dump"

@@ -5,6 +5,7 @@
     python database_copy.py check FOLDER                              raise an error unless the copies in it are sound
     python database_copy.py restore SETTINGS_FILE FOLDER              restore the dump in FOLDER, whole or not at all,
                                                                       into the database that the settings name
+    python database_copy.py setting SETTINGS_FILE NAME                print a setting, nothing if it is not there
 
 Nothing but Python is needed for SQLite, and pg_dump and pg_restore for PostgreSQL, of which only the service's own
 tables are touched. A setting that is not there has its default. The exit status is 1 where something was not done.
@@ -13,6 +14,7 @@ tables are touched. A setting that is not there has its default. The exit status
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -29,6 +31,12 @@ TABLES = (
     "alembic_version api_keys audit budget_warnings revisions "
     "usage_accounts usage_days usage_hours usage_journals usage_users"
 ).split()
+# A line of settings: a name, and a value in single quotes, in double ones, or without.
+LINE = re.compile(
+    r"""^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*"""
+    r"""(?:(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")[ \t]*(?:\#[^\r\n]*)?|([^\r\n]*))\r?$""",
+    re.MULTILINE,
+)
 MAGIC = b"SQLite format 3\0"
 LOCK_SECONDS = 30  # for which a restore waits for a copy of the service elsewhere that uses a table
 
@@ -53,7 +61,7 @@ def copy(settings: Path, state: Path, root: Path, folder: Path) -> None:
     state = Path(given.get("STATE_DIR") or state)
     url = given.get("DATABASE_URL") or f"sqlite:///{state / DATABASE}"
     if url.startswith("sqlite:"):
-        _copy_sqlite(Path(url.partition(":///")[2]), root, folder)
+        _copy_sqlite(_file_of(url), root, folder)
     else:
         _dump(url, folder / state.relative_to(root) / DUMP)
     # After the database: what it has of a journal, it never has again, and what is read twice is known by its position.
@@ -88,16 +96,29 @@ def restore(settings: Path, folder: Path) -> None:
         print("The database is restored from its dump.")
 
 
+def setting(settings: Path, name: Path) -> None:
+    """Print a setting."""
+    print(_read(settings).get(str(name), ""))
+
+
 def _read(settings: Path) -> dict[str, str]:
-    """Return the settings of a file that say where the database is; a secret may stand in a file of its own."""
+    """Return the settings of a file, with what stands in a file of its own for the database."""
+    found = read(settings) if settings.is_file() else {}
+    if found.get("DATABASE_URL_FILE"):
+        found["DATABASE_URL"] = Path(found["DATABASE_URL_FILE"]).read_text(encoding="utf-8").strip()
+    if found.get("DATABASE_URL", "").startswith("postgres://"):
+        found["DATABASE_URL"] = found["DATABASE_URL"].replace("postgres", "postgresql", 1)
+    return found
+
+
+def read(settings: Path) -> dict[str, str]:
+    """Return the settings of a file as the service reads them, which uses a library for it that is not needed here."""
     found = {}
-    if settings.is_file():
-        for line in settings.read_text(encoding="utf-8").splitlines():
-            name, equals, value = line.strip().partition("=")
-            if equals and name in ("STATE_DIR", "DATABASE_URL", "DATABASE_URL_FILE"):
-                found[name] = value.strip().strip("\"'")
-    if "DATABASE_URL_FILE" in found:
-        found.setdefault("DATABASE_URL", Path(found["DATABASE_URL_FILE"]).read_text(encoding="utf-8").strip())
+    for line in LINE.finditer(settings.read_text(encoding="utf-8-sig")):
+        name, single, double, bare = line.groups()
+        quoted = single if single is not None else double
+        value = re.sub(r"\s+#.*", "", bare) if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+        found[name] = value.strip()
     return found
 
 
@@ -109,8 +130,19 @@ def _is_database(file: Path) -> bool:
         return content.read(len(MAGIC)) == MAGIC or file.suffix == ".db"
 
 
+def _file_of(url: str) -> Path:
+    """Return the file of a URL of SQLite, whose options do not belong to it. Raises Failed."""
+    name = url.partition(":///")[2].partition("?")[0]
+    if name.startswith("file:"):
+        name = f"/{name.removeprefix('file:').lstrip('/')}"
+    if not name.startswith("/"):
+        raise Failed("DATABASE_URL: expected a whole path, which begins with sqlite:////; the database is not found.")
+    return Path(name)
+
+
 def _copy_sqlite(file: Path, root: Path, folder: Path) -> None:
     if not file.is_file():
+        print(f"There is no database {file} yet.", file=sys.stderr)
         return
     target = folder / file.relative_to(root)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +193,7 @@ def _gone(folder: str, names: list[str]) -> set[str]:
     return {name for name in names if not name.endswith((".log", ".lock")) or not (Path(folder) / name).is_file()}
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"copy": copy, "check": check, "restore": restore}
+COMMANDS: dict[str, Callable[..., None]] = {"copy": copy, "check": check, "restore": restore, "setting": setting}
 
 
 if __name__ == "__main__":

@@ -72,11 +72,8 @@ copy_elsewhere() { sh -c "$(backup_setting COPY_COMMAND "")" copy "$1"; }
 
 # True if the settings name a PostgreSQL that nothing here can dump.
 lacks_database() {
-    local url
-    if has pg_dump || [ "$(backup_setting DATABASE "")" = elsewhere ] || [ ! -f "$SETTINGS_FILE" ]; then return 1; fi
-    url="$(sed -n 's/^DATABASE_URL=//p' "$SETTINGS_FILE" | tail -n 1)"
-    if [ -z "$url" ]; then url="$(cat "$(sed -n 's/^DATABASE_URL_FILE=//p' "$SETTINGS_FILE" | tail -n 1)" 2>/dev/null)" || true; fi
-    case "$url" in postgres*) return 0 ;; *) return 1 ;; esac
+    if has pg_dump || [ "$(backup_setting DATABASE "")" = elsewhere ]; then return 1; fi
+    case "$(database setting "$SETTINGS_FILE" DATABASE_URL 2>/dev/null)" in postgres*) return 0 ;; *) return 1 ;; esac
 }
 
 # Prints a setting of backups: $1 its name, $2 its default.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import subprocess
@@ -234,6 +235,121 @@ def test_a_database_of_any_name_comes_back(used: ProductionBox, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "The service is stopped for its database." in done.stdout
     assert f"avito-ai:avito-ai {place}/keys.sqlite3" in log.read_text()
+
+
+def names_in(archive: Path) -> set[str]:
+    """Return the files of a backup, as paths below the root."""
+    with tarfile.open(archive) as files:
+        return {name.removeprefix("./") for name in files.getnames()}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'ADMIN_KEY_FILE="{path}"',
+        "export ADMIN_KEY_FILE={path}",
+        "ADMIN_KEY_FILE = '{path}'  # mine",
+        "UPSTREAMS_FILE={etc}/avito-ai/upstreams.toml",
+    ],
+)
+def test_files_that_settings_name_are_kept_however_they_are_written(
+    keys: ProductionBox, tmp_path: Path, line: str
+) -> None:
+    """Anywhere, with a space in the name, behind a link, and in the file of upstreams; and they come back."""
+    etc, file, archive = keys.system / "etc", keys.system / "srv/my keys/admin", tmp_path / "copy.tar.gz"
+    path = etc / "avito-ai/link" if line.startswith("export") else file
+    file.parent.mkdir(parents=True)
+    file.write_text("fedcba9876543210\n")
+    (etc / "avito-ai/link").symlink_to(file)
+    table = f'[[upstream]]\nname = "other"\nurls = ["http://127.0.0.1:9/v1"]\nmodel = "m"\nkey_file = "{file}"\n'
+    (etc / "avito-ai/upstreams.toml").write_text(table)
+    settings = etc / "avito-ai/.env"
+    kept_lines = [one for one in settings.read_text().splitlines() if not one.startswith("ADMIN_KEY_FILE")]
+    settings.write_text("\n".join([*kept_lines, line.format(path=path, etc=etc), ""]))
+    before = settings.read_text()
+    done = backup(keys, "create", str(archive))
+    assert done.returncode == 0, done.stderr
+    assert "srv/my keys/admin" in names_in(archive)
+    file.unlink()
+    done = backup(keys, "restore", str(archive), "--files-only")
+    assert done.returncode == 0, done.stderr
+    assert (file.read_text(), settings.read_text()) == ("fedcba9876543210\n", before)
+
+
+@pytest.mark.parametrize("name", ["API_KEYS_FILE", "JWT_JWKS_FILE"])
+def test_a_file_that_settings_name_and_that_is_gone_fails_the_backup(
+    keys: ProductionBox, tmp_path: Path, name: str
+) -> None:
+    """The service can run on without it for now; a backup without it would only look whole."""
+    with (keys.system / "etc/avito-ai/.env").open("a") as file:
+        file.write(f"{name}={keys.system}/srv/gone\n")
+    done = backup(keys, "create", str(tmp_path / "copy.tar.gz"))
+    assert (done.returncode, f"{name}: there is no file {keys.system}/srv/gone." in done.stderr) == (1, True)
+
+
+def test_directives_of_ones_own_for_nginx_are_kept(keys: ProductionBox, tmp_path: Path) -> None:
+    """The site includes them."""
+    (keys.system / "etc/nginx/avito-ai.d").mkdir()
+    (keys.system / "etc/nginx/avito-ai.d/limit.conf").touch()
+    assert backup(keys, "create", str(tmp_path / "copy.tar.gz")).returncode == 0
+    assert "etc/nginx/avito-ai.d/limit.conf" in names_in(tmp_path / "copy.tar.gz")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "DATABASE_URL=sqlite:///{file}?timeout=30",
+        'export DATABASE_URL="sqlite:///file:{file}?mode=rwc&uri=true"',
+        "DATABASE_URL = 'sqlite:///{file}' # mine",
+    ],
+)
+def test_a_database_is_found_however_its_address_is_written(used: ProductionBox, tmp_path: Path, line: str) -> None:
+    """With options behind it, too."""
+    file = used.system / "srv/keys.db"
+    file.parent.mkdir()
+    sqlite3.connect(file).execute("CREATE TABLE kept (value TEXT)").connection.close()
+    with (used.system / "etc/avito-ai/.env").open("a") as settings:
+        settings.write(line.format(file=file) + "\n")
+    done = backup(used, "create", str(tmp_path / "copy.tar.gz"))
+    assert done.returncode == 0, done.stderr
+    assert "srv/keys.db" in names_in(tmp_path / "copy.tar.gz")
+
+
+def test_a_database_that_cannot_be_found_fails_the_backup(keys: ProductionBox, tmp_path: Path) -> None:
+    """A path that begins where the service runs is not where this runs."""
+    with (keys.system / "etc/avito-ai/.env").open("a") as settings:
+        settings.write("DATABASE_URL=sqlite:///keys.db\n")
+    done = backup(keys, "create", str(tmp_path / "copy.tar.gz"))
+    assert (done.returncode, "expected a whole path" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("state", ["activating", "reloading", "active"])
+def test_a_service_that_loads_does_not_write_into_the_database_that_comes_back(
+    used: ProductionBox, tmp_path: Path, state: str
+) -> None:
+    """It is stopped like one that serves, and no file of the old database is left beside the new one."""
+    file, database = tmp_path / "copy.tar.gz", used.system / "var/lib/avito-ai/avito-ai.db"
+    backup(used, "create", str(file))
+    used.database.close()
+    beside = [database.with_name(f"avito-ai.db-{name}") for name in ("wal", "shm", "journal")]
+    for one in beside:
+        one.write_text("of the old one")
+    used.say("state", state)
+    assert backup(used, "restore", str(file), "--files-only").returncode == 0
+    assert used.asked("systemctl stop avito-ai.service") == 1
+    assert not [one for one in beside if one.exists()]
+    assert kept(used) == ["of the backup"]
+
+
+def test_a_restore_waits_for_no_deployment(keys: ProductionBox, tmp_path: Path) -> None:
+    """Two that change settings and service at a time would mix them."""
+    backup(keys, "create", str(tmp_path / "copy.tar.gz"))
+    lose(keys)
+    with (keys.system / "run/lock/avito-ai-deploy").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = backup(keys, "restore", str(tmp_path / "copy.tar.gz"))
+    assert (done.returncode, "Another deploy.sh is running" in done.stderr) == (1, True)
+    assert keys.settings == ["TEMPERATURE=hot"]
 
 
 @pytest.mark.parametrize("arguments", [(), ("create", "a", "b"), ("restore",), ("what",)])
