@@ -114,14 +114,15 @@ check() {
 # True if the unpacked backup has a database.
 has_database() { [ -n "$(databases)$(find "$ASIDE/check" -name avito-ai.dump)" ]; }
 
-# Makes way for the database of the backup: nothing may write to it, and what stands beside the old one is not the new one's.
+# Makes way for the database of the backup: nothing may write to it, and what stands beside the old one is not the new
+# one's. A service that still loads, or waits for its restart, is stopped as well as one that serves.
 make_way() {
     local file
-    if has systemctl && systemctl is-active --quiet "$UNIT"; then
+    if [ -d "$SYSTEM_ROOT/run/systemd/system" ] && [ -e "$UNIT_DIR/$UNIT" ]; then
         say "The service is stopped for its database."
         systemctl stop "$UNIT"
     fi
-    databases | while read -r file; do rm -f "$file-wal" "$file-shm"; done
+    databases | while read -r file; do rm -f "$file-wal" "$file-shm" "$file-journal"; done
 }
 
 # Prints where the files of SQLite in the unpacked backup belong: of any name, and maybe outside of STATE_DIR.
@@ -160,6 +161,7 @@ restore() {
         esac
         shift
     done
+    take_lock
     check "$file"
     if [ -d "$CONFIG_DIR" ]; then
         again before-restore || die "The current configuration could not be backed up; nothing was restored."
@@ -219,6 +221,7 @@ apply_restored() {
     local tree="$ROOT"
     if [ -x "$CURRENT/deploy.sh" ]; then tree="$(cd "$CURRENT" && pwd -P)"; fi
     say "Restored. Now ./deploy.sh production applies it."
+    exec 9>&- # the lock, which that takes itself
     "$tree/deploy.sh" production --no-backup "$@" ||
         die "The backup is restored and not applied, for the reason above. Mend it and run ./deploy.sh production."
 }

@@ -42,6 +42,7 @@ case "$*" in
         exit 1
     fi
     run_service ;;
+"is-active --quiet avito-ai.service") [ "$(cat "$state" 2>/dev/null)" = active ] ;;
 "stop avito-ai.service") echo inactive >"$state"; rm -f "$pid" ;;
 esac
 """

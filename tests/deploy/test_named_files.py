@@ -48,7 +48,7 @@ def test_only_whole_paths_are_moved(tmp_path: Path) -> None:
 def test_a_setting_of_the_database_is_what_the_service_takes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], in_file: bool
 ) -> None:
-    """A file comes before a value, and `postgres` is PostgreSQL, whose database would not be in the backup otherwise."""
+    """A file comes before a value, and `postgres` is PostgreSQL, which was not dumped otherwise."""
     settings, secret = tmp_path / "settings", tmp_path / "secret"
     secret.write_text("postgres://user@db.example/keys\n")
     lines = ["DATABASE_URL=sqlite:////srv/x.db", f"DATABASE_URL_FILE={secret}"]
