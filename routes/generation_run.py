@@ -36,7 +36,11 @@ from routes.answer_key import key_of
 from routes.metering import Meter, RunMeter
 from routes.services import services
 
-TRACE_PARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")  # W3C, version 00
+# W3C. Of a later version what version 00 has is read, and more may follow.
+TRACE_PARENT = re.compile(
+    r"(?P<version>(?!ff)[0-9a-f]{2})(?P<ids>-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
+    r"((?<!^00.{53})-.*)?"
+)
 
 Prompts = Sequence[tuple[Prompt, SamplingParams]]
 Naming = Callable[[], AbstractContextManager[None]]
@@ -322,7 +326,10 @@ def _generation_request(
 def _own_trace() -> str:
     """Return the trace context that the client sent, if it is one, for where this service does not trace itself."""
     parent = request.headers.get("traceparent", "")
-    return parent if TRACE_PARENT.fullmatch(parent) else ""
+    found = TRACE_PARENT.fullmatch(parent)
+    if found is None:
+        return ""
+    return parent if found["version"] == "00" else f"00{found['ids']}-{int(found['flags'], 16) & 1:02x}"
 
 
 def _id_of(number: int) -> str:
