@@ -230,7 +230,14 @@ def test_an_answer_to_a_schema_is_checked(client: FlaskClient, server: FakeUpstr
 def test_a_clients_trace_is_passed_on_if_it_is_one(client: FlaskClient, server: FakeUpstream) -> None:
     """And nothing else of its headers."""
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    for sent, heard in ((trace, trace), ("00-" + "0" * 32 + "-" + "0" * 16 + "-00", None), ("nonsense\tx", None)):
+    later = "01" + trace[2:]
+    for sent, heard in (
+        (trace, trace),
+        (later + "-more", trace),
+        (trace + "-more", None),
+        ("00-" + "0" * 32 + "-" + "0" * 16 + "-00", None),
+        ("nonsense\tx", None),
+    ):
         client.post(
             "/v1/chat/completions",
             json=PROTOCOLS["chat"][1],
