@@ -9,7 +9,7 @@
 #
 # A release that does not become ready is rolled back, and the exit status is 1. Environment: KUBECONFIG_TEXT, the
 # content of a kubeconfig file; ROLLOUT_TIMEOUT, the limit of the rollout (30m); COMPONENTS, names of folders of
-# components, separated by spaces, to add to the overlay.
+# components, separated by spaces, to add to the overlay; API_KEY, a client key, where the service asks for one at URL.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/overlays"
 
@@ -36,8 +36,13 @@ for component in ${COMPONENTS:-}; do
     components+="${components:+, }../../components/$component"
 done
 
-release="$(mktemp -d ./.release.XXXXXX)"
-trap 'rm -rf "$release"' EXIT
+release="$(mktemp -d ./.release.XXXXXX)" tried=""
+# However the release ends: a canary that is left would keep its share of the requests, and nobody would judge it.
+leave() {
+    if [ -n "$tried" ]; then withdraw || true; fi
+    rm -rf "$release"
+}
+trap leave EXIT
 if [ -n "${KUBECONFIG_TEXT:-}" ]; then
     (umask 077 && printf '%s\n' "$KUBECONFIG_TEXT" >"$release/kubeconfig")
     export KUBECONFIG="$PWD/$release/kubeconfig"
@@ -73,6 +78,7 @@ roll_back() {
 
 # The canary's objects; the Ingress first, so that no request meets a pod that is gone.
 withdraw() {
+    tried=""
     in_namespace delete ingress --selector avito-ai/track=canary >&2
     in_namespace delete deployment,service,servicemonitor,networkpolicy,configmap --selector avito-ai/track=canary >&2
 }
@@ -86,13 +92,14 @@ patches:
         path: /metadata/annotations/nginx.ingress.kubernetes.io~1canary-weight
         value: "$SHARE"
 YAML
+    tried=yes
     kubectl apply --kustomize "$release" --selector avito-ai/track=canary
     in_namespace rollout status deployment/avito-ai-canary --timeout "${ROLLOUT_TIMEOUT:-30m}" &&
         python3 ../../canary.py prometheus "${CANARY_SECONDS:-600}" "$PROMETHEUS" \
             'namespace="avito-ai",service="avito-ai"' 'namespace="avito-ai",service="avito-ai-canary"'
 }
 
-# A canary whose watch is ended would keep its share of the requests, and nobody would judge it. $1: the exit status.
+# $1: the exit status.
 ended() {
     withdraw
     printf 'Error: The watch was ended, and %s was withdrawn.\n' "$IMAGE" >&2
@@ -115,8 +122,13 @@ kustomization '' </dev/null
 kubectl apply --kustomize "$release"
 in_namespace rollout status deployment/avito-ai --timeout "${ROLLOUT_TIMEOUT:-30m}" ||
     roll_back "$IMAGE did not become ready"
+# Not on the command line, where other users of the machine would see it.
+authorization() {
+    if [ -n "${API_KEY:-}" ]; then printf 'header = "Authorization: Bearer %s"\n' "$API_KEY"; fi
+}
+
 if [ -n "$URL" ]; then
-    curl --fail --silent --show-error --retry 3 --retry-all-errors --max-time 60 "$URL/api/v1/text/generate" \
+    authorization | curl --config - --fail --silent --show-error --retry 3 --retry-all-errors --max-time 60 "$URL/api/v1/text/generate" \
         --header 'Content-Type: application/json' --data '{"prompt": "Привет!", "max_tokens": 10}' >/dev/null ||
         roll_back "$URL did not generate a text"
 fi

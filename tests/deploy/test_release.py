@@ -28,6 +28,7 @@ esac
 """
 CURL = """#!/bin/sh
 echo "curl $*" >>"{log}"
+cat >"{folder}/curl-config"
 [ ! -e "{folder}/silent" ]
 """
 
@@ -96,6 +97,28 @@ def test_one_text_is_generated_where_the_service_answers(cluster: Cluster) -> No
     """With a URL, the release must also answer there."""
     assert cluster.release("gpu", IMAGE, "https://ai.example.com").returncode == 0
     assert "https://ai.example.com/api/v1/text/generate" in cluster.calls()[-1]
+
+
+@pytest.mark.parametrize("key", ["", "sk-test"])
+def test_the_text_is_asked_for_with_the_pipelines_key(cluster: Cluster, key: str) -> None:
+    """Where there is one; no other user of the machine sees it."""
+    assert cluster.release("gpu", IMAGE, "https://ai.example.com", API_KEY=key).returncode == 0
+    config = (cluster.folder / "curl-config").read_text()
+    assert config == (f'header = "Authorization: Bearer {key}"\n' if key else "")
+    assert "sk-test" not in cluster.calls()[-1]
+
+
+@pytest.mark.parametrize("fault", ["not-ready", "silent"])
+def test_a_canary_goes_with_a_release_that_is_taken_back(cluster: Cluster, fault: str) -> None:
+    """It had done well, and would keep its share of the requests for ever."""
+    with_judge(cluster, 0)
+    (cluster.folder / fault).touch()
+    canary = ("--canary", "50", "gpu", IMAGE, "https://ai.example.com")
+    done = cluster.release(*canary, PROMETHEUS="http://prometheus:9090", CANARY_SECONDS="30")
+    assert done.returncode == 1
+    assert "the previous release was restored" in done.stderr
+    assert "delete ingress --selector avito-ai/track=canary" in cluster.calls()[-2]
+    assert cluster.leftovers() == []
 
 
 @pytest.mark.parametrize("fault", ["not-ready", "silent"])
