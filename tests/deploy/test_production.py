@@ -275,7 +275,7 @@ def test_a_release_has_nothing_of_what_was_made_in_the_checkout(box: ProductionB
     made = ("backups/today/env", ".state/avito-ai.db", ".env.old", ".env", ".venv-cuda/pyvenv.cfg", "deploy/.env.mine")
     for name in made:
         (box.root / name).parent.mkdir(parents=True, exist_ok=True)
-        (box.root / name).write_text("ADMIN_KEY=0123456789abcdef\n")
+        (box.root / name).write_text(f"ADMIN_KEY={name}\n")
     assert "nothing is restarted" in box.run("production").stdout
     (box.root / "new.py").write_text("# not committed yet\n")
     assert box.run("production").returncode == 0
