@@ -3,6 +3,7 @@
 # render.py makes from /etc/avito-monitoring.env. May be run again at any time; if one of the programs rejects the new
 # configuration, the previous one is restored.
 set -euo pipefail
+umask 022 # the programs are users of their own, and read what is written here
 
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 SETTINGS=/etc/avito-monitoring.env
