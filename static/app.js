@@ -3,7 +3,7 @@ import { ask, feedback, resume, stop } from "./ask.js";
 import { plainText, pressedCopy } from "./copy.js";
 import { Exchange, say } from "./exchange.js";
 import { changeOf, countChange, next } from "./follow_up.js";
-import { keepPictures, preview } from "./history.js";
+import { answersOf, keepPictures, preview } from "./history.js";
 import { ImageField } from "./image.js";
 import { addCodeButtons } from "./markdown.js";
 import { goesOn, reveal, showPast } from "./past.js";
@@ -40,7 +40,8 @@ class Conversation {
     this.form.addEventListener("keydown", (event) => {
       if (sends(event)) this.form.requestSubmit(this.send);
     });
-    this.stop.addEventListener("click", () => this.halt());
+    // The second click of a double click on the button whose place it takes was not meant for it.
+    this.stop.addEventListener("click", (event) => event.detail > 1 || this.halt());
   }
 
   question() {
@@ -105,7 +106,7 @@ class Conversation {
       sent: () => begun || exchange.wait(texts.thinking),
       queued: (position) => begun || exchange.queued(position),
       stream: (id) => {
-        exchange.stream = id;
+        Object.assign(exchange, { stream: id, streamAt: Date.now() });
         exchange.keep();
       },
       text: (part) => {
@@ -148,11 +149,12 @@ class Conversation {
     }
   }
 
-  // The stream can be read no more: what was asked in this visit is asked again.
-  forgotten(question, exchange, leaving) {
+  // The stream can be read no more: what was asked in this visit is asked again, unless another tab has kept its answer.
+  async forgotten(question, exchange, leaving) {
     this.idle(leaving);
     exchange.stream = "";
     if (!exchange.revived) return this.attempt(question, exchange);
+    exchange.variants.list.push(...(await answersOf(exchange.id)).slice(exchange.variants.list.length));
     const { length } = exchange.variants.list;
     if (length) exchange.show(length - 1);
     else exchange.interrupted();

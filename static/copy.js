@@ -90,20 +90,22 @@ export function pressedCopy(button, exchange, markdown) {
 }
 
 async function copy(forms, button) {
+  let copied = true;
   try {
     const blobs = Object.entries(forms).map(([type, text]) => [type, new Blob([text], { type })]);
     await navigator.clipboard.write([new ClipboardItem(Object.fromEntries(blobs))]);
   } catch {
-    copySelection(forms, button);
+    copied = copySelection(forms, button);
   }
   const label = button.textContent;
-  button.textContent = texts.copied;
+  const told = copied ? texts.copied : texts.not_copied;
+  button.textContent = told;
   button.disabled = true;
-  say(texts.copied);
+  say(told);
   setTimeout(() => Object.assign(button, { textContent: label, disabled: false }), COPIED);
 }
 
-// Without HTTPS, browsers deny the clipboard API but allow copying a selection, and a page to say what is copied.
+// Without HTTPS, browsers deny the clipboard API but allow copying a selection, and a page to say what is copied. Returns whether it was.
 function copySelection(forms, button) {
   const field = Object.assign(document.createElement("textarea"), { value: forms["text/plain"], className: "unseen" });
   button.after(field);
@@ -112,7 +114,8 @@ function copySelection(forms, button) {
     event.preventDefault();
     for (const [type, text] of Object.entries(forms)) event.clipboardData.setData(type, text);
   });
-  document.execCommand("copy");
+  const copied = document.execCommand("copy");
   field.remove();
   button.focus();
+  return copied;
 }

@@ -33,6 +33,7 @@ export class Exchange {
     this.conversation = record.thread ?? this.id; // the id of its first exchange
     this.previews = record.previews ?? [];
     this.stream = record.stream ?? "";
+    this.streamAt = record.streamAt; // when it began
     this.element = template.content.firstElementChild.cloneNode(true);
     this.part(".question").textContent = question.prompt;
     for (const [index, src] of question.previews.entries()) {
@@ -71,8 +72,8 @@ export class Exchange {
   keep() {
     const { files, previews, ...question } = this.question;
     const { list: variants, shown } = this.variants;
-    const { id, conversation: thread, kind, stream, ended } = this;
-    return keep({ id, thread, kind, question, previews: this.previews, variants, shown, stream, ended });
+    const { id, conversation: thread, kind, stream, streamAt, ended } = this;
+    return keep({ id, thread, kind, question, previews: this.previews, variants, shown, stream, streamAt, ended });
   }
 
   restart() {
@@ -236,11 +237,13 @@ export class Exchange {
 
   // Screen readers get whole sentences, not fragments.
   speak(text) {
+    const looked = Math.max(0, this.unsaid.length - 1); // the last character may have been the end of a sentence
     this.unsaid += text;
     if (this.silent) return;
-    const found = /^[\s\S]*(?:[.!?…](?=\s)|\n)/.exec(this.unsaid);
+    const found = /^[\s\S]*(?:[.!?…](?=\s)|[。！？\n])/.exec(this.unsaid.slice(looked));
     if (!found) return;
-    say(found[0]);
-    this.unsaid = this.unsaid.slice(found[0].length);
+    const end = looked + found[0].length;
+    say(this.unsaid.slice(0, end));
+    this.unsaid = this.unsaid.slice(end);
   }
 }

@@ -1,7 +1,8 @@
 // Going on from an answer: one of the usual changes, or one in words, and the conversation that goes along.
-import { figure, fill, texts } from "./texts.js";
+import { characters, figure, fill, texts } from "./texts.js";
 
 const MAX_TURNS = 50; // as many as the server takes
+const MAX_BYTES = 900_000; // of the conversation so far: the server takes a megabyte in all
 
 // The change that a button of an exchange asks for, or the written one; "" for none, or for more than is taken.
 export function changeOf(exchange, button) {
@@ -12,7 +13,7 @@ export function changeOf(exchange, button) {
 export function countChange(exchange) {
   const field = exchange.part(".change textarea");
   const counter = exchange.part("[data-change-count]");
-  const [count, limit] = [field.value.length, Number(field.dataset.limit)];
+  const [count, limit] = [characters(field.value), Number(field.dataset.limit)];
   const over = count - limit;
   counter.textContent = over > 0 ? fill(texts.count_over, { count: figure(count), limit: figure(limit), over: figure(over) }) : "";
   counter.classList.toggle("over", over > 0);
@@ -32,5 +33,7 @@ export function next(exchange, question, change) {
 
 function turns(exchange, question) {
   const found = [...(question.history ?? []), { prompt: question.prompt, text: exchange.raw }];
-  return found.slice(-MAX_TURNS);
+  let first = Math.max(0, found.length - MAX_TURNS);
+  while (first < found.length - 1 && new Blob([JSON.stringify(found.slice(first))]).size > MAX_BYTES) first += 1;
+  return found.slice(first);
 }

@@ -39,12 +39,22 @@ export function newId() {
   return Date.now() + Math.random();
 }
 
-// record: { id, thread, kind, question, previews, variants, shown, stream }; thread: the id of the first of its conversation.
+// record: { id, thread, kind, question, previews, variants, shown, stream, streamAt }; thread: the id of the first of its conversation,
+// streamAt: when the stream began. Answers that another tab has kept meanwhile stay.
 export function keep(record) {
   return transaction("readwrite", (exchanges) => {
-    exchanges.put(record);
-    exchanges.getAllKeys().onsuccess = ({ target }) => target.result.slice(0, -EXCHANGES).forEach((id) => exchanges.delete(id));
+    exchanges.get(record.id).onsuccess = ({ target: { result: kept } }) => {
+      const variants = [...record.variants, ...(kept?.variants ?? []).slice(record.variants.length)];
+      exchanges.put({ ...record, variants });
+      exchanges.getAllKeys().onsuccess = ({ target }) => target.result.slice(0, -EXCHANGES).forEach((id) => exchanges.delete(id));
+    };
   });
+}
+
+// Resolves to the answers that are kept of an exchange, by this tab or another.
+export async function answersOf(id) {
+  const found = await transaction("readonly", (exchanges) => exchanges.get(id));
+  return found?.variants ?? [];
 }
 
 // Keeps the pictures of a conversation while they fit, the newest ones.

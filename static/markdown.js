@@ -38,10 +38,17 @@ export function writer(root, said) {
   });
   // The parser holds back its last character, which may begin a mark. A letter or digit cannot, so it is shown already.
   const tail = document.createTextNode("");
+  const inTable = () => node !== root && node.closest("table") && !node.closest("blockquote"); // whose lines begin with a mark
+  let begins = true; // a line
   return {
     write(text) {
       tail.remove();
-      smd.parser_write(parser, text);
+      for (const line of text.split(/(?<=\n)/)) {
+        // The parser ends a table at an empty line alone, and would tear what stands right behind it.
+        if (begins && line && !/^[|\s]/.test(line) && inTable()) smd.parser_write(parser, "\n");
+        smd.parser_write(parser, line);
+        begins = line ? line.endsWith("\n") : begins;
+      }
       tail.data = /^[\p{L}\p{N}]+$/u.test(parser.pending) ? parser.pending : "";
       node.append(tail);
     },

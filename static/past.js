@@ -11,7 +11,7 @@ const when = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle:
 
 // Whether the answer to a question of an earlier visit may still be coming: then its stream can be read again.
 export function goesOn(record) {
-  return Boolean(record.stream) && Date.now() - record.id < LONGEST;
+  return Boolean(record.stream) && Date.now() - (record.streamAt ?? record.id) < LONGEST;
 }
 
 // Shows the card, which lets the history be cleared.
@@ -22,14 +22,14 @@ export function reveal() {
 // forms: what revives exchanges, by kind.
 export async function showPast(forms) {
   if (!card) return;
-  const found = await conversations();
-  const entries = found.filter(([first]) => forms[first.kind]).map((records) => entry(records, forms));
+  const found = (await conversations()).filter(([first]) => forms[first.kind]);
+  const entries = found.map((records) => entry(records, forms));
   list.append(...entries);
   card.hidden = !entries.length;
-  // What was still coming when the page was left goes on by itself.
-  const interrupted = entries.find((_, index) => found[index].some(goesOn));
-  if (interrupted) {
-    interrupted.open = true;
+  // What was still coming when the page was left goes on by itself, the latest of each form.
+  for (const kind of Object.keys(forms)) {
+    const index = found.findIndex((records) => records[0].kind === kind && records.some(goesOn));
+    if (index >= 0) entries[index].open = true;
   }
   card.querySelector("[data-do=clear-history]").addEventListener("click", forget);
 }

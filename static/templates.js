@@ -1,4 +1,5 @@
 // The templates for sellers: makes the prompt of their fields as routes/seller_templates.py does, and keeps what was filled in.
+import { readDraft, writeDraft } from "./drafts.js";
 import { extra, fill } from "./texts.js";
 
 const texts = extra.templates ? JSON.parse(extra.templates) : {};
@@ -9,9 +10,9 @@ export class Templates {
     this.form = form;
     this.names = JSON.parse(form.dataset.templates); // the fields of each template
     this.draft = `fields-${form.dataset.kind}`;
-    const kept = JSON.parse(sessionStorage.getItem(this.draft) ?? "{}");
+    const kept = JSON.parse(readDraft(this.draft) || "{}");
     if (!this.touched()) for (const [name, value] of Object.entries(kept)) this.put(name, value);
-    form.addEventListener("input", () => sessionStorage.setItem(this.draft, JSON.stringify(this.values())));
+    form.addEventListener("input", () => writeDraft(this.draft, JSON.stringify(this.values())));
   }
 
   // Whether the server has filled something in.

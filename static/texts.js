@@ -14,6 +14,13 @@ export function fill(text, values) {
   return text.replace(/\{(\w+)\}/g, (hole, name) => (name in values ? values[name] : hole));
 }
 
+// As people and the server count them: an emoji is one.
+export function characters(text) {
+  let count = 0;
+  for (const _ of text) count += 1;
+  return count;
+}
+
 export function figure(value, digits = 0) {
   return new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
 }

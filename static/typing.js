@@ -1,5 +1,6 @@
 // What is typed into a form: counted, never cut, refused while it is blank or too long, and never overwritten for good.
-import { figure, fill, texts } from "./texts.js";
+import { readDraft, writeDraft } from "./drafts.js";
+import { characters, figure, fill, texts } from "./texts.js";
 
 export class Typing {
   // templates: of the form, which make the prompt that is counted.
@@ -14,7 +15,7 @@ export class Typing {
     const keys = form.querySelector(".keys");
     if (/Mac|iPhone|iPad/.test(navigator.platform)) keys.textContent = keys.textContent.replace("Ctrl+", "⌘\u00a0");
     this.draft = `draft-${form.dataset.kind}`;
-    this.field.value ||= sessionStorage.getItem(this.draft) ?? "";
+    this.field.value ||= readDraft(this.draft);
     form.addEventListener("input", (event) => this.changed(event));
     form.addEventListener("invalid", ({ target }) => tellInOwnWords(target), true);
     this.undo.addEventListener("click", () => this.bringBack());
@@ -30,9 +31,9 @@ export class Typing {
 
   changed({ target } = {}) {
     if (target?.dataset?.invalid) target.setCustomValidity("");
-    sessionStorage.setItem(this.draft, this.field.value);
+    writeDraft(this.draft, this.field.value);
     this.field.placeholder = this.templates.values().template === "free" ? this.hint : "";
-    const count = this.templates.prompt().length;
+    const count = characters(this.templates.prompt());
     const over = count > this.limit;
     const values = { count: figure(count), limit: figure(this.limit), over: figure(count - this.limit) };
     this.counter.textContent = fill(over ? texts.count_over : texts.count, values);
@@ -44,7 +45,7 @@ export class Typing {
   // Whether the form can be sent; otherwise the browser shows at the field what is missing.
   valid() {
     const prompt = this.templates.prompt();
-    const problem = !prompt.trim() ? texts.blank : prompt.length > this.limit ? this.counter.textContent : "";
+    const problem = !prompt.trim() ? texts.blank : characters(prompt) > this.limit ? this.counter.textContent : "";
     const field = prompt.trim() ? this.field : this.templates.first();
     field.setCustomValidity(problem);
     if (problem) field.reportValidity();

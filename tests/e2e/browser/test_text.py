@@ -158,3 +158,53 @@ def test_an_answer_is_rated_with_a_thumb(service, open_page):
     exchange.locator("[data-do=again]").click()
     expect(exchange.locator("[data-do=down]")).to_be_enabled()
     expect(exchange.locator("[data-do=up]")).to_have_attribute("aria-pressed", "false")
+
+
+@pytest.mark.parametrize("problem", ["SecurityError", "QuotaExceededError"])
+def test_a_browser_that_keeps_no_drafts_answers_all_the_same(service, open_page, problem):
+    """Where cookies are blocked, each use of the storage fails; where it is full, each write."""
+    fails = f"() => {{ throw new DOMException('no', '{problem}'); }}"
+    full = f"Storage.prototype.setItem = {fails}"
+    blocked = f"Object.defineProperty(window, 'sessionStorage', {{ get: {fails} }})"
+    page = open_page("about:blank")
+    page.add_init_script(full if problem == "QuotaExceededError" else blocked)
+    page.goto(service.url)
+    page.fill("#text-prompt", "Hello")
+    expect(page.locator("form[data-kind=text] [data-count]")).to_contain_text("5")
+    finished(ask_text(page))
+
+
+def test_an_emoji_is_one_character(service, open_page):
+    """As the server counts it."""
+    page = open_page(service.url)
+    page.fill("#text-prompt", "😀" * 1500)
+    expect(page.locator("form[data-kind=text] [data-count]")).to_contain_text("1,500")
+    expect(page.locator("#text-prompt")).to_have_attribute("aria-invalid", "false")
+
+
+def test_a_double_click_does_not_stop_what_it_asks_for(service, open_page):
+    """The button that stops takes the place of the one that sends."""
+    service.script(pieces=["One.", " Two."], hold=True)
+    page = open_page(service.url)
+    page.fill("#text-prompt", "Hello")
+    page.dblclick("form[data-kind=text] [data-do=send]")
+    exchange = page.locator(TEXT).first
+    expect(exchange.locator(".answer")).to_contain_text("One.")
+    expect(exchange).to_have_attribute("aria-busy", "true")
+    page.click("form[data-kind=text] [data-do=stop]")
+    expect(exchange).not_to_have_attribute("aria-busy", "true")
+
+
+TABLE = "|1|2|\n|-|-|\n|3|4|\nИтого 5 | 6 рублей"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_text_behind_a_table_stays_whole(service, open_page, size):
+    """It begins a paragraph, however the answer was cut."""
+    service.script(pieces=[TABLE[at : at + size] for at in range(0, len(TABLE), size)])
+    page = open_page(service.url)
+    exchange = ask_text(page)
+    finished(exchange)
+    answer = exchange.locator(".answer")
+    expect(answer.locator("table").first).to_have_text("1234")
+    expect(answer.locator(":scope > p")).to_have_text(["Итого 5 | 6 рублей"])
