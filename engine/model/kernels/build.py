@@ -25,6 +25,7 @@ SOURCES = tuple(
 )
 HEADERS = tuple(HERE / name for name in ("kernels.h", "layers.h", "packed.h", "sampling.h"))
 COMPILERS = ("gcc", "cc")
+BUILDING = ".building-"  # how the folder of an unfinished library begins; git ignores it
 TIMEOUT = 120.0  # seconds
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 _V4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
@@ -65,7 +66,7 @@ def compile_to(target: Path, level: str, compilers: Sequence[str] = COMPILERS) -
     compiler = next(filter(None, map(shutil.which, compilers)), None)
     if compiler is None:
         raise FileNotFoundError(f"no C compiler is installed ({', '.join(compilers)})")
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=BUILDING, dir=target.parent) as folder:
         output = Path(folder) / target.name
         command = [compiler, *FLAGS, *LEVELS[level][1], *map(str, SOURCES), "-o", str(output)]
         try:

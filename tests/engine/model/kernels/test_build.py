@@ -3,6 +3,8 @@
 import os
 import platform
 import stat
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,6 +112,17 @@ def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path, caplog):
     assert load_from(tmp_path, "x86-64-v3", [failing]) is None
     assert "no room on the disk" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["failing"]
+
+
+@pytest.mark.needs("git")
+def test_what_a_killed_compiler_leaves_is_not_committed(tmp_path):
+    """A compiler sees where it writes: git ignores that beside the sources, as it ignores the library."""
+    told = tmp_path / "told"
+    failing = program(tmp_path / "failing", f'echo "$@" >{told}; exit 1')
+    assert load_from(tmp_path, "x86-64-v3", [failing]) is None
+    unfinished = Path(told.read_text().split()[-1]).relative_to(tmp_path)
+    ignored = subprocess.run(["git", "check-ignore", "-q", unfinished], cwd=HERE, timeout=60, check=False)
+    assert ignored.returncode == 0
 
 
 def test_a_truncated_library_is_not_loaded(tmp_path, caplog):
