@@ -24,6 +24,7 @@ LOAD = record.ROOT / "tests" / "deploy" / "load.py"
 RATE = 10.0  # requests a second
 REPEATED = 2.0  # seconds from one signal to the next
 PATIENCE = 300.0
+DRAIN_SECONDS = 60.0  # the setting's default
 SETTLED = 2.0  # seconds of load before and after
 Seen = list[dict[str, Any]]
 
@@ -58,12 +59,22 @@ def run(size: Size) -> Report:
         report.check("reload: probes p99.9, ms", milliseconds(percentile(probes, 99.9)), 100)
         report.notes["reloads"] = size.rounds
         with _load(service) as stopped:
+            signalled = time.monotonic()
             master.send_signal(signal.SIGTERM)
             _until(lambda: not master.is_running())
-        for request in stopped:
-            cut = request["status"] == 200 and request["trouble"]
-            report.count(f"stop: {request['kind']} was admitted and cut off" if cut else None)
+            ended = time.monotonic()
+        _judge_stop(report, stopped, signalled, ended)
     return report
+
+
+def _judge_stop(report: Report, seen: Seen, signalled: float, ended: float) -> None:
+    """Count every request around a stop that was neither answered nor refused."""
+    for request in seen:
+        lost = request["trouble"] and not request["refused"]
+        report.count(f"stop: {request['kind']}: {request['trouble']}"[:80] if lost else None)
+    asked = [one for one in seen if one["kind"] != "probe" and one["began"] < signalled < one["ended"]]
+    report.check("stop: requests in flight at the signal", len(asked), 1, at_least=True)
+    report.check("stop: seconds until the process has ended", ended - signalled, DRAIN_SECONDS)
 
 
 def reload(master: psutil.Process) -> psutil.Process:

@@ -123,15 +123,12 @@ def _check_last_steps(report: Report, service: Service) -> None:
 
 def _end_of_one(service: Service, number: int, streaming: bool) -> tuple[float, float]:
     """Return the seconds from leaving until the model is idle, and those of a step."""
-    data = chat(f"q{number}", TOKENS) if streaming else request(
-        TEXT, json.dumps({"prompt": f"q{number}", "max_tokens": TOKENS}).encode())  # fmt: skip
-    connection = socket.create_connection(("127.0.0.1", service.port), timeout=60)
-    connection.sendall(data)
-    _wait_until_begun(service)
+    connection = _asking(service, chat(f"q{number}", TOKENS, stream=streaming))
     began, steps = time.perf_counter(), service.total("avito_ai_steps_total")
     time.sleep(0.1)
     steps = service.total("avito_ai_steps_total") - steps
     step = (time.perf_counter() - began) / max(1.0, steps)
+    _check_in_flight(service)
     connection.close()
     return _seconds_until_idle(service), step
 
@@ -139,18 +136,27 @@ def _end_of_one(service: Service, number: int, streaming: bool) -> tuple[float, 
 def _end_of_image(service: Service, number: int) -> float:
     """Return the seconds from leaving, while a large image is decoded, until nothing is in flight."""
     data = request(IMAGE, bodies.upload(images.scan_bomb(60)), f"10.3.{number}.1", bodies.MULTIPART)
-    connection = socket.create_connection(("127.0.0.1", service.port), timeout=60)
-    connection.sendall(data)
-    _wait_until_begun(service)
+    connection = _asking(service, data)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
     return _seconds_until_idle(service)
 
 
-def _wait_until_begun(service: Service) -> None:
+def _asking(service: Service, data: bytes) -> socket.socket:
+    """Return a connection whose request is in flight. Raises RuntimeError where it does not get there."""
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=60)
+    connection.sendall(data)
     until = time.perf_counter() + BEGUN_WITHIN
     while not service.in_flight and time.perf_counter() < until:
         pass
+    _check_in_flight(service)
+    return connection
+
+
+def _check_in_flight(service: Service) -> None:
+    """Raise RuntimeError where no client would leave anything behind."""
+    if not service.in_flight:
+        raise RuntimeError("nothing is in flight that a client could leave")
 
 
 def _seconds_until_idle(service: Service) -> float:

@@ -124,9 +124,10 @@ class Crowd:
             await self._leave(chance, client)
             self._report.count(None)
         elif share < LEFT + BAD:
-            self._report.count(_trouble(await ask(self._service.port, bad(chance, client)), bad=True))
+            self._report.count(trouble_of_bad(await ask(self._service.port, bad(chance, client))))
         else:
-            self._report.count(_trouble(await ask(self._service.port, good(chance, client)), bad=False))
+            data = good(chance, client)
+            self._report.count(trouble_of_good(data, await ask(self._service.port, data)))
 
     async def _leave(self, chance: random.Random, client: str) -> None:
         with suppress(OSError):
@@ -174,8 +175,17 @@ def _most(looks: list[Footprint]) -> dict[str, int]:
     return {name: max(getattr(look, name) for look in half) for name in names}
 
 
-def _trouble(answer: Answer, bad: bool) -> str | None:
-    """Return what is wrong with an answer, None if nothing is."""
-    if bad:  # some of the damaged images and of the patterns are good after all
-        return None if answer.typed else f"a bad request: {answer.status or 'none'}"
-    return None if answer.status in (200, 503) else f"a good request: {answer.status or answer.trouble} {answer.code}"
+def trouble_of_bad(answer: Answer) -> str | None:
+    """Return what is wrong with the answer to a bad request, None if nothing is.
+
+    Some of the damaged images and of the patterns are good after all.
+    """
+    return None if answer.typed else f"a bad request: {answer.status or answer.trouble or 'none'}"
+
+
+def trouble_of_good(data: bytes, answer: Answer) -> str | None:
+    """Return what is wrong with the answer to a good request, None if nothing is: so few are never refused."""
+    generates = data.split(b" ", 2)[1].decode() in (TEXT, IMAGE, CHAT)
+    if answer.complete if generates else answer.status == 200 and answer.whole:
+        return None
+    return f"a good request: {answer.status or 'none'} {answer.code or answer.trouble or 'cut off'}"

@@ -17,6 +17,9 @@ JSON = "application/json"
 PIECE_BYTES = 256 * 1024
 PATIENCE = 120.0
 CHUNK = re.compile(rb"\r\n[0-9a-fA-F]+\r\n")  # between two chunks of a body
+LENGTH = re.compile(rb"\r\ncontent-length: ?(\d+)\r\n", re.IGNORECASE)
+CHUNKED = re.compile(rb"\r\ntransfer-encoding: ?chunked\r\n", re.IGNORECASE)
+LAST_CHUNK = b"0\r\n\r\n"
 TYPED = re.compile(rb'"error": ?(?:"\w+"|\{)')
 
 
@@ -24,8 +27,9 @@ TYPED = re.compile(rb'"error": ?(?:"\w+"|\{)')
 class Answer:
     """What came of one request. Times in seconds from the moment its head was sent, None for what never came.
 
-    status: 0 without an answer; tokens: pieces of text; code: the error that the body told; trouble: the connection's
-    end, where it was none that HTTP has; numbered: whether it has a request id, as the service's own pages have.
+    status: 0 without an answer; tokens: pieces of text; whole: the body has come to the end that its head told; code:
+    the error that the body told; trouble: the connection's end, where it was none that HTTP has; numbered: whether it
+    has a request id, as the service's own pages have.
     """
 
     status: int = 0
@@ -33,6 +37,7 @@ class Answer:
     first: float | None = None
     total: float = 0.0
     tokens: int = 0
+    whole: bool = False
     complete: bool = False
     retry_after: bool = False
     numbered: bool = False
@@ -41,10 +46,10 @@ class Answer:
 
     @property
     def typed(self) -> bool:
-        """Whether it is a success, or an error of the service's own shape that is no fault of the service."""
+        """Whether it is a whole success, or an error of the service's own shape that is no fault of the service."""
         good = 200 <= self.status < 300 and not self.code
         own = bool(self.code) or self.numbered
-        return good or (own and self.status not in (0, 500))
+        return self.whole and (good or (own and self.status != 500))
 
 
 def request(
@@ -105,20 +110,30 @@ async def _read(reader: asyncio.StreamReader, answer: Answer, began: float) -> N
     answer.status = int(head[9:12])
     answer.numbered = b"\nx-request-id:" in head.lower()
     answer.retry_after = b"\nretry-after:" in head.lower()
-    end = b""
+    end, size = b"", 0
     while piece := await reader.read(65536):
         # A role comes first in a stream of chat, without any content.
         told = piece.count(b'"content":"') + piece.count(b'"text":"') - piece.count(b'"content":""')
         if told and answer.first is None:
             answer.first = time.perf_counter() - began
         answer.tokens += told
-        end = (end + piece)[-4000:]
+        end, size = (end + piece)[-4000:], size + len(piece)
+        answer.whole = _is_whole(head, end, size)
+    answer.whole = _is_whole(head, end, size, ended=True)
     end = CHUNK.sub(b"", end)
-    answer.complete = answer.status == 200 and (b"data: [DONE]" in end or b'"success":true' in end.replace(b" ", b""))
+    good = b"data: [DONE]" in end or b'"success":true' in end.replace(b" ", b"")
+    answer.complete = answer.status == 200 and answer.whole and good
     if found := TYPED.search(end):
         code = re.search(rb'"(?:code|error)": ?"(\w+)"', end)
         answer.code = code[1].decode() if code else found[0].decode()
     answer.complete = answer.complete and not answer.code
+
+
+def _is_whole(head: bytes, end: bytes, size: int, ended: bool = False) -> bool:
+    """Return whether a body has come to its end. ended: the connection has, which ends a body of no told length."""
+    if length := LENGTH.search(head):
+        return size == int(length[1])
+    return end.endswith(LAST_CHUNK) if CHUNKED.search(head) else ended
 
 
 async def closed_loop(clients: int, seconds: float, one: Callable[[int], Awaitable[None]]) -> None:

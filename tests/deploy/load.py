@@ -46,13 +46,15 @@ MIX = ("stream", "answer", "form", "answer")
 class Client:
     """Sends one request of a kind and records its observations in `seen`.
 
-    half_way: set once half of a long stream has arrived, or all there is of an answer.
+    half_way: set once half of a long stream has arrived, or all there is of an answer. In `seen`, `refused` says that
+    the client was told to come again, or could not connect: all other trouble is an answer that was lost.
     """
 
     def __init__(self, port: int, kind: str) -> None:
         self._port, self._kind = port, kind
         self.half_way = threading.Event()
-        self.seen: dict[str, Any] = {"kind": kind, "status": 0, "trouble": "", "began": time.monotonic()}
+        self.seen: dict[str, Any] = {"kind": kind, "status": 0, "trouble": "", "refused": False}
+        self.seen["began"] = time.monotonic()
 
     def run(self) -> None:
         """Send it and read the whole response; `longest_wait` is the longest silence in between."""
@@ -60,7 +62,7 @@ class Client:
         try:
             self._ask()
         except (OSError, http.client.HTTPException) as error:
-            self.seen["trouble"] = repr(error)
+            self.seen |= {"trouble": repr(error), "refused": isinstance(error, ConnectionRefusedError)}
         self.seen |= {"ended": time.monotonic(), "longest_wait": self._longest}
         self.half_way.set()
 
@@ -70,6 +72,7 @@ class Client:
             connection.request(*_arguments(REQUESTS[self._kind]))
             response = connection.getresponse()
             self._heard()
+            self.seen["status"] = response.status  # at once: the rest may never come
             body, tokens = b"", 0
             while part := response.read1(65536):
                 self._heard()
@@ -79,17 +82,19 @@ class Client:
                     self.half_way.set()
         finally:
             connection.close()
-        self.seen["status"] = response.status
-        self.seen["trouble"] = self._trouble(response.status, body)
+        self.seen["trouble"] = self._trouble(response, body)
+        self.seen["refused"] = response.status == 503 and response.getheader("Retry-After") is not None
 
     def _heard(self) -> None:
         now = time.monotonic()
         self._longest, self._last = max(self._longest, now - self._last), now
 
-    def _trouble(self, status: int, body: bytes) -> str:
+    def _trouble(self, response: http.client.HTTPResponse, body: bytes) -> str:
         """Return what is wrong with the response, "" if nothing is."""
-        if status != 200:
-            return f"{status}: {body[:200]!r}"
+        if response.status != 200:
+            return f"{response.status}: {body[:200]!r}"
+        if response.length:
+            return f"the answer was cut: {body[-200:]!r}"
         if "stream" in self._kind and not (body.endswith(b"data: [DONE]\n\n") and b'"error"' not in body):
             return f"the stream was cut: {body[-200:]!r}"
         return ""

@@ -55,6 +55,33 @@ def test_errors_are_typed_or_not(status: int, body: bytes, typed: bool) -> None:
     assert answer_to(status, body).typed is typed
 
 
+@pytest.mark.parametrize(
+    ("head", "sent", "whole"),
+    [
+        (b"Content-Length: 16", b'{"success":true}', True),
+        (b"Content-Length: 17", b'{"success":true}', False),
+        (b"Transfer-Encoding: chunked", b'10\r\n{"success":true}\r\n0\r\n\r\n', True),
+        (b"Transfer-Encoding: chunked", b'10\r\n{"success":true}\r\n', False),
+        (b"Connection: close", b'{"success":true}', True),
+    ],
+)
+def test_an_answer_that_is_cut_off_is_no_success(head: bytes, sent: bytes, whole: bool) -> None:
+    """The connection ends without a word, as it does where a process is killed in the middle of an answer."""
+
+    async def answered() -> Answer:
+        async def cut_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nX-Request-Id: r\r\n" + head + b"\r\n\r\n" + sent)
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(cut_off, "127.0.0.1", 0) as server:
+            return await ask(server.sockets[0].getsockname()[1], request(TEXT, b"{}"))
+
+    answer = asyncio.run(answered())
+    assert (answer.status, answer.whole, answer.typed, answer.complete) == (200, whole, whole, whole)
+
+
 def test_no_answer_is_trouble_and_never_raised() -> None:
     """A port on which nobody listens."""
     answer = asyncio.run(ask(1, request(TEXT, b"{}")))
