@@ -52,10 +52,13 @@ class Server:
 
 
 def demo(name: str, app: str) -> Server:
-    """Return an app on Gunicorn with the demo models, rate limits off; the environment may name other models."""
-    models = {"VIBE_MODEL_DIR": "demo", "VISION_MODEL_DIR": "demo", "DEVICE": "cpu", **os.environ}
+    """Return an app on Gunicorn with the demo models and rate limits off, whatever settings the environment has."""
+    from config import SETTINGS  # not needed by those that measure an engine alone
+
+    others = {setting.name: "" for setting in SETTINGS}  # as if they were unset
+    models = {"VIBE_MODEL_DIR": "demo", "VISION_MODEL_DIR": "demo", "DEVICE": "cpu"}
     settings = {"HOST": "127.0.0.1", "ENV_FILE": os.devnull, "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
-    return Server(name, (*GUNICORN, app), "/api/health/ready", env=models | settings)
+    return Server(name, (*GUNICORN, app), "/api/health/ready", env=others | models | settings)
 
 
 def ours(

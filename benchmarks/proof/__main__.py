@@ -1,9 +1,10 @@
 """Prove the service's promises against a real Gunicorn, and write down what was tried and what was lost.
 
-    python -m benchmarks.proof [PROGRAM ...] [--short] [--model FOLDER] [--name proof]
+    python -m benchmarks.proof [PROGRAM ...] [--short] [--model FOLDER] [--name NAME]
 
-Each program starts a service of its own with the demo models, or with a checkpoint of Avibe. Its figures go to
-benchmarks/results/proof.md; with every program in its long form, tests/RELIABILITY.md is written too.
+Each program starts a service of its own with the demo models, or with a checkpoint of Avibe. Only with every program
+in its long form are the results those of the proof, benchmarks/results/proof.md, and is tests/RELIABILITY.md written;
+a trial is kept under a name of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ PROGRAMS: dict[str, Callable[[Size], Report]] = {
     "soak": soak.run,
 }
 RELIABILITY = record.ROOT / "tests" / "RELIABILITY.md"
-BEGIN, END = "<!-- begin: written by `make proof` -->", "<!-- end -->"
+BEGIN, END = "<!-- begin: written by benchmarks.proof -->", "<!-- end -->"
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -45,7 +46,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--leavers", type=int, help="clients that leave")
     parser.add_argument("--rounds", type=int, help="how often what happens once is repeated")
     parser.add_argument("--model", type=Path, help="Avibe's checkpoint instead of the demo's")
-    parser.add_argument("--name", default="proof", help="name of the results files")
+    parser.add_argument("--name", help="name of the results files; proof, or proof-trial")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder for the results")
     return parser.parse_args(argv)
 
@@ -72,7 +73,8 @@ def run(name: str, size: Size) -> Report:
 def written(template: str, found: record.Facts, reports: Sequence[Report]) -> str:
     """Return tests/RELIABILITY.md with what stands between its markers replaced."""
     machine = f"{found['cores']} x {found['cpu']} (load average before: {found['load_average_1min']:g})"
-    facts = f"Tried {found['date']} at commit {found['commit'][:12]}, on {machine}:"
+    changed = " with uncommitted changes" if found["uncommitted_changes"] else ""
+    facts = f"Tried {found['date']} at commit {found['commit'][:12]}{changed}, on {machine}:"
     tables = (record.table(TRIED, summary(reports)), record.table(FINDINGS, rows(reports)))
     before, _, rest = template.partition(BEGIN)
     after = rest.partition(END)[2]
@@ -90,9 +92,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(record.table(FINDINGS, rows(reports[-1:])), flush=True)
     tables = [record.table(TRIED, summary(reports)), record.table(FINDINGS, rows(reports))]
     content = {"size": {**asdict(size), "model": str(size.model or "demo")}, "programs": [asdict(r) for r in reports]}
-    path = record.write(asked.name, found, content, "The promises, tried", tables, asked.results)
+    whole = not (asked.short or asked.programs)
+    path = record.write(
+        asked.name or ("proof" if whole else "proof-trial"),
+        found,
+        content,
+        "The promises, tried",
+        tables,
+        asked.results,
+    )
     print(path.read_text(encoding="utf-8"))
-    if not (asked.short or asked.programs):
+    if whole:
         RELIABILITY.write_text(written(RELIABILITY.read_text(encoding="utf-8"), found, reports), encoding="utf-8")
     return int(not all(report.holds for report in reports))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -50,8 +51,8 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether every promise was kept."""
-        return not self.lost and all(finding.holds for finding in self.findings)
+        """Whether every promise was kept; none is where nothing was tried."""
+        return self.tried > 0 and not self.lost and all(finding.holds for finding in self.findings)
 
     def check(self, figure: str, measured: float | None, limit: float, at_least: bool = False) -> None:
         """Add a figure."""
@@ -69,6 +70,14 @@ def percentile(values: Iterable[float | None], share: float) -> float | None:
     """Return the smallest value that `share` percent of the values do not exceed, None without any values."""
     known = sorted(value for value in values if value is not None)
     return known[min(len(known) - 1, int(len(known) * share / 100))] if known else None
+
+
+def as_if_asked(waits: Iterable[float], every: float) -> list[float]:
+    """Return the waits of one who asks after each answer as they are for all who ask `every` so many seconds.
+
+    They ask on while an answer is late, and wait for its rest; else a stall of a minute would count once.
+    """
+    return [waited - missed * every for waited in waits for missed in range(max(1, math.ceil(waited / every)))]
 
 
 def milliseconds(seconds: float | None) -> float | None:
@@ -91,7 +100,7 @@ def summary(reports: Sequence[Report]) -> list[tuple[str, ...]]:
         (
             report.program,
             report.promise,
-            f"{report.tried:,}",
+            f"{report.tried:,}" if report.tried else "**nothing**",
             f"{report.lost:,}",
             f"{report.client_cpu:.0%}",
             "; ".join(f"{what} ({times})" for what, times in sorted(report.losses.items())) or "nothing",

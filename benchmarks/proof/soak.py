@@ -144,21 +144,26 @@ def run(size: Size) -> Report:
     with serving(size.model) as service:
         with observing(service, stream=False) as seen:
             asyncio.run(fill(service, min(CLIENTS, size.requests)))
+            before = _at_rest(service, report, "before")
             crowd = Crowd(service, report, size.requests)
             asyncio.run(crowd.run())
-            report.check("seconds until nothing is in flight", service.seconds_until_quiet(), 1)
-            time.sleep(REST_SECONDS)
-        end = service.footprint()
+            end = _at_rest(service, report, "after")
         means = parts(crowd.looks)
         report.notes |= {"resident_bytes_from_the_warm_up_on": means, "looks": len(crowd.looks)}
         report.check("growth of memory after the warm-up", means[-1] / means[0] - 1, GROWTH)
-        before = _most(crowd.looks)
         for name in ("threads", "descriptors", "sockets", "processes"):
-            report.check(f"{name}: at rest afterwards, beyond those under load", getattr(end, name) - before[name], 0)
+            report.check(f"{name}: beyond those before the crowd", getattr(end, name) - getattr(before, name), 0)
         report.check("the process lives", service.alive, 1, at_least=True)
         seen.judge(report, service)
     report.client_cpu = cpu.share
     return report
+
+
+def _at_rest(service: Service, report: Report, when: str) -> Footprint:
+    """Return what the service holds once nothing is in flight and every connection has ended."""
+    report.check(f"seconds until nothing is in flight, {when}", service.seconds_until_quiet(), 1)
+    time.sleep(REST_SECONDS)
+    return service.footprint()
 
 
 def parts(looks: list[Footprint], many: int = PARTS) -> list[int]:
@@ -166,13 +171,6 @@ def parts(looks: list[Footprint], many: int = PARTS) -> list[int]:
     size = max(1, len(looks) // many)
     groups = (looks[start : start + size] for start in range(0, size * min(many, len(looks)), size))
     return [sum(look.resident for look in group) // len(group) for group in groups]
-
-
-def _most(looks: list[Footprint]) -> dict[str, int]:
-    """Return the most of each figure that the first half of the looks saw."""
-    half = looks[: max(1, len(looks) // 2)]
-    names = ("threads", "descriptors", "sockets", "processes")
-    return {name: max(getattr(look, name) for look in half) for name in names}
 
 
 def trouble_of_bad(answer: Answer) -> str | None:

@@ -148,10 +148,14 @@ async def closed_loop(clients: int, seconds: float, one: Callable[[int], Awaitab
 
 
 async def open_loop(rate: float, seconds: float, one: Callable[[int], Awaitable[None]]) -> None:
-    """Begin `rate` requests a second, whatever becomes of them, and wait for all. one: takes a request's number."""
+    """Begin `rate` requests a second, whatever becomes of them, and wait for all. one: takes a request's number.
+
+    Those that a busy machine begins late are begun all the same.
+    """
     began, tasks = time.perf_counter(), list[asyncio.Task[None]]()
-    while (now := time.perf_counter() - began) < seconds:
-        for number in range(len(tasks), int(now * rate)):
+    while len(tasks) < int(seconds * rate):
+        due = min(time.perf_counter() - began, seconds)
+        for number in range(len(tasks), int(due * rate)):
             tasks.append(asyncio.ensure_future(_awaited(one, number)))
         await asyncio.sleep(0.002)
     await asyncio.gather(*tasks)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.servers import Server, ours, running, transformers_serve, under_a_lock, vllm
+from benchmarks.harness.servers import Server, demo, ours, running, transformers_serve, under_a_lock, vllm
+from config import load_settings
+from settings.rules import DEMO
 
 FILES = Server("files", (sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "{port}"), "/")
 BROKEN = Server("broken", (sys.executable, "-c", "raise SystemExit('no model here')"), "/")
@@ -45,3 +48,13 @@ def test_each_server_has_its_targets() -> None:
     assert [server.target(at, images=False).model for server in peers] == ["m", "t"]
     assert with_images.target(at, images=True).model == "avision"
     assert with_images.target(at, images=False).path == lock.target(at, images=False).path
+
+
+def test_the_demo_is_served_whatever_the_shell_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that somebody has exported must not change what is measured without a word."""
+    monkeypatch.setenv("VIBE_MODEL_DIR", "/somewhere/else")
+    monkeypatch.setenv("MAX_NUM_SEQS", "3")
+    environ = {**os.environ, **demo("proof", "app_production:app").env}
+    found = load_settings(environ, None)
+    assert found.model.vibe_model_dir == DEMO
+    assert found.engine.max_num_seqs == load_settings({"DEVICE": "cpu"}, None).engine.max_num_seqs

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.harness import record
 from benchmarks.proof import __main__ as proof
-from benchmarks.proof.report import Finding, Report, percentile, rows, summary
+from benchmarks.proof.report import Finding, Report, as_if_asked, percentile, rows, summary
 from benchmarks.proof.size import LONG, SHORT, Size
 
 
@@ -42,6 +42,22 @@ def test_percentiles_leave_out_what_is_unknown() -> None:
     assert percentile([None], 50) is None
 
 
+def test_nothing_tried_is_no_promise_kept() -> None:
+    """A program that was given nothing to try, or whose tests were all skipped."""
+    report = Report("faults", "")
+    assert not report.holds
+    report.count(None)
+    assert report.holds
+
+
+def test_a_stall_counts_for_everybody_who_would_have_asked_meanwhile() -> None:
+    """One long wait among many short ones, of one who asks again only after the answer."""
+    waits = [0.01] * 997 + [0.21]
+    assert percentile(waits, 99) == 0.01
+    assert as_if_asked(waits, 0.05)[-5:] == pytest.approx([0.21, 0.16, 0.11, 0.06, 0.01])
+    assert percentile(as_if_asked([0.01] * 10_000 + [60.0] * 9, 0.05), 99.9) > 1
+
+
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Two programs instead of the real ones, and a document of their own that is returned."""
@@ -73,11 +89,20 @@ def test_the_long_form_writes_the_document(written: Path) -> None:
     assert (written.parent / "proof.json").exists()
 
 
+def test_the_document_says_what_was_not_committed(written: Path) -> None:
+    """The commit alone is not what was tried then."""
+    facts = record.facts([]) | {"commit": "c" * 40}
+    for changed in (True, False):
+        text = proof.written(written.read_text(), facts | {"uncommitted_changes": changed}, [])
+        assert ("at commit cccccccccccc with uncommitted changes, on" in text) is changed
+
+
 @pytest.mark.parametrize("options", [["--short"], ["good"]])
 def test_a_trial_does_not_write_the_document(written: Path, options: list[str]) -> None:
     """Figures of a short form, or of one program, are not those of the whole."""
     proof.main([*options, "--results", str(written.parent)])
     assert "before this" in written.read_text()
+    assert [path.name for path in sorted(written.parent.glob("proof*"))] == ["proof-trial.json", "proof-trial.md"]
 
 
 def test_options_change_the_size(written: Path) -> None:
