@@ -112,15 +112,14 @@ def migrate(engine: Engine) -> None:
     settings = Config()
     settings.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     try:
-        with _MIGRATING, engine.begin() as connection:
+        with _MIGRATING, engine.begin() as connection, patient(connection, MIGRATION_SECONDS):
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": MIGRATION_LOCK})
             elif engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             if _is_older(connection, settings):
                 settings.attributes["connection"] = connection
-                with patient(connection, MIGRATION_SECONDS):
-                    command.upgrade(settings, "head")
+                command.upgrade(settings, "head")
     except (SQLAlchemyError, CommandError) as error:
         raise DatabaseError(f"The database cannot be used: {failure_of(error)}.") from error
 

@@ -121,6 +121,8 @@ class SharedLimits:
             self._untold.pop(request.id, None)
         size = (request.tokens, int(request.unsized), before)
         found = self._run("_admit", _keys(account), request.id, self._lease, *size, most, minute)
+        if found is None:
+            self._keep_untold(account, request)
         reason, seconds = ("", 0) if found is None else (found[0].decode(), int(found[1]))
         if reason == "concurrent_requests":
             return LimitReached(sentences.concurrent(most), IN_FLIGHT_SECONDS, reason)
@@ -137,13 +139,18 @@ class SharedLimits:
 
         While Redis is away, the newest state of a request is kept, and told once it is back.
         """
+        late = self._keep_untold(account, request)
+        with self._late if late else nullcontext():
+            self._tell_newest(request.id)
+
+    def _keep_untold(self, account: str, request: InFlight) -> bool:
+        """Keep the newest state of a request to be told; return whether an older one was kept."""
         with self._lock:
             late = self._untold.pop(request.id, None) is not None
             self._untold[request.id] = account, request
             if len(self._untold) > MOST_UNTOLD:
                 del self._untold[next(iter(self._untold))]
-        with self._late if late else nullcontext():
-            self._tell_newest(request.id)
+        return late
 
     def _tell_late(self) -> None:
         """Tell what could not be told while Redis was away."""

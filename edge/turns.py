@@ -196,14 +196,16 @@ class Turn:
         self.client = client
         self._lines = lines
         self._held: _Line | None = None
+        self._late = False  # it has been waited for long enough, and is not again before it is left
 
     def take_later(self, start: Callable[[Turn], None]) -> None:
         """Have `start` called with this turn, once it is taken or has been waited for long enough."""
         self._wait_in(self._lines, start)
 
     def take(self) -> None:
-        """Wait for the turn, unless it is held."""
-        if self._held is None:
+        """Wait for the turn, unless it is held or has been waited for without one."""
+        late, self._late = self._late, False
+        if self._held is None and not late:
             self._held = next((line for line in self._lines if line.take(self.client)), None)
 
     def leave(self) -> None:
@@ -219,6 +221,7 @@ class Turn:
 
     def _wait_in(self, lines: tuple[_Line, ...], start: Callable[[Turn], None]) -> None:
         if not lines:
+            self._late = True
             start(self)
             return
         line, *others = lines

@@ -176,6 +176,7 @@ class ServiceWorker(AcceptingWorker):
     def _share_cores(self) -> None:
         self._turns = Turns(min(AT_ONCE, usable_cores()), shares_cores=self._models_compute_here)
         self._held_back = HeldBack(self._turns.too_many, self._hand_over)
+        self._handing_over = threading.Lock()  # held while a request is given a thread
 
     def _models_compute_here(self) -> bool:
         return any(backend.info.on_processor for _, backend in self.models)
@@ -210,10 +211,11 @@ class ServiceWorker(AcceptingWorker):
     def _begin(self, conn: Connection, turn: Turn) -> None:
         """Give a request its thread, and leave its turn to others until one is free; called by any thread."""
         conn.turn = turn
-        if not self._pool.idle:
-            self.method_queue.defer(turn.yielded())
-        with contextlib.suppress(RuntimeError):  # the threads have ended, and so will the process
-            super().enqueue_req(conn)
+        with self._handing_over:  # so that no two see the same idle thread
+            if not self._pool.idle:
+                self.method_queue.defer(turn.yielded())
+            with contextlib.suppress(RuntimeError):  # the threads have ended, and so will the process
+                super().enqueue_req(conn)
 
     def finish_request(self, conn: Connection, future: Future[bool]) -> None:
         """Wait for the connection's next request, or close it; then hand on what was held back for this one."""

@@ -225,10 +225,8 @@ def _check_config(candidate: _Candidate, config: Any, architecture: str) -> None
 def _tensors(candidate: _Candidate) -> dict[str, Any]:
     """Return the header entry of every tensor, after checking each shard against the index and its own header."""
     indexed, single = ((candidate.folder / name).exists() for name in (_INDEX, _SINGLE))
-    if indexed and single:
-        raise candidate.error(f"holds weights twice, as {_SINGLE} and by {_INDEX}: remove those that are not meant")
     if indexed:
-        return _indexed_tensors(candidate)
+        return _indexed_tensors(candidate, single)
     if single:
         return _read_header(candidate, _SINGLE)
     pickles = [path.name for pattern in _PICKLES for path in sorted(candidate.folder.glob(pattern))]
@@ -241,11 +239,14 @@ def _tensors(candidate: _Candidate) -> dict[str, Any]:
     raise candidate.error(f"holds no weights (neither {_SINGLE} nor {_INDEX})")
 
 
-def _indexed_tensors(candidate: _Candidate) -> dict[str, Any]:
+def _indexed_tensors(candidate: _Candidate, single: bool) -> dict[str, Any]:
+    """Return them from the shards. single: there is a file of the name that weights have without an index."""
     index = candidate.read_json(_INDEX)
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict) or not all(Path(str(name)).name == name for name in shards.values()):
         raise candidate.error(f"has a broken {_INDEX}")
+    if single and _SINGLE not in shards.values():
+        raise candidate.error(f"holds weights twice, as {_SINGLE} and by {_INDEX}: remove those that are not meant")
     headers = {name: _read_header(candidate, name) for name in sorted(set(shards.values()))}
     for tensor, name in shards.items():
         if tensor not in headers[name]:

@@ -34,8 +34,8 @@ class _Chunks:
 
     A prompt that fits into a step is computed whole; a longer one takes at most `longest` tokens, so that it
     does not hold up those behind it. One whose tokens are scored takes at most half of that: each costs the logits of
-    the whole vocabulary too. All images of a prompt go through the vision tower with the first of them, so that only
-    one prompt of a step may have more than it computes of them.
+    the whole vocabulary too. All images of a prompt go through the vision tower with the first of them, also those in a
+    prefix that was found, so that only one prompt of a step may have more than it computes of them.
     """
 
     def __init__(self, budget: int, longest: int) -> None:
@@ -48,12 +48,20 @@ class _Chunks:
         most = -(-self._longest // 2) if sequence.scoring else self._step if whole else self._longest
         count = min(sequence.remaining, self.left, most)
         count = count if at_most is None else min(count, at_most)
-        if sequence.images is not None and sequence.image_embeds is None and count < sequence.remaining:
+        if _has_images_elsewhere(sequence, count):
             if self._embeds_ahead:
                 return 0
             self._embeds_ahead = True
         self.left -= count
         return count
+
+
+def _has_images_elsewhere(sequence: Sequence, count: int) -> bool:
+    """Return whether the tower may get images of a sequence that are not among the `count` tokens of a step."""
+    if sequence.images is None or sequence.image_embeds is not None:
+        return False
+    found = sequence.prefix_keys[: sequence.num_computed]
+    return count < sequence.remaining or any(not isinstance(key, int) for key in found)
 
 
 class Scheduler:
@@ -92,11 +100,13 @@ class Scheduler:
 
     def schedule(self) -> Plan:
         """Return the next step; its sequences have their slots and blocks. No sequence may be left to preempt."""
-        limits = self._shares.limits(self._held, self._newcomer())
+        newcomer = self._newcomer()
+        limits = self._shares.limits(self._held, newcomer)
         within, beyond = self._divided(limits)
         decode = [s for s in within if s.remaining == 1]
         budget = max(1, min(self._max_tokens, limits.tokens or self._max_tokens) - len(decode))
-        readers = sum(s.remaining > 1 for s in within) + min(len(self._room), len(self._free_slots))
+        waiting = 0 if newcomer is None else min(len(self._room), len(self._free_slots))
+        readers = sum(s.remaining > 1 for s in within) + waiting
         chunks = _Chunks(budget, max(1, budget // 2) if readers > 1 else budget)
         prefill = [(s, count) for s in within if s.remaining > 1 and chunks.left and (count := chunks.take(s))]
         beyond += self._start_new(prefill, chunks, limits)

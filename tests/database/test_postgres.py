@@ -13,13 +13,15 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from database import audit
-from database.connect import Database, DatabaseError, patient
+from database.connect import MIGRATION_LOCK, Database, DatabaseError, migrate, open_database, patient
 from database.postgres import ANSWER_SECONDS
 from database.tables import METADATA, USAGE_DAYS, USAGE_USERS
 from keys.account import Account, Limits
 from keys.registry import Actor, KeyRegistry, UnknownKey
 from keys.store import KeyStore
 from tests import postgres
+from tests.e2e.gunicorn_process import until
+from tests.fakes import PATIENCE
 from tests.threads import together
 from usage.budget_warnings import Warned, claim_in
 from usage.budgets import Budgets
@@ -33,6 +35,8 @@ from usage.store import Bounds
 from usage.totals import Totals
 
 BY = Actor("admin")
+LOCK = f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
+WAITS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 pytestmark = [pytest.mark.needs("postgresql"), pytest.mark.slow]
 
 
@@ -306,3 +310,20 @@ def test_a_cluster_that_was_made_in_the_locale_c_holds_texts(server, database):
     KeyRegistry(plain).make(BY, name="Команда А")
     assert [key.name for key in KeyRegistry(plain).all()] == ["Команда А"]
     plain.engine().dispose()
+
+
+def test_a_copy_that_starts_waits_while_another_one_migrates(server, database, monkeypatch):
+    """For as long as a migration may take, not for as long as a statement."""
+    monkeypatch.setattr("database.postgres.ANSWER_SECONDS", 1.0)
+    second, ended = open_database(server.url), []
+    with database.engine().begin() as connection:
+        connection.exec_driver_sql(LOCK)
+        thread = threading.Thread(target=lambda: ended.append(migrate(second)))
+        thread.start()
+        until(lambda: connection.exec_driver_sql(WAITS).scalar() == 1)
+        time.sleep(1.5)
+        assert not ended
+        assert connection.exec_driver_sql(WAITS).scalar() == 1
+    thread.join(PATIENCE)
+    assert ended == [None]
+    second.dispose()

@@ -203,6 +203,20 @@ def test_a_request_that_ends_while_redis_is_away_is_told_afterwards(copies):
     until(lambda: not one.budgets._everywhere._untold)
 
 
+def test_a_request_that_begins_while_redis_is_away_is_told_afterwards(copies):
+    """As long as it runs, it counts in the other copies too."""
+    one, other = copies
+    account = key(concurrent_requests=1)
+    one.shared.failed(OSError("away"))
+    running = one.admit(account)
+    one.pauses.end()
+    until(lambda: not one.budgets._everywhere._untold)
+    with pytest.raises(LimitReached):
+        other.admit(account)
+    running.release()
+    other.admit(account).release()
+
+
 def test_what_is_kept_while_redis_is_away_is_bounded(copies, monkeypatch):
     """Of more requests than a number, the newest are told."""
     monkeypatch.setattr("edge.shared_limits.MOST_UNTOLD", 10)

@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
+from threading import Thread
 
 import pytest
 
@@ -130,6 +131,33 @@ def test_nobody_waits_for_ever(pool):
     among.hasten()
     ended(*held)
     assert [line.free for line in among._lines] == [1, 1]
+
+
+def test_whoever_has_waited_for_long_enough_to_begin_does_not_wait_again_with_a_thread():
+    """It goes on at once, and waits as all others do once it has left."""
+    now, started = [0.0], []
+    among = Turns(1, patience=PATIENCE, late=1, longest=PATIENCE, clock=lambda: now[0])
+    others = [begun(among, "a")]
+    among.begin("b", started.append)
+    among.begin("c", started.append)
+    for _ in range(2):
+        now[0] += PATIENCE
+        among.hasten()
+    assert [turn.client for turn in started] == ["b", "c"]
+    alone = Thread(target=lambda: _served(among, started[1]), daemon=True)
+    alone.start()
+    alone.join(PATIENCE / 2)
+    assert not alone.is_alive()
+    for turn in (*others, started[0]):
+        turn.leave()
+    assert [line.free for line in among._lines] == [1, 1]
+    started[1].take()
+    assert among._lines[0].free == 0
+
+
+def _served(among, turn):
+    with among.serving(turn):
+        pass
 
 
 def test_whoever_waits_to_begin_is_hastened_when_its_time_has_come(pool):

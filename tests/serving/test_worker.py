@@ -423,6 +423,37 @@ def test_a_request_without_a_free_thread_leaves_its_turn_to_those_that_have_one(
     worker._pool.shutdown()
 
 
+def test_no_two_requests_count_on_the_same_idle_thread(monkeypatch):
+    """Two threads that give back their turns at once: the second request finds no idle one and leaves its turn."""
+    worker = object.__new__(ServiceWorker)
+    worker._share_cores()
+    worker._turns, worker.method_queue, idle = Turns(2), MainLoop(), [1]
+    looked, go_on = threading.Event(), threading.Event()
+
+    class Pool:
+        @property
+        def idle(self):
+            found = idle[0] > 0
+            looked.set()
+            go_on.wait(0.2)  # long enough for the other to look as well, were it let
+            return found
+
+    def submit(*call):
+        idle[0] -= 1
+        return Future()
+
+    worker._pool, worker.tpool = Pool(), SimpleNamespace(submit=submit)
+    for name in "ab":
+        sock = SimpleNamespace(request_head=b"GET / HTTP/1.1")
+        conn = SimpleNamespace(sock=sock, asked_by=name, turn=None)
+        thread = threading.Thread(target=worker.enqueue_req, args=(conn,))
+        thread.start()
+        assert looked.wait(PATIENCE)
+    thread.join(PATIENCE)
+    until(lambda: idle[0] == -1)
+    assert len(worker.method_queue.calls) == 1
+
+
 def test_a_sweep_lets_requests_begin_that_have_waited_long_enough(idle):
     """No thread waits in their place."""
     idle.wsgi, idle.lost, began = None, True, []

@@ -6,11 +6,10 @@ What all deltas of one part have in common is encoded once; for each delta, its 
 from __future__ import annotations
 
 from collections.abc import Callable
-from json.encoder import encode_basestring as quoted
 from typing import Any
 
 from routes.json_writing import json_bytes
-from routes.sse import compact
+from routes.sse import compact, quoted
 
 Delta = Callable[[str], bytes]
 # Of a response, whose instructions may be long, and whose tools many: each of these is small.

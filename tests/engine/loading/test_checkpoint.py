@@ -5,6 +5,7 @@ import os
 import struct
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from engine.errors import StartError
 from engine.loading.checkpoint import find_checkpoint, find_tokenizer
@@ -296,6 +297,17 @@ def test_weights_that_are_there_twice_are_refused(text_copy):
     """One file and an index: which of them is loaded is nothing to guess."""
     write_shard(text_copy / "model.safetensors", {"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, 4)
     assert "holds weights twice" in refusal(text_copy)
+
+
+def test_an_index_may_name_a_single_file(text_copy):
+    """Some programs write an index for it as well."""
+    tensors = {}
+    for shard in sorted(text_copy.glob("*.safetensors")):
+        tensors |= load_file(shard)
+        shard.unlink()
+    save_file(tensors, text_copy / "model.safetensors", {"format": "pt"})
+    change(text_copy / INDEX, weight_map=dict.fromkeys(tensors, "model.safetensors"))
+    assert find(text_copy)
 
 
 @pytest.mark.parametrize(

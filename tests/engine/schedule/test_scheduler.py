@@ -127,6 +127,31 @@ def test_only_one_prompt_of_a_step_has_images_beyond_it():
     assert all(row.num_output for row in rows)
 
 
+def test_images_of_a_found_prefix_count_as_beyond_a_step():
+    """They are embedded as well, whatever is left to compute of the prompt; text alone in the prefix is none."""
+    floor = Floor(slots=16, budget=64, blocks=4000)
+    of_image, of_text = [("hash", place) for place in range(BLOCK)], list(range(BLOCK))
+    for keys in (of_image, of_text):
+        first = floor.come(tokens=BLOCK)
+        first.prefix_keys = keys
+        floor.step()
+        floor.scheduler.register(first)
+    rows = [floor.come(tokens=BLOCK + 4) for _ in range(6)]
+    for row, keys in zip(rows, 3 * [of_image] + 3 * [of_text], strict=True):
+        row.images, row.prefix_keys[:BLOCK] = object(), keys
+    plans = [{rows.index(row) for row, _ in floor.step().prefill} for _ in range(3)]
+    assert plans == [{0, 3, 4, 5}, {1}, {2}]
+
+
+def test_who_waits_for_blocks_takes_nothing_from_the_prompt_that_is_read():
+    """Its chunks are halved for others that can start only."""
+    floor = Floor(budget=64, blocks=-(-300 // BLOCK))
+    floor.come(tokens=256)
+    assert counts(floor.step()) == [64]
+    floor.come(tokens=200)
+    assert [counts(floor.step()) for _ in range(3)] == [[64]] * 3
+
+
 def test_a_prompt_whose_tokens_are_scored_is_computed_whole():
     """Whatever is cached of it; once all are scored, what is cached serves it too."""
     floor = Floor(budget=64)
