@@ -4,6 +4,9 @@
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
+# shellcheck source=deploy/lib/caller.sh
+. "$ROOT/deploy/lib/caller.sh"
+take_paths_of_environment
 cd "$ROOT"
 
 # shellcheck source=deploy/lib/say.sh
@@ -145,8 +148,10 @@ run_tests() {
 # $1: as for install_system_programs; the other arguments select tests, as for pytest. Only programs that these tests
 # need are installed; if no program is missing, the tests are not even collected.
 run_some_tests() {
-    local assume_yes="$1"
+    local assume_yes="$1" word words=()
     shift
+    for word; do words+=("$(tests_from_caller "$word")"); done
+    set -- "${words[@]}"
     make_venv
     install_packages requirements-test.txt
     # shellcheck disable=SC2046  # words

@@ -73,10 +73,11 @@ class Sandbox:
         """Return the environment of a run: nothing of this machine's but what is named here."""
         return {"PATH": str(self.bin), "HOME": str(self.home), "TORCH_INDEX_URL": "http://127.0.0.1:9/cpu", **extra}
 
-    def run(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        """Run deploy.sh to its end, away from any terminal."""
+    def run(self, *arguments: str, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
+        """Run deploy.sh to its end, away from any terminal. cwd: the folder to do it in; by default its own."""
         return subprocess.run(
             ["bash", str(self.root / "deploy.sh"), *arguments],
+            cwd=cwd or self.root,
             env=self.environ(**extra),
             stdin=subprocess.DEVNULL,
             capture_output=True,

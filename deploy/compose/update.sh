@@ -10,6 +10,7 @@
 # (14) are kept. The files of Compose are those of COMPOSE_FILE, in .env or the environment. ENGINE and COMPOSE replace
 # docker and `docker compose`; UPDATE_SECONDS (900) bounds the wait for a healthy service.
 set -euo pipefail
+case "${BACKUPS:-}" in "" | /*) ;; *) BACKUPS="$PWD/$BACKUPS" ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 ENGINE="${ENGINE:-docker}" KEEP="${KEEP:-14}" UPDATE_SECONDS="${UPDATE_SECONDS:-900}"

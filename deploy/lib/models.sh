@@ -2,7 +2,7 @@
 # `deploy.sh models`: downloads the models and writes their folders into the settings.
 
 get_models() {
-    local folder settings found=.venv/model-settings status=0
+    local folder settings found="$ROOT/.venv/model-settings" status=0
     folder="$(models_folder)"
     settings="$(models_settings_file)"
     find_python
@@ -10,7 +10,7 @@ get_models() {
     install_packages requirements.txt
     umask 022 # the service's user reads them
     rm -f "$found"
-    "$VENV_PYTHON" -m deploy.models --to "$folder" --settings "$found" "$@" || status=$?
+    (cd "$CALLED_FROM" && PYTHONPATH="$ROOT" PYTHONSAFEPATH=1 "$VENV_PYTHON" -m deploy.models --to "$folder" --settings "$found" "$@") || status=$?
     if [ -s "$found" ]; then write_model_settings "$settings" "$found"; fi
     give_back_checkout
     return "$status"

@@ -37,7 +37,7 @@ read_production_options() {
             --firewall) FIREWALL=yes ;;
             --no-backup) BACKUP=no ;;
             --domain | --certificate | --certificate-key | --email) read_option "$@" && shift ;;
-            [A-Z]*=*) check_setting_word "$1" && GIVEN+=("$1") ;;
+            [A-Z]*=*) check_setting_word "$1" && GIVEN+=("$(setting_from_caller "$1")") ;;
             *) die "'production' has no option '$1'; see ./deploy.sh help." ;;
         esac
         shift
@@ -49,8 +49,8 @@ read_option() {
     [ -n "${2:-}" ] || die "$1 needs a value."
     case "$1" in
         --domain) DOMAIN="$2" ;;
-        --certificate) CERTIFICATE="$2" ;;
-        --certificate-key) CERTIFICATE_KEY="$2" ;;
+        --certificate) CERTIFICATE="$(from_caller "$2")" ;;
+        --certificate-key) CERTIFICATE_KEY="$(from_caller "$2")" ;;
         --email) EMAIL="$2" ;;
     esac
 }

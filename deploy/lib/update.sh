@@ -28,7 +28,8 @@ update() {
 
 # Writes the tree of source $1 to $3/tree. $2: the expected sha256 of a tarball, or empty.
 fetch_tree() {
-    local source="$1" tarball="$3/tree.tar.gz" part
+    local source="$1" path tarball="$3/tree.tar.gz" part
+    path="$(from_caller "$source")"
     mkdir "$3/tree"
     case "$source" in
         https://* | http://*)
@@ -37,10 +38,10 @@ fetch_tree() {
             unpack "$tarball" "$2" "$3/tree"
             ;;
         *)
-            if [ -d "$source" ]; then
-                tree_files "$source" | tar -C "$source" --null --files-from=- -cf - | tar -C "$3/tree" --no-same-owner -xf -
-            elif [ -f "$source" ]; then
-                unpack "$source" "$2" "$3/tree"
+            if [ -d "$path" ]; then
+                tree_files "$path" | tar -C "$path" --null --files-from=- -cf - | tar -C "$3/tree" --no-same-owner -xf -
+            elif [ -f "$path" ]; then
+                unpack "$path" "$2" "$3/tree"
             else
                 fetch_revision "$source" "$3/tree"
             fi

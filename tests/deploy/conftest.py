@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -62,6 +63,21 @@ def box(installed_once: ProductionBox) -> ProductionBox:
     """A machine where one release serves."""
     installed_once.reset()
     return installed_once
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A certificate for ai.example, and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    files = str(folder / "cert.pem"), str(folder / "key.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=ai.example"]
+        + ["-addext", "subjectAltName=DNS:ai.example", "-out", files[0], "-keyout", files[1]],
+        check=True,
+        capture_output=True,
+        timeout=600,
+    )
+    return files
 
 
 @pytest.fixture(scope="session")

@@ -65,11 +65,14 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def update(tree: Path, *arguments: str, new: str = "new", **environ: str) -> subprocess.CompletedProcess[str]:
+def update(
+    tree: Path, *arguments: str, new: str = "new", cwd: Path | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
     (tree / "next").write_text(new)
     programs = {"ENGINE": str(tree / "engine"), "COMPOSE": str(tree / "compose"), "UPDATE_SECONDS": "0", "POLL": "0"}
     return subprocess.run(
         ["bash", str(tree / "deploy/compose/update.sh"), *arguments],
+        cwd=cwd,
         env={"PATH": os.environ["PATH"], **programs, **environ},
         capture_output=True,
         text=True,
@@ -95,6 +98,15 @@ def test_an_update_backs_up_and_keeps_the_old_image(tree: Path) -> None:
     assert (backup.stat().st_mode & 0o077, (backup / "env").stat().st_mode & 0o077) == (0, 0)
     calls = (tree / "calls").read_text()
     assert calls.index("run --rm") < calls.index("image tag") < calls.index("pull") < calls.index("compose up")
+
+
+def test_backups_are_kept_in_the_callers_folder(tree: Path) -> None:
+    """A relative path of BACKUPS is one from there; the engine wants a whole one."""
+    here = tree / "here"
+    here.mkdir()
+    assert update(tree, "backup", BACKUPS="mine", cwd=here).returncode == 0
+    (backup,) = (here / "mine").iterdir()
+    assert f"--volume {here}/mine/" in (tree / "calls").read_text()
 
 
 def test_an_image_that_compose_does_not_notice_is_started_all_the_same(tree: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import tarfile
 import time
 from pathlib import Path
@@ -26,21 +25,6 @@ def two(box: ProductionBox) -> ProductionBox:
     assert box.run("production").returncode == 0
     box.log.unlink()
     return box
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A certificate for ai.example, and its key."""
-    folder = tmp_path_factory.mktemp("certificate")
-    files = str(folder / "cert.pem"), str(folder / "key.pem")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=ai.example"]
-        + ["-addext", "subjectAltName=DNS:ai.example", "-out", files[0], "-keyout", files[1]],
-        check=True,
-        capture_output=True,
-        timeout=600,
-    )
-    return files
 
 
 def with_nginx(box: ProductionBox) -> ProductionBox:
