@@ -10,6 +10,7 @@ from threading import Timer
 
 import pytest
 
+from tests.deploy.production_box import DEPLOY
 from tests.sandbox import TIMEOUT, Sandbox
 
 pytestmark = pytest.mark.slow
@@ -102,6 +103,28 @@ def test_the_rule_about_services_is_put_back(apt_box: Sandbox, tmp_path: Path) -
     assert "apt could not install them" in done.stderr
     assert (tmp_path / "policy-rc.d").read_text() == "#!/bin/sh\nexit 42\n"
     assert sorted(path.name for path in tmp_path.glob("policy-rc.d*")) == ["policy-rc.d"]
+
+
+@pytest.mark.linux
+def test_no_service_starts_while_apt_still_works(apt_box: Sandbox, tmp_path: Path) -> None:
+    """A connection that is lost ends the run, but not before apt has ended."""
+    apt_box.tool(
+        "apt-get",
+        'case "$*" in *--assume-no*) echo "Need to get 1 MB"; exit 1 ;; esac\n'
+        'kill -s HUP "$PPID"; n=0\n'
+        'while [ "$n" -lt 40 ] && kill -0 "$PPID"; do n=$((n + 1)); sleep 0.05; done\n'
+        f'[ ! -e "{tmp_path}/policy-rc.d" ] || echo "no service starts" >>"{apt_box.log}"',
+    )
+    done = subprocess.run(
+        [*DEPLOY, str(apt_box.root / "deploy.sh"), "test", "--yes"],
+        env=apt_box.environ(POLICY_RC_D=str(tmp_path / "policy-rc.d")),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 129
+    assert apt_box.calls() == ["no service starts"]
+    assert not (tmp_path / "policy-rc.d").exists()
 
 
 def test_services_are_not_left_for_the_next_boot(apt_box: Sandbox) -> None:

@@ -36,7 +36,7 @@ pip_install() { run_pip install --disable-pip-version-check "$@"; }
 # Runs pip with its output in a file, of which the end is shown if it fails, and a sign of life while it takes long.
 run_pip() {
     local status=0 ticker
-    tell_progress 9>&- &
+    tell_progress 8>&- 9>&- &
     ticker=$!
     recorded "$VENV_PYTHON" -m pip "$@" >>"$PIP_LOG" 2>&1 || status=$?
     kill "$ticker" 2>/dev/null || true
@@ -45,7 +45,7 @@ run_pip() {
     return "$status"
 }
 
-# A `sleep` that outlives this holds neither the terminal nor, behind descriptor 9, the lock of a production run.
+# A `sleep` that outlives this holds neither the terminal nor, behind descriptors 8 and 9, the locks of a run.
 tell_progress() {
     local waited=0
     while sleep "$PIP_SIGN_SECONDS" >/dev/null 2>&1 && kill -0 "$$" 2>/dev/null; do

@@ -3,7 +3,7 @@
 
 # File that also receives all messages of a production run; empty: none.
 DEPLOY_LOG=""
-# Process group of the program that `recorded` runs.
+# Process group of the program that `apart` runs.
 CHILD=""
 
 say() {
@@ -26,19 +26,24 @@ note() {
     [ -z "$DEPLOY_LOG" ] || printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*" >>"$DEPLOY_LOG"
 }
 
-# Runs a program. With a log, its output goes there as well and it runs as a background process group, so that this
-# script handles a signal at once and not after the program has exited.
+# Runs a program; with a log, its output goes there as well.
 recorded() {
+    if [ -z "$DEPLOY_LOG" ]; then "$@"; else apart logged "$@"; fi
+}
+
+# It lives on at SIGTERM until its program has ended, so that whoever waits for it waits for that.
+logged() {
+    trap : TERM
+    set -o pipefail
+    "$@" 2>&1 | tee -a "$DEPLOY_LOG"
+}
+
+# Runs a program as a background process group, so that this script handles a signal at once and not after the program
+# has exited.
+apart() {
     local status=0
-    if [ -z "$DEPLOY_LOG" ]; then
-        "$@"
-        return
-    fi
     set -m
-    (
-        set -o pipefail
-        "$@" 2>&1 </dev/null | tee -a "$DEPLOY_LOG"
-    ) &
+    "$@" </dev/null &
     CHILD=$!
     set +m
     wait "$CHILD" || status=$?
@@ -46,8 +51,11 @@ recorded() {
     return "$status"
 }
 
+# Ends what `apart` runs, and waits for its end.
 end_child() {
-    [ -z "$CHILD" ] || kill -TERM -- "-$CHILD" 2>/dev/null || true
+    [ -n "$CHILD" ] || return 0
+    kill -TERM -- "-$CHILD" 2>/dev/null || true
+    wait "$CHILD" 2>/dev/null || true
 }
 
 at_terminal() { [ -t 0 ] && [ -t 1 ]; }

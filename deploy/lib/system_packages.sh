@@ -115,11 +115,12 @@ apt_install() {
     local status=0 service
     forbid_service_starts
     trap 'allow_service_starts' EXIT
+    trap 'exit 129' HUP
     trap 'exit 130' INT
     trap 'exit 143' TERM
     install_now || { renew_package_lists && install_now; } || status=$?
     allow_service_starts
-    trap - EXIT INT TERM
+    trap - EXIT HUP INT TERM
     [ "$status" -eq 0 ] || die "apt could not install them; see its output above."
     has systemctl || return 0
     for service in ${MISSING_SERVICES[@]+"${MISSING_SERVICES[@]}"}; do

@@ -2,9 +2,12 @@
 # `deploy.sh update`: fetches another tree and installs it with that tree's own `deploy.sh production`, which rolls back
 # if it fails. The tree of this script is not changed.
 
+# The folder of the fetched tree.
+UPDATE=""
+
 # $1: a folder, a tarball, its URL, or a tag or branch of this checkout; default: the upstream of the current branch.
 update() {
-    local source="" sum="" target options=()
+    local source="" sum="" options=()
     need_root update
     while [ $# -gt 0 ]; do
         case "$1" in
@@ -17,13 +20,31 @@ update() {
     done
     umask 022
     mkdir -p "$PREFIX"
-    target="$(mktemp -d "$PREFIX/update.XXXXXX")"
-    # shellcheck disable=SC2064  # expand the folder now
-    trap "rm -rf '$target'" EXIT
+    take_update_lock
+    trap end_update EXIT
+    trap 'exit 129' HUP
     trap 'exit 130' INT
     trap 'exit 143' TERM
-    fetch_tree "$source" "$sum" "$target"
-    "$target/tree/deploy.sh" production ${options[@]+"${options[@]}"}
+    UPDATE="$(mktemp -d "$PREFIX/update.XXXXXX")"
+    # What git leaves in the background must not hold the lock.
+    fetch_tree "$source" "$sum" "$UPDATE" 8>&-
+    apart "$UPDATE/tree/deploy.sh" production ${options[@]+"${options[@]}"}
+}
+
+# One update at a time. The run of the new tree holds the lock too, so that it counts where its update was killed; folders
+# that are here while nobody holds it are left over.
+take_update_lock() {
+    mkdir -p "$SYSTEM_ROOT/run/lock"
+    exec 8>"$SYSTEM_ROOT/run/lock/avito-ai-update"
+    flock -n 8 || die "Another update is running; nothing was changed."
+    rm -rf "$PREFIX"/update.*
+}
+
+# The run of the new tree works in that tree: it ends first, and rolls back.
+end_update() {
+    trap '' HUP INT TERM PIPE
+    end_child
+    rm -rf "$UPDATE"
 }
 
 # Writes the tree of source $1 to $3/tree. $2: the expected sha256 of a tarball, or empty.

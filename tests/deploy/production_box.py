@@ -9,9 +9,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.sandbox import Sandbox
+
+# A shell cannot trap what was ignored when it began, as SIGINT is in the background of a script and SIGHUP under nohup;
+# what holds here must not depend on how the tests themselves were started.
+DEPLOY = ["env", "--default-signal", "bash"]
 
 TOOLS = (
     "cmp comm date false find getent gzip flock ln ls mktemp readlink rmdir sha256sum sort stat tar touch true wc xargs"
@@ -58,6 +65,17 @@ PYTHON_CASES = """
 *"Python.h"*) [ -e "{control}/python-headers" ]; exit ;;
 *"realpath(sys.executable)"*) cat "{control}/python-lies-at"; exit ;;
 """
+
+
+@contextmanager
+def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process, which does not outlive a test that fails in its block."""
+    process = subprocess.Popen(command, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(60)
 
 
 class ProductionBox(Sandbox):
@@ -119,6 +137,13 @@ class ProductionBox(Sandbox):
         """Install the checkout with the demo models on the CPU."""
         demo = ("DEVICE=cpu", "VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo")
         return self.run("production", *demo, *arguments, **extra)
+
+    @contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Start deploy.sh in a session of its own."""
+        command = [*DEPLOY, str(self.root / "deploy.sh"), *arguments]
+        with running(command, env=self.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
+            yield process
 
     def snapshot(self) -> None:
         """Save the machine's state, with its programs, for `reset`."""

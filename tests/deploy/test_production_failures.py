@@ -7,20 +7,13 @@ import pty
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
-from tests.deploy.production_box import ProductionBox
+from tests.deploy.production_box import DEPLOY, ProductionBox, running
 from tests.e2e.gunicorn_process import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.linux]
-
-# A shell cannot trap what was ignored when it began, as SIGINT is in the background of a script and SIGHUP under nohup;
-# what holds here must not depend on how the tests themselves were started.
-DEPLOY = ["env", "--default-signal", "bash"]
 
 
 def fail(box: ProductionBox, *words: str) -> subprocess.CompletedProcess[str]:
@@ -154,23 +147,11 @@ def test_a_failed_restart_brings_the_old_address_back(box: ProductionBox) -> Non
     assert "PORT=9000" not in box.settings
 
 
-@contextmanager
-def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a process, which does not outlive a test that fails in its block."""
-    process = subprocess.Popen(command, **options)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait(60)
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_in_the_middle_leaves_the_old_release_serving(box: ProductionBox, number: int, status: int) -> None:
     """A signal during the hand-over restores the previous state at once."""
     before = next_release(box, "reload-waits")
-    command = [*DEPLOY, str(box.root / "deploy.sh"), "production"]
-    with running(command, env=box.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
+    with box.started("production") as process:
         until((box.control / "waiting").exists, 120)
         os.kill(process.pid, number)
         assert process.wait(120) == status
@@ -195,8 +176,7 @@ def test_control_c_at_a_terminal_leaves_the_old_release_serving(box: ProductionB
 def test_only_one_run_at_a_time(box: ProductionBox) -> None:
     """A second one exits at once and changes nothing."""
     next_release(box, "reload-waits")
-    command = [*DEPLOY, str(box.root / "deploy.sh"), "production"]
-    with running(command, env=box.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
+    with box.started("production") as process:
         until((box.control / "waiting").exists, 120)
         second = box.run("production")
         os.kill(process.pid, signal.SIGTERM)
