@@ -1,10 +1,13 @@
 # shellcheck shell=bash
 # Firewall rules that admit clients only. They are shown; --firewall applies them with ufw.
 
+# Every port by which SSH can be reached, one a line: without its rule an operator is locked out.
+SSH_PORTS=""
+
 # Prints each rule as arguments of ufw, SSH first.
 firewall_rules() {
     local port
-    echo "allow $(ssh_port)/tcp"
+    for port in $SSH_PORTS; do echo "allow $port/tcp"; done
     if [ -n "$DOMAIN" ] || [ -e "$SITE_LINK" ]; then
         printf '%s\n' "allow 80/tcp" "allow 443/tcp"
     else
@@ -13,16 +16,32 @@ firewall_rules() {
     fi
 }
 
-# The port of the current SSH session, else the server's configured one.
-ssh_port() {
-    local port="${SSH_CONNECTION:-}"
-    port="${port##* }"
-    if [ -z "$port" ] && has sshd; then port="$(sshd -T 2>/dev/null | sed -n 's/^port //p' | head -n 1)"; fi
-    echo "${port:-22}"
+# Sets SSH_PORTS: that of the current session first, which may have been started with other settings.
+find_ssh_ports() {
+    local sshd session="${SSH_CONNECTION:-}"
+    sshd="$(command -v sshd)" || sshd="$SYSTEM_ROOT/usr/sbin/sshd"
+    SSH_PORTS="$({ echo "${session##* }" && ports_of_sshd "$sshd" && ports_of_socket; } | awk 'NF && !seen[$0]++')"
+    if [ -z "$SSH_PORTS" ]; then
+        SSH_PORTS=22
+        [ ! -x "$sshd" ] || warn "sshd does not tell its ports (sudo sshd -T), so the rule for SSH is one for port 22."
+    fi
+}
+
+# What it has of `listenaddress` is complete, also where that has a port of its own.
+ports_of_sshd() {
+    { "$1" -T 2>/dev/null || true; } | sed -n 's/^listenaddress [^ ]*:\([0-9][0-9]*\).*/\1/p'
+}
+
+# Where systemd listens for sshd, which may then neither run nor be able to tell.
+ports_of_socket() {
+    { systemctl show --property ActiveState,Listen ssh.socket 2>/dev/null || true; } |
+        awk '/^ActiveState=active$/ { active = 1 } sub(/ \(Stream\)$/, "") && sub(/^Listen=.*:/, "") { ports = ports $0 "\n" }
+            END { if (active) printf "%s", ports }'
 }
 
 show_firewall() {
     local rule
+    find_ssh_ports
     if [ "$FIREWALL" = yes ] && [ "$DRY_RUN" = no ]; then
         apply_firewall
         return

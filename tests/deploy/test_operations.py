@@ -1,4 +1,4 @@
-"""deploy.sh status, rollback, update and uninstall, the proxy and the firewall."""
+"""deploy.sh status, rollback, update and uninstall, and the proxy."""
 
 from __future__ import annotations
 
@@ -376,23 +376,3 @@ def test_nginx_and_certbot_are_installed_where_they_are_missing(box: ProductionB
     assert done.returncode == 1
     assert "apt could not install" in done.stderr
     assert any("install --yes --no-install-recommends" in call and "certbot" in call for call in box.calls())
-
-
-def test_the_firewall_is_changed_only_when_asked(box: ProductionBox) -> None:
-    """Rules are always shown, applied only with --firewall, and SSH is the first."""
-    box.tool("ufw", f'echo "ufw $*" >>"{box.log}"')
-    shown = box.run("production").stdout
-    assert "ufw allow 8085/tcp" in shown
-    assert not box.asked("ufw ")
-    assert box.run("production", "--firewall", SSH_CONNECTION="10.0.0.1 50000 10.0.0.2 2222").returncode == 0
-    rules = [call for call in box.calls() if call.startswith("ufw")]
-    assert rules == ["ufw allow 2222/tcp", "ufw allow 8085/tcp", "ufw default deny incoming", "ufw --force enable"]
-
-
-def test_a_firewall_that_refuses_is_an_error(box: ProductionBox) -> None:
-    """A failure to apply the rules is reported."""
-    box.tool("ufw", '[ "$1" = allow ]')
-    done = box.run("production", "--firewall")
-    assert done.returncode == 1
-    assert "ufw could not be enabled" in done.stderr
-    assert box.serving == box.current
