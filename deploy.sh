@@ -76,7 +76,7 @@ Usage: ./deploy.sh COMMAND
                                  with --domain: use your own certificate
       --firewall                 apply the firewall rules that are otherwise only shown
       --no-backup                update without a backup of settings and database before it
-  status             the release, its state and readiness
+  status             the release, its state and readiness; root alone can see all of it
   rollback [RELEASE] return to the previous release, or to the given one
   keys COMMAND       make and manage client keys; './deploy.sh keys --help' lists what it takes
   update [SOURCE]    fetch a newer tree (a tag or branch, a folder, a tarball or its URL) and install it;

@@ -21,8 +21,10 @@ RUN_UNIT_DIR="$SYSTEM_ROOT/run/systemd/system"
 LOGROTATE_DIR="$SYSTEM_ROOT/etc/logrotate.d"
 PROC="$SYSTEM_ROOT/proc"
 
+is_root() { [ "$(id -u)" -eq 0 ]; }
+
 need_root() {
-    [ "$(id -u)" -eq 0 ] || die "'$1' changes the system and needs root: sudo ./deploy.sh $1"
+    is_root || die "'$1' changes the system and needs root: sudo ./deploy.sh $1"
 }
 
 # From here on, all messages are logged.

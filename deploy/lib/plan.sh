@@ -3,6 +3,8 @@
 
 print_plan() {
     local missing
+    is_root || [ ! -e "$CONFIG_DIR" ] ||
+        die "The plan depends on the settings and the process that are here, which root alone can see: sudo ./deploy.sh production --dry-run"
     say "Dry run: nothing is changed. ./deploy.sh production would do this:"
     warn_of_environment
     FOUND_PYTHON="$(production_python)"

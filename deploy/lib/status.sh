@@ -2,7 +2,8 @@
 # shellcheck disable=SC2153,SC2034  # RELEASES and UNIT are set elsewhere; RELEASE is used by the other parts
 # `deploy.sh status`, `rollback` and `uninstall`.
 
-# Exit status: 0 if the service is ready, 3 if not (as systemctl), 4 if it is not installed.
+# Exit status: 0 if the service is ready, 3 if not (as systemctl), 4 if it is not installed; 1 without root, which alone
+# sees the settings and the process.
 status() {
     [ $# -eq 0 ] || die "'status' takes no arguments, but got '$1'."
     if [ ! -L "$CURRENT" ]; then
@@ -17,6 +18,7 @@ status() {
     say "health     $(systemctl is-active avito-ai-health.timer 2>/dev/null || true) (avito-ai-health.timer)"
     say "backups    $(backup_state)"
     list_releases
+    is_root || die "Whether it is ready, which release serves and whether the settings are applied, root alone can see: sudo ./deploy.sh status"
     "$PYTHON" -m deploy.service state "$(main_pid)" || exit 3
 }
 
@@ -33,6 +35,7 @@ serves_another() {
 }
 
 settings_pending() {
+    is_root || return 0
     [ "$(applied_mark)" != "$(cat "$DEPLOY_STATE/applied" 2>/dev/null)" ] || return 0
     if settings_were_read; then
         echo " (changed since the last start by deploy.sh, and read by the process that runs)"

@@ -66,6 +66,17 @@ def test_status_where_nothing_is_installed_is_four(bare: ProductionBox) -> None:
     assert (done.returncode, "./deploy.sh production" in done.stdout) == (4, True)
 
 
+def test_status_without_root_says_what_it_cannot_see(box: ProductionBox) -> None:
+    """The settings, which it may not read, are not called changed, nor the service not ready."""
+    box.say("unready")
+    box.tool("id", "echo 1000")
+    box.tool("cat", f'case "$*" in *etc/avito-ai*) exit 1 ;; esac; exec {(box.bin / "cat").resolve()} "$@"')
+    done = box.run("status")
+    assert (done.returncode, "sudo ./deploy.sh status" in done.stderr) == (1, True)
+    assert f"release    {box.current}\n" in done.stdout
+    assert f"settings   {box.system}/etc/avito-ai/.env\n" in done.stdout
+
+
 def test_status_reports_settings_that_are_not_applied(box: ProductionBox) -> None:
     """The output says that an edited settings file is not applied yet."""
     with (box.system / "etc/avito-ai/.env").open("a") as file:

@@ -166,6 +166,14 @@ def test_a_dry_run_sees_that_nothing_is_to_do(box: ProductionBox) -> None:
     assert tree(box.system) == before
 
 
+def test_a_dry_run_without_root_makes_no_plan_of_what_it_cannot_see(box: ProductionBox) -> None:
+    """It would not find the settings, and take the service for another program at the port."""
+    box.tool("id", "echo 1000")
+    done = box.run("production", "--dry-run")
+    assert (done.returncode, "sudo ./deploy.sh production --dry-run" in done.stderr) == (1, True)
+    assert "would" not in done.stdout
+
+
 def test_a_bare_machine_gets_the_service(box: ProductionBox) -> None:
     """User, folders, settings, release and units are in place, and the release of this tree serves."""
     (release,) = box.releases
