@@ -31,6 +31,8 @@ cd "$ROOT"
 . deploy/lib/release.sh
 # shellcheck source=deploy/lib/unit.sh
 . deploy/lib/unit.sh
+# shellcheck source=deploy/lib/vllm.sh
+. deploy/lib/vllm.sh
 # shellcheck source=deploy/lib/switch.sh
 . deploy/lib/switch.sh
 # shellcheck source=deploy/lib/checked.sh

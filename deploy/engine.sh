@@ -12,6 +12,8 @@ set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 ROOT="${AVITO_AI_ROOT:-}" # a prefix of all paths, for tests only
 SETTINGS="$ROOT/etc/avito-ai/.env"
+# shellcheck source=deploy/lib/vllm.sh
+. "$HERE/lib/vllm.sh"
 ASSIGNED='^[[:space:]]*(export[[:space:]]+)?(VIBE|VISION)_UPSTREAM' # the beginning of a line that sets one
 UNITS=(avito-ai-vllm@avibe avito-ai-vllm@avision)
 
@@ -38,6 +40,14 @@ install_units() {
         [ -e "$ROOT/etc/avito-ai/vllm-$model.env" ] || cp "$HERE/vllm/$model.env" "$ROOT/etc/avito-ai/vllm-$model.env"
     done
     systemctl daemon-reload
+}
+
+check_options() {
+    local model wrong
+    for model in avibe avision; do
+        wrong="$(options_to_change "$ROOT/etc/avito-ai/vllm-$model.env")"
+        [ -z "$wrong" ] || die "$wrong"
+    done
 }
 
 # $1: of which model.
@@ -73,6 +83,7 @@ take_over() {
 
 to_vllm() {
     install_units
+    check_options
     begin
     if [ -n "$FIRST" ]; then systemctl stop avito-ai; fi
     systemctl enable --now "${UNITS[@]}" ||

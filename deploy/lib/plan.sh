@@ -7,6 +7,7 @@ print_plan() {
         die "The plan depends on the settings and the process that are here, which root alone can see: sudo ./deploy.sh production --dry-run"
     say "Dry run: nothing is changed. ./deploy.sh production would do this:"
     warn_of_environment
+    warn_of_vllm
     FOUND_PYTHON="$(production_python)"
     missing="$(missing_system_packages | tr '\n' ' ')"
     plan_line "$missing" "install the system packages: $missing" "have all system packages"

@@ -69,6 +69,7 @@ said_options() {
 # Cheap checks come before any download.
 prepare() {
     warn_of_environment
+    warn_of_vllm
     install_missing_packages
     find_production_python
     check_gpu

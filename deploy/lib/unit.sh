@@ -40,6 +40,16 @@ install_units() {
     if [ "$changed" = yes ]; then systemctl daemon-reload; fi
 }
 
+# Where deploy/engine.sh has installed vLLM: its files are the operator's, and are not renewed.
+warn_of_vllm() {
+    local file line
+    [ -f "$UNIT_DIR/$VLLM_UNIT" ] || return 0
+    for file in "$CONFIG_DIR"/vllm-*.env; do
+        [ -f "$file" ] || continue
+        while IFS= read -r line; do warn "$line"; done < <(options_to_change "$file")
+    done
+}
+
 # Installs the file $1 into the folder $2; true if that changed it.
 install_unit_file() {
     local name="${1##*/}"

@@ -272,3 +272,30 @@ def test_the_settings_are_replaced_in_one_step(installed: Installed) -> None:
     assert real.stat().st_mode & 0o777 == 0o640
     assert real.read_text().startswith(f"{OTHERS}VIBE_UPSTREAM=")
     assert not [*installed.folder.glob("*.new"), *installed.folder.glob("*.before")]
+
+
+@pytest.mark.parametrize(
+    ("options", "right"),
+    [
+        ('--dtype half --limit-mm-per-prompt {"image":4}', """--limit-mm-per-prompt '{"image":4}'"""),
+        ('--limit-mm-per-prompt={"image":4} --port 1', """--limit-mm-per-prompt '{"image":4}'"""),
+        ('--limit-mm-per-prompt "{"image":4}"', """--limit-mm-per-prompt '{"image":4}'"""),
+        ("""'--a {"b":{"c":1}}'""", """--a '{"b":{"c":1}}'"""),
+        ("""--limit-mm-per-prompt '{"image":4}'""", ""),
+        ("""--a '{"b": {"c": 1}}' --d={}""", ""),
+        ("""--chat-template '{% if "x" %}{{"y"}}{% endif %}'""", ""),
+    ],
+)
+def test_json_that_systemd_would_take_the_quotes_of_is_not_started(
+    installed: Installed, options: str, right: str
+) -> None:
+    """A file of an earlier release stays the operator's, who is told what to write."""
+    file = installed.settings.with_name("vllm-avision.env")
+    text = f"MODEL=/m\nPORT=8002\nOPTIONS={options}\n"
+    file.write_text(text)
+    done = installed.change("vllm")
+    assert done.returncode == bool(right)
+    assert bool(right) is (f"{file}: vLLM does not start" in done.stderr)
+    assert f"Write {right} there." in done.stderr or not right
+    assert file.read_text() == text
+    assert not right or not any("enable" in call for call in installed.calls())

@@ -283,6 +283,19 @@ def test_the_units_of_vllm_are_those_of_the_release(box: ProductionBox) -> None:
     assert order.read_bytes() == (box.root / "deploy/vllm/order.conf").read_bytes()
 
 
+def test_options_of_vllm_that_an_earlier_release_wrote_wrongly_are_named(box: ProductionBox) -> None:
+    """The file is the operator's, so it stays; the service does not need it to start."""
+    file = box.system / "etc/avito-ai/vllm-avision.env"
+    file.write_text('OPTIONS=--dtype bfloat16 --limit-mm-per-prompt {"image":4}\n')
+    assert "limit-mm-per-prompt" not in box.run("production").stderr
+    install_vllm(box)
+    for words in ((), ("--dry-run",)):
+        done = box.run("production", *words)
+        assert done.returncode == 0
+        assert f"{file}: vLLM does not start" in done.stderr
+        assert """Write --limit-mm-per-prompt '{"image":4}' there.""" in done.stderr
+
+
 def test_uninstall_refuses_other_arguments(box: ProductionBox) -> None:
     """A typo removes nothing."""
     assert box.run("uninstall", "--dry-run").returncode == 1
