@@ -54,6 +54,9 @@ cd "$ROOT"
 # shellcheck source=deploy/lib/models.sh
 . deploy/lib/models.sh
 
+# What Python compiled there as root the owner of a checkout could neither renew nor remove.
+if is_root && [ "$(stat -c %U "$ROOT" 2>/dev/null)" != root ]; then export PYTHONDONTWRITEBYTECODE=1; fi
+
 # Without it, a command that ends by itself on Ctrl+C would count as one that failed.
 trap 'exit 130' INT
 

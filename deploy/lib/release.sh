@@ -30,7 +30,7 @@ git_in() {
     local folder owner="" home
     folder="$(cd "$1" && pwd -P)"
     shift
-    if [ "$(id -u)" -eq 0 ]; then owner="$(stat -c %U "$folder")"; fi
+    if [ "$(id -u)" -eq 0 ]; then owner="$(stat -c %U "$folder/.git")"; fi
     case "$owner" in
         "" | root | UNKNOWN) git -c safe.directory="$folder" -C "$folder" "$@" ;;
         *)
