@@ -49,15 +49,18 @@ inspect() { "$ENGINE" inspect --format "{{$1}}" "$2"; }
 
 # $1: the container of the service, whose volumes are read by another one of the same image.
 back_up() {
-    local folder postgres whole
+    local image folder postgres whole
+    image="$(inspect .Image "$1")"
     whole="$BACKUPS/$(date -u +%Y%m%d-%H%M%S)"
+    (umask 077 && mkdir -p "$BACKUPS")
     # Under another name until it is whole: half a backup must not take the place of one that is kept.
-    rm -rf "$BACKUPS"/unfinished-*
+    among_backups 'unfinished-*' | remove_backups "$image"
     folder="$BACKUPS/unfinished-${whole##*/}"
-    (umask 077 && mkdir -p "$folder")
+    (umask 077 && mkdir "$folder")
     if [ -f .env ]; then install -m 600 .env "$folder/env"; fi
-    "$ENGINE" run --rm --interactive --network none --user 0 --volumes-from "$1" --volume "$folder:/backup" \
-        "$(inspect .Image "$1")" python - copy /dev/null /var/lib/avito-ai /var/lib/avito-ai /backup \
+    # Root of the container may read the volume; what it writes is to belong to whoever runs this.
+    "$ENGINE" run --rm --interactive --network none --user 0 --volumes-from "$1" --volume "$folder:/backup" "$image" \
+        sh -ec 'python - copy /dev/null /var/lib/avito-ai /var/lib/avito-ai /backup; chown -R --reference=/backup /backup' \
         <deploy/database_copy.py || die "The database could not be copied, and nothing was changed."
     postgres="$(container_of postgres)"
     if [ -n "$postgres" ]; then
@@ -65,9 +68,21 @@ back_up() {
             die "PostgreSQL could not be dumped, and nothing was changed."
     fi
     mv "$folder" "$whole"
-    find "$BACKUPS" -mindepth 1 -maxdepth 1 -type d -name '[0-9]*-[0-9]*' | sort -r | tail -n "+$((KEEP + 1))" |
-        while read -r folder; do rm -rf "$folder"; done
+    among_backups '[0-9]*-[0-9]*' | sort -r | tail -n "+$((KEEP + 1))" | remove_backups "$image" ||
+        die "The backup is $whole. Older ones could not be removed, and nothing was changed."
     say "The backup is $whole."
+}
+
+# $1: a pattern. Prints the names of the folders that fit it.
+among_backups() { find "$BACKUPS" -mindepth 1 -maxdepth 1 -type d -name "$1" -printf '%f\n'; }
+
+# $1: an image; stdin: names of folders. A container removes them: what the copy left half done belongs to its root, and
+# whoever runs this may be a member of the group `docker` only.
+remove_backups() {
+    local names
+    mapfile -t names
+    [ ${#names[@]} -eq 0 ] ||
+        "$ENGINE" run --rm --network none --user 0 --volume "$BACKUPS:/backups" "$1" rm -rf "${names[@]/#//backups/}"
 }
 
 # $1: an image to pull, or nothing to build one; $2: the name that Compose runs it by.

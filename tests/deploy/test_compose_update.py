@@ -11,9 +11,11 @@ import pytest
 
 from tests.deploy.podman import ROOT
 
-# Images are lines of a file, `tag id`; the running container is of the image whose tag it had when it was started.
+# Images are lines of a file, `tag id`; the running container is of the image whose tag it had when it was started. A
+# folder that cannot be written stands for one of root's, to whom alone that is no hindrance.
 ENGINE = r"""#!/bin/bash
 echo "$*" >>calls
+as_root() { chmod -R u+w "${@: -1}" && "$@"; }
 id_of() { sed -n "s#^$1 ##p" images | tail -n 1; }
 case "$1 $2" in
     "ps "*)
@@ -30,8 +32,16 @@ case "$1 $2" in
     "image inspect") id_of "$5" ;;
     "image tag") echo "$4 $([ -n "$(id_of "$3")" ] && id_of "$3" || echo "$3")" >>images ;;
     "pull "*) [ "$3" != registry/none ] && echo "$3 pulled" >>images ;;
-    "run "*) [ ! -e no-copy ] || exit 1
-        for word; do case "$word" in *:/backup) cp /dev/stdin "${word%:/backup}/copied-by" ;; esac; done ;;
+    "run "*)
+        for word; do case "$word" in *:/backup | *:/backups) folder="${word%:*}" ;; esac; done
+        if [[ "$*" = *" rm -rf /backups/"* ]]; then
+            for word; do case "$word" in /backups/*) as_root rm -rf "$folder/${word##*/}" ;; esac; done
+        else
+            [ ! -e no-copy ] || exit 1
+            cp /dev/stdin "$folder/copied-by"
+            mkdir "$folder/usage" && touch "$folder/usage/1.log"
+            [[ "$*" = *"chown -R --reference=/backup /backup"* ]] || chmod 500 "$folder/usage"
+        fi ;;
     "exec site") [ "$(cat running)" != no-site ] ;;
     "exec "*) case "$(cat running)" in old | no-site | pulled) ;; *) exit 1 ;; esac ;;
 esac
@@ -47,6 +57,9 @@ case "$1" in
     logs) echo "what the service said" ;;
 esac
 """
+
+# Modes of files hold for the script as for a member of the group `docker`, whoever runs the tests.
+WITHOUT_PRIVILEGES = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
 
 
 @pytest.fixture
@@ -71,7 +84,7 @@ def update(
     (tree / "next").write_text(new)
     programs = {"ENGINE": str(tree / "engine"), "COMPOSE": str(tree / "compose"), "UPDATE_SECONDS": "0", "POLL": "0"}
     return subprocess.run(
-        ["bash", str(tree / "deploy/compose/update.sh"), *arguments],
+        [*WITHOUT_PRIVILEGES, "bash", str(tree / "deploy/compose/update.sh"), *arguments],
         cwd=cwd,
         env={"PATH": os.environ["PATH"], **programs, **environ},
         capture_output=True,
@@ -182,6 +195,20 @@ def test_backups_that_fail_take_no_place_of_those_that_are_kept(tree: Path) -> N
     assert update(tree, "backup", KEEP="2").returncode == 0
     assert [folder.name for folder in backups(tree)][0] == "20250102-000000"
     assert len(backups(tree)) == 2
+
+
+def test_old_backups_go_whoever_updates(tree: Path) -> None:
+    """Those with files of root's too, whole or half done; a new one belongs to whoever made it."""
+    for name in ("20250101-000000", "20250102-000000", "unfinished-20250103-000000"):
+        (tree / "backups" / name / "usage").mkdir(parents=True)
+        (tree / "backups" / name / "usage/1.log").touch()
+        (tree / "backups" / name / "usage").chmod(0o500)
+    done = update(tree, "registry/new:2", KEEP="1")
+    assert done.returncode == 0, done.stderr
+    (backup,) = backups(tree)
+    assert backup.name > "20250103"
+    assert (backup / "usage").stat().st_mode & 0o200
+    assert (tree / "running").read_text() == "pulled"
 
 
 def test_without_a_running_service_there_is_nothing_to_update(tree: Path) -> None:
