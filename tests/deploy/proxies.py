@@ -60,9 +60,9 @@ class Proxy(SystemProcess):
             "127.0.0.1", self.port, context=self.context, timeout=timeout, source_address=(source, 0)
         )
 
-    def raw(self, sent=b""):
+    def raw(self, sent=b"", source="127.0.0.1"):
         """Return a bare TLS connection on which these bytes were sent."""
-        plain = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE, source_address=(source, 0))
         connection = self.context.wrap_socket(plain, server_hostname="127.0.0.1")
         connection.sendall(sent)
         return connection

@@ -230,6 +230,32 @@ def test_every_dependency_and_file_exists(name: str) -> None:
         assert (ROOT / source).exists() if source.startswith("./") else source in volumes
 
 
+def test_what_clients_send_does_not_fill_the_memory() -> None:
+    """A tmpfs counts as memory: nginx keeps bodies in a volume, at most so many large ones; the service has a bound."""
+    nginx, script = SERVICES["nginx"], text("deploy/compose/nginx.sh")
+    folder = "/var/cache/nginx"
+    assert f"nginx:{folder}" in nginx["volumes"]
+    assert not [place for place in nginx["tmpfs"] if folder.startswith(place)]
+    assert f"rm -rf {folder}/*" in script
+    site = text("deploy/nginx/avito-ai.conf")
+    limits = {name: int(most) for name, most in re.findall(r"'(avito_ai_large_bodies\w*) (\d+)'", script)}
+    assert set(limits) == set(re.findall(r"zone=(avito_ai_large_bodies\w*):", site))
+    assert limits["avito_ai_large_bodies_of_client"] * 2 <= limits["avito_ai_large_bodies"]
+    included = re.findall(r"include (/\S*)/\*\.conf;", site)
+    assert [place for place in included if place in nginx["tmpfs"] and f">{place}/" in script] == included
+    (size,) = re.findall(r"/tmp:size=(\d+)m", " ".join(THE_SERVICE["tmpfs"]))
+    assert int(size) > SETTING["MAX_BODIES_MIB"].default
+
+
+def test_nginx_has_as_many_workers_as_its_memory_is_for(tmp_path: Path) -> None:
+    """One for each core, as its image has it, would on a large machine be too many for the limit of the container."""
+    (line,) = [line for line in text("deploy/compose/nginx.sh").splitlines() if line.startswith("sed ")]
+    (tmp_path / "nginx.conf").write_text("user  nginx;\nworker_processes  auto;\n")
+    line = line.replace("/etc/nginx/", f"{tmp_path}/").replace("/run/nginx.conf", f"{tmp_path}/run.conf")
+    subprocess.run(["bash", "-c", line], check=True)
+    assert (tmp_path / "run.conf").read_text() == "user  nginx;\nworker_processes 2;\n"
+
+
 def test_only_the_site_is_reached_from_outside() -> None:
     """nginx has the web ports; metrics and alerts listen on loopback, the service and Redis have no port."""
     ports = {name: service.get("ports", []) for name, service in SERVICES.items()}

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -443,6 +444,34 @@ def test_a_limit_of_requests_is_one_line(limited):
     assert (response.status, failure_of_api(response, body)) == (429, "rate_limit_exceeded")
     assert json.loads(body)["message"] == "Too many requests at once from this address."
     assert limited.ask("/v1/models", source="127.2.0.2")[0].status == 200
+
+
+@pytest.mark.needs("nginx")
+def test_large_uploads_can_be_limited(copies, tmp_path):
+    """By the lines of the containers: a body of 1 MB, or of unknown length, counts until its end, a small one never."""
+    (tmp_path / "avito-ai.d").mkdir()
+    zones = re.findall(r"'(avito_ai_large_bodies\w*) \d+'", (ROOT / "deploy/compose/nginx.sh").read_text())
+    lines = [f"limit_conn {zone} {most};" for zone, most in zip(zones, (3, 2), strict=True)]
+    (tmp_path / "avito-ai.d/bodies.conf").write_text("\n".join(lines))
+    large, unknown, small = "Content-Length: 1000000", "Transfer-Encoding: chunked", "Content-Length: 999999"
+    with (
+        Nginx(tmp_path, copies.ports, {"/etc/nginx/avito-ai.d": f"{tmp_path}/avito-ai.d"}) as proxy,
+        ExitStack() as held,
+    ):
+
+        def begun(length, source):
+            """Return the answer to the head of a request, 100 if its body is read."""
+            head = f"POST {CHAT} HTTP/1.1\r\nHost: ai.example\r\n{length}\r\nExpect: 100-continue\r\n\r\n"
+            return held.enter_context(proxy.raw(head.encode(), source)).recv(65536).removeprefix(b"HTTP/1.1 ")
+
+        answers = [begun(length, "127.3.0.1")[:3] for length in (large, unknown, small, large)]
+        assert answers == [b"100", b"100", b"100", b"429"]
+        assert begun(large, "127.3.0.2")[:3] == b"100"
+        refused = begun(large, "127.3.0.3")
+        assert (refused[:3], b"Too many connections or large uploads at once." in refused) == (b"429", True)
+        assert proxy.ask(TEXT, {"prompt": "Hello"}, "127.3.0.1")[0].status == 200
+        held.close()
+        until(lambda: begun(large, "127.3.0.3")[:3] == b"100")
 
 
 @pytest.mark.needs("nginx")
