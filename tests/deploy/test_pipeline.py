@@ -21,6 +21,7 @@ NIGHTLY_FILE = ".github/workflows/nightly.yml"
 FILES = (FILE, NIGHTLY_FILE)
 RATIO = (ROOT / "benchmarks/ratio.py").read_text(encoding="utf-8")
 NIGHTLY: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / NIGHTLY_FILE).read_text(encoding="utf-8"))["jobs"]
+SPARE_MINUTES = 20  # for the checks after a release
 ORDER = {"image": ["test", "lint", "audit", "secrets"], "staging": ["image"], "production": ["image", "staging"]}
 
 
@@ -81,6 +82,9 @@ def test_what_the_jobs_run_is_in_the_tree() -> None:
     for words in ("./deploy.sh", "deploy/kubernetes/release.sh"):
         assert (ROOT / words).is_file()
         assert any(words in run for run in runs.values())
+    linted = re.findall(r"tests/\S+", runs["lint"])
+    assert [path for path in linted if not (ROOT / path).is_file()] == []
+    assert {"tests/test_lint.py", "tests/deploy/test_pipeline.py"} <= set(linted)
     assert JOBS["image"]["strategy"]["matrix"]["variant"] == ["cpu", "cuda"]
     assert set(JOBS["image"]["outputs"]) == {"cpu", "cuda"}
     assert "vars.OVERLAY == 'gpu'" in steps("production")[-1]["env"]["IMAGE"]
@@ -117,6 +121,15 @@ def test_staging_is_tried_as_by_a_client_after_its_release() -> None:
     assert "staging" in JOBS["production"]["needs"]
 
 
+def test_a_release_may_take_its_time() -> None:
+    """A job that ends before its release would leave it half-way: the rollouts of canary and release, and the watch."""
+    script = (ROOT / "deploy/kubernetes/release.sh").read_text(encoding="utf-8")
+    rollouts = [int(minutes) for minutes in re.findall(r"ROLLOUT_TIMEOUT:-(\d+)m", script)]
+    (watched,) = re.findall(r"CANARY_SECONDS:-(\d+)", script)
+    for job in ("staging", "production"):
+        assert JOBS[job]["timeout-minutes"] >= sum(rollouts) + int(watched) / 60 + SPARE_MINUTES
+
+
 def test_each_night_compares_with_the_last_release_on_one_machine() -> None:
     """Both trees are measured by one run of one program, whose status is the job's."""
     run = "\n".join(step.get("run", "") for step in NIGHTLY["benchmark"]["steps"])
@@ -132,6 +145,10 @@ def test_each_night_scans_both_images() -> None:
     images = NIGHTLY["images"]
     assert images["strategy"]["matrix"]["variant"] == ["cpu", "cuda"]
     assert images["steps"][-1]["with"]["exit-code"] == "1"
+    # Those of the last push that was tested: the newest commit may have none yet, or never.
+    (push,) = [step["with"] for step in steps("image") if step.get("id") == "push"]
+    assert "${{ steps.repository.outputs.name }}:main-${{ matrix.variant }}" in push["tags"].splitlines()
+    assert "ghcr.io/${GITHUB_REPOSITORY,,}:main-$VARIANT" in images["steps"][0]["run"]
     assert all(set(job["permissions"].values()) == {"read"} for job in NIGHTLY.values())
 
 
