@@ -8,7 +8,7 @@
 #   URL      URL of the service; one text is generated there
 #
 # A release that does not become ready is rolled back, and the exit status is 1. Environment: KUBECONFIG_TEXT, the
-# content of a kubeconfig file; ROLLOUT_TIMEOUT, the limit of the rollout (30m); COMPONENTS, names of folders of
+# content of a kubeconfig file; ROLLOUT_TIMEOUT, the limit of the rollout (40m); COMPONENTS, names of folders of
 # components, separated by spaces, to add to the overlay; API_KEY, a client key, where the service asks for one at URL.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/overlays"
@@ -94,7 +94,7 @@ patches:
 YAML
     tried=yes
     kubectl apply --kustomize "$release" --selector avito-ai/track=canary
-    in_namespace rollout status deployment/avito-ai-canary --timeout "${ROLLOUT_TIMEOUT:-30m}" &&
+    in_namespace rollout status deployment/avito-ai-canary --timeout "${ROLLOUT_TIMEOUT:-40m}" &&
         python3 ../../canary.py prometheus "${CANARY_SECONDS:-600}" "$PROMETHEUS" \
             'namespace="avito-ai",service="avito-ai"' 'namespace="avito-ai",service="avito-ai-canary"'
 }
@@ -120,7 +120,7 @@ fi
 trap - INT TERM HUP
 kustomization '' </dev/null
 kubectl apply --kustomize "$release"
-in_namespace rollout status deployment/avito-ai --timeout "${ROLLOUT_TIMEOUT:-30m}" ||
+in_namespace rollout status deployment/avito-ai --timeout "${ROLLOUT_TIMEOUT:-40m}" ||
     roll_back "$IMAGE did not become ready"
 # Not on the command line, where other users of the machine would see it.
 authorization() {

@@ -26,19 +26,21 @@ def built(overlay: str) -> str:
     return build(OVERLAYS / overlay)
 
 
-def with_components(overlay: str, folder: Path) -> list[Manifest]:
+def with_components(overlay: str, folder: Path, *further: str) -> list[Manifest]:
     """Return every object of an overlay with all components; folder: an empty one outside the tree."""
-    here = Path(os.path.relpath(OVERLAYS.parent, folder))
     components = sorted(path.name for path in (OVERLAYS.parent / "components").iterdir())
-    whole = {"resources": [f"{here}/overlays/{overlay}"], "components": [f"{here}/components/{n}" for n in components]}
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(whole))
-    return list(yaml.safe_load_all(build(folder)))
+    return composed(overlay, folder, *(f"components/{name}" for name in components), *further)
 
 
 def with_canary(overlay: str, folder: Path) -> list[Manifest]:
     """Return every object of an overlay turned into its canary; folder: an empty one outside the tree."""
+    return composed(overlay, folder, "canary")
+
+
+def composed(overlay: str, folder: Path, *components: str) -> list[Manifest]:
+    """Return every object of an overlay with these folders of deploy/kubernetes as its components."""
     here = Path(os.path.relpath(OVERLAYS.parent, folder))
-    whole = {"resources": [f"{here}/overlays/{overlay}"], "components": [f"{here}/canary"]}
+    whole = {"resources": [f"{here}/overlays/{overlay}"], "components": [f"{here}/{name}" for name in components]}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(whole))
     return list(yaml.safe_load_all(build(folder)))
 
@@ -82,3 +84,12 @@ def settings_of(overlay: str) -> dict[str, str]:
     """Return the service's settings in its ConfigMap."""
     (data,) = [manifest["data"] for manifest in of_kind(overlay, "ConfigMap")]
     return dict(data)
+
+
+def pods(overlay: str) -> list[Manifest]:
+    """Return the template of every pod, those that KubeRay makes too."""
+    found = [deployment["spec"]["template"] for deployment in of_kind(overlay, "Deployment")]
+    for service in of_kind(overlay, "RayService"):
+        cluster = service["spec"]["rayClusterConfig"]
+        found += [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    return found

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -15,6 +17,7 @@ from edge.route_table import ROUTES, Need
 from models.selection import SETTING_PREFIX
 from tests.deploy import manifests as cluster
 from tests.deploy.monitoring.exported import exported
+from tests.deploy.policies import OUTSIDE, Peer, permitted
 
 pytestmark = pytest.mark.needs("kustomize")
 
@@ -28,22 +31,39 @@ FIELDS_OF_A_SCALED_OBJECT = {
     "scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "cooldownPeriod", "fallback", "advanced",
     "triggers",
 }  # fmt: skip
+# Kinds that are not built in; their fields are looked at by tests of their own.
+WITHOUT_SCHEMA = {"ServiceMonitor", "RayService"}
+# Where other servers in the cluster answer for the models.
+IN_FRONT = ("ray", "vllm")
 SPARE_SECONDS = 10
+MINUTE = 60
+# The settings that name something to connect to, and its port where the address has none.
+REACHED = {
+    "DATABASE_URL": 5432,
+    "RATE_LIMIT_STORAGE": 6379,
+    "BUDGET_WEBHOOK_URL": 443,
+    "OTEL_EXPORTER_OTLP_ENDPOINT": 4318,
+    "VIBE_UPSTREAM": 443,
+    "VISION_UPSTREAM": 443,
+}
+VLLM_PORT = 8000
+SERVICES = [Peer({"app.kubernetes.io/name": name}) for name in ("avito-ai", "avito-ai-canary")]
+REDIS, STRANGER = (Peer({"app.kubernetes.io/name": name}) for name in ("avito-ai-redis", "stranger"))
 
 overlays = pytest.mark.parametrize("overlay", cluster.NAMES)
 
 
 def test_the_overlays_are_there() -> None:
-    """One for the demo models on the CPU, one for a GPU, one with vLLM behind the service."""
-    assert cluster.NAMES == ["cpu-demo", "gpu", "vllm"]
+    """One for the demo models on the CPU, one for a GPU, and with vLLM behind the service, by itself or on Ray."""
+    assert cluster.NAMES == ["cpu-demo", "gpu", "ray", "vllm"]
 
 
 @overlays
 def test_every_object_is_of_its_schema(overlay: str) -> None:
-    """Each object is valid for the API server; all kinds but the ServiceMonitor are built in."""
+    """Each object is valid for the API server."""
     logging.getLogger("kubernetes_validate").setLevel(logging.ERROR)
     for manifest in cluster.manifests(overlay):
-        if manifest["kind"] != "ServiceMonitor":
+        if manifest["kind"] not in WITHOUT_SCHEMA:
             kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
 
 
@@ -58,12 +78,15 @@ def test_all_lies_in_one_namespace_that_refuses_privileged_pods(overlay: str) ->
 
 @overlays
 def test_the_probes_ask_routes_that_are_made_for_it(overlay: str) -> None:
-    """Each probe uses a free route of the table; liveness fails only if a restart is needed."""
+    """Each probe uses a free route of the table; liveness fails only if a restart is needed.
+
+    So does the start where other servers answer: to end a pod because they still load would help nothing.
+    """
     probes = {kind: cluster.container(overlay)[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")}
     paths = {kind: probe["httpGet"]["path"] for kind, probe in probes.items()}
     assert {ROUTES[f"GET {path}"].need for path in paths.values()} == {Need.PROBE}
     assert paths == {
-        "startup": "/api/health/ready",
+        "startup": f"/api/health/{'live' if overlay in IN_FRONT else 'ready'}",
         "readiness": "/api/health/ready",
         "liveness": "/api/health/live",
     }
@@ -74,8 +97,29 @@ def test_start_up_is_given_its_time_and_a_rollout_more(overlay: str) -> None:
     """The demo loads in seconds, 31 GB of weights at 30 MB/s in 17 minutes; the rollout's limit exceeds the probe's."""
     probe = cluster.container(overlay)["startupProbe"]
     allowed = probe["periodSeconds"] * probe["failureThreshold"]
-    assert allowed >= {"cpu-demo": 120, "gpu": 31_000 / 30, "vllm": 60}[overlay]
+    assert allowed >= {"cpu-demo": 120, "gpu": 31_000 / 30}.get(overlay, 60)
     assert cluster.the(overlay, "Deployment")["spec"]["progressDeadlineSeconds"] > allowed
+
+
+@overlays
+def test_a_first_release_waits_for_the_servers_behind_it(overlay: str) -> None:
+    """A pod is ready when they are, so neither its rollout nor release.sh may end before their own start must."""
+    deadlines = [deployment["spec"].get("progressDeadlineSeconds", 600) for deployment in _deployments(overlay)]
+    probes = [box["startupProbe"] for pod in cluster.pods(overlay) for box in _containers(pod) if "startupProbe" in box]
+    longest = max(probe["periodSeconds"] * probe["failureThreshold"] for probe in probes)
+    assert cluster.the(overlay, "Deployment")["spec"]["progressDeadlineSeconds"] > longest
+    script = (cluster.OVERLAYS.parent / "release.sh").read_text()
+    waits = {int(minutes) * MINUTE for minutes in re.findall(r"ROLLOUT_TIMEOUT:-(\d+)m", script)}
+    assert min(waits) > max(deadlines)
+
+
+def _deployments(overlay: str) -> list[cluster.Manifest]:
+    return cluster.of_kind(overlay, "Deployment")
+
+
+def _containers(pod: cluster.Manifest) -> list[cluster.Manifest]:
+    found: list[cluster.Manifest] = pod["spec"]["containers"]
+    return found
 
 
 @overlays
@@ -130,11 +174,52 @@ def test_pods_have_no_rights(overlay: str) -> None:
     }
 
 
+@overlays
+def test_the_namespace_admits_every_pod(overlay: str) -> None:
+    """By the standard `restricted`, which it enforces: a pod that does not fit is never made, and one event says so."""
+    for pod in cluster.pods(overlay):
+        context = pod["spec"]["securityContext"]
+        assert (context["runAsNonRoot"], context["seccompProfile"]) == (True, {"type": "RuntimeDefault"})
+        assert context["runAsUser"] > 0
+        assert all({"emptyDir", "persistentVolumeClaim"} & set(volume) for volume in pod["spec"].get("volumes", []))
+        added = [{"securityContext": one["spec"]["rayClusterConfig"]["autoscalerOptions"]["securityContext"]}
+                 for one in cluster.of_kind(overlay, "RayService")]  # fmt: skip
+        for box in (*_containers(pod), *added):
+            assert box["securityContext"]["allowPrivilegeEscalation"] is False
+            assert box["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+@overlays
+def test_no_field_is_null(overlay: str, tmp_path: Path) -> None:
+    """A null that was to remove something reaches the API server where there was nothing to remove, and as a text."""
+    variants = {
+        "plain": cluster.manifests(overlay),
+        "canary": cluster.with_canary(overlay, _new(tmp_path / "canary")),
+        "components": cluster.with_components(overlay, _new(tmp_path / "components")),
+        "both": cluster.with_components(overlay, _new(tmp_path / "both"), "canary"),
+    }
+    found = [f"{name}: {path}" for name, objects in variants.items() for one in objects for path in _nulls(one)]
+    assert found == []
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _nulls(value: Any, path: str = "") -> Iterator[str]:
+    if value is None or value == "null":
+        yield path
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from _nulls(part, f"{path}/{key}")
+
+
 @pytest.fixture(scope="module", params=cluster.NAMES)
 def composed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, cluster.Manifest]:
     """An overlay with all components, by kind where there is one of it."""
     found = cluster.with_components(request.param, tmp_path_factory.mktemp("composed"))
-    others = ("avito-ai-redis", "avito-ai-vllm")
+    others = ("avito-ai-redis", "avito-ai-vllm", "avito-ai-ray")
     return {one["kind"]: one for one in found if not one["metadata"]["name"].startswith(others)}
 
 
@@ -186,7 +271,7 @@ def test_a_canary_stands_beside_the_others(overlay: str, tmp_path: Path) -> None
     mine = {(one["kind"], one["metadata"]["name"]) for one in found}
     assert not mine & {(one["kind"], one["metadata"]["name"]) for one in cluster.manifests(overlay)}
     for manifest in found:
-        if manifest["kind"] != "ServiceMonitor":
+        if manifest["kind"] not in WITHOUT_SCHEMA:
             kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
     pod = kinds["Deployment"]["spec"]["template"]
     labels = pod["metadata"]["labels"].items()
@@ -218,7 +303,7 @@ def test_a_gpu_has_a_folder_for_its_compiled_kernels() -> None:
 def test_what_is_referred_to_exists(overlay: str) -> None:
     """Settings, volumes, accounts and Redis exist under the names that the pods use."""
     pod = cluster.the(overlay, "Deployment")["spec"]["template"]["spec"]
-    pods = [deployment["spec"]["template"]["spec"] for deployment in cluster.of_kind(overlay, "Deployment")]
+    pods = [template["spec"] for template in cluster.pods(overlay)]
     volumes = [volume for one in pods for volume in one["volumes"] if "emptyDir" not in volume]
     claims = [volume["persistentVolumeClaim"]["claimName"] for volume in volumes]
     assert {claim["metadata"]["name"] for claim in cluster.of_kind(overlay, "PersistentVolumeClaim")} == set(claims)
@@ -302,6 +387,16 @@ def test_the_gpu_overlay_mounts_the_models_where_the_settings_look() -> None:
 
 
 @pytest.mark.parametrize("model", ["avibe", "avision"])
+def test_vllm_runs_as_a_user_that_its_image_does_not_know(model: str) -> None:
+    """torch asks for the user's name, which then comes from the environment only, and vLLM for a home to write to."""
+    pod = cluster.the("vllm", "Deployment", f"avito-ai-vllm-{model}")["spec"]["template"]["spec"]
+    (box,) = pod["containers"]
+    environ = {variable["name"]: variable["value"] for variable in box["env"]}
+    assert environ["USER"]
+    assert environ["HOME"] in {mount["mountPath"] for mount in box["volumeMounts"] if not mount.get("readOnly")}
+
+
+@pytest.mark.parametrize("model", ["avibe", "avision"])
 def test_vllm_answers_for_each_model(model: str) -> None:
     """The service asks the address of its Service; folder, name and context are those of the settings."""
     prefix = SETTING_PREFIX[model]
@@ -319,18 +414,82 @@ def test_vllm_answers_for_each_model(model: str) -> None:
     assert pod["spec"]["terminationGracePeriodSeconds"] > SETTING["REQUEST_TIMEOUT"].default
 
 
-def test_only_the_service_and_prometheus_reach_vllm() -> None:
-    """vLLM asks nobody for a key, so its policy admits nobody else; the service's lets it out to vLLM."""
-    policy = cluster.the("vllm", "NetworkPolicy", "avito-ai-vllm")["spec"]
-    pods = [cluster.the("vllm", "Deployment", f"avito-ai-vllm-{name}")["spec"]["template"] for name in SETTING_PREFIX]
-    wanted = policy["podSelector"]["matchLabels"]
-    assert all(wanted.items() <= pod["metadata"]["labels"].items() for pod in pods)
-    assert policy["egress"] == []
-    (rule,) = policy["ingress"]
-    admitted = [one["podSelector"]["matchLabels"] for one in rule["from"] if "podSelector" in one]
-    assert cluster.the("vllm", "Deployment")["spec"]["template"]["metadata"]["labels"] in admitted
-    out = cluster.the("vllm", "NetworkPolicy")["spec"]["egress"]
-    assert {"podSelector": {"matchLabels": wanted}} in [one for each in out for one in each["to"]]
+def test_only_the_service_and_prometheus_reach_vllm(tmp_path: Path) -> None:
+    """vLLM asks nobody for a key, so its policy admits nobody else; it reaches nobody itself."""
+    found = cluster.with_canary("vllm", tmp_path) + cluster.manifests("vllm")
+    policies = [one for one in found if one["kind"] == "NetworkPolicy"]
+    for name in SETTING_PREFIX:
+        pod = cluster.the("vllm", "Deployment", f"avito-ai-vllm-{name}")["spec"]["template"]
+        vllm = Peer(pod["metadata"]["labels"])
+        assert all(permitted(policies, peer, vllm, VLLM_PORT) for peer in (*SERVICES, Peer(namespace="monitoring")))
+        assert not any(permitted(policies, peer, vllm, VLLM_PORT) for peer in (STRANGER, REDIS, OUTSIDE))
+        assert not any(permitted(policies, vllm, OUTSIDE, port) for port in (53, 443))
+    assert not permitted(policies, SERVICES[0], STRANGER, VLLM_PORT)
+
+
+def test_ray_answers_for_both_models() -> None:
+    """The service asks the address that KubeRay makes of the RayService's name, and needs no GPU."""
+    (service,) = cluster.of_kind("ray", "RayService")
+    settings = cluster.settings_of("ray")
+    address = f"http://{service['metadata']['name']}-serve-svc:{VLLM_PORT}/v1"
+    assert {settings[f"{prefix}_UPSTREAM"] for prefix in SETTING_PREFIX.values()} == {address}
+    assert "nvidia.com/gpu" not in cluster.container("ray")["resources"]["limits"]
+    assert cluster.container("ray")["image"] == "avito-ai:cpu"
+
+
+@pytest.fixture(scope="module", params=cluster.NAMES)
+def policies(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[cluster.Manifest]:
+    """The policies of an overlay beside its canary's."""
+    found = cluster.with_canary(request.param, tmp_path_factory.mktemp("canary")) + cluster.manifests(request.param)
+    return [one for one in found if one["kind"] == "NetworkPolicy"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_service_reaches_what_the_base_brings(policies: list[cluster.Manifest], service: Peer) -> None:
+    """Redis, DNS and a PostgreSQL wherever it is, and nothing else; only the Ingress and Prometheus reach it."""
+    assert permitted(policies, service, REDIS, 6379)
+    assert permitted(policies, service, Peer(namespace="kube-system"), 53)
+    for database in (OUTSIDE, Peer(namespace="databases")):
+        assert permitted(policies, service, database, 5432)
+        assert not permitted(policies, service, database, 443)
+    assert permitted(policies, Peer(namespace="ingress-nginx"), service, 8085)
+    assert permitted(policies, Peer(namespace="monitoring"), service, 8085)
+    assert not permitted(policies, STRANGER, service, 8085)
+    assert not permitted(policies, STRANGER, REDIS, 6379)
+
+
+@overlays
+def test_every_setting_that_names_an_address_has_a_way_there(overlay: str, tmp_path: Path) -> None:
+    """By the component `egress` beyond what the base has; a canary has the same."""
+    names = {name for name in SETTING if re.search("(_URL|_ENDPOINT|_UPSTREAM|_STORAGE)$", name)}
+    assert names == set(REACHED)
+    found = cluster.composed(overlay, _new(tmp_path / "canary"), "components/egress", "canary")
+    found += cluster.composed(overlay, _new(tmp_path / "all"), "components/egress")
+    policies = [one for one in found if one["kind"] == "NetworkPolicy"]
+    for port in {*REACHED.values(), VLLM_PORT}:
+        assert all(permitted(policies, service, OUTSIDE, port) for service in SERVICES), port
+
+
+def test_ray_is_reached_by_those_who_need_it() -> None:
+    """Its pods by each other, its head by KubeRay too, Ray Serve by the service: its dashboard runs any program."""
+    policies = cluster.of_kind("ray", "NetworkPolicy")
+    head, worker = (
+        Peer(pod["metadata"]["labels"] | {"ray.io/node-type": kind})
+        for pod, kind in zip(cluster.pods("ray")[-2:], ("head", "worker"), strict=True)
+    )
+    operator = Peer({"app.kubernetes.io/component": "kuberay-operator"}, "ray-system")
+    for one, other in ((head, worker), (worker, head), (worker, worker)):
+        assert all(permitted(policies, one, other, port) for port in (6379, 8265, 10002, 52365))
+    assert all(permitted(policies, operator, head, port) for port in (8265, 8000))
+    assert not permitted(policies, operator, worker, 8265)
+    for service in SERVICES:
+        assert permitted(policies, service, head, VLLM_PORT)
+        assert permitted(policies, service, worker, VLLM_PORT)
+        assert not any(permitted(policies, service, head, port) for port in (6379, 8265, 10001))
+    for stranger in (STRANGER, Peer(namespace="default"), OUTSIDE):
+        assert not any(permitted(policies, stranger, head, port) for port in (8000, 8265, 10001))
+    assert all(permitted(policies, pod, Peer(namespace="kube-system"), 53) for pod in (head, worker))
+    assert (permitted(policies, head, OUTSIDE, 443), permitted(policies, worker, OUTSIDE, 443)) == (True, False)
 
 
 def test_the_demo_overlay_needs_nothing_mounted() -> None:
