@@ -55,6 +55,11 @@ def test_kubernetes_gets_the_same_application() -> None:
     assert yaml.safe_load(SERVICE["spec"]["serveConfigV2"]) == SERVE
 
 
+def test_a_cluster_that_is_replaced_finishes_its_requests() -> None:
+    """KubeRay deletes it only when a request that it had at the change must have ended."""
+    assert SERVICE["spec"]["rayClusterDeletionDelaySeconds"] > DEFAULTS["REQUEST_TIMEOUT"]
+
+
 def test_a_worker_has_the_gpus_of_one_replica_and_there_are_enough() -> None:
     """All replicas find a pod, at the least number and at the most; the head has no GPU."""
     cluster = SERVICE["spec"]["rayClusterConfig"]
