@@ -51,8 +51,9 @@ inspect() { "$ENGINE" inspect --format "{{$1}}" "$2"; }
 back_up() {
     local image folder postgres whole
     image="$(inspect .Image "$1")"
-    whole="$BACKUPS/$(date -u +%Y%m%d-%H%M%S)"
     (umask 077 && mkdir -p "$BACKUPS")
+    BACKUPS="$(cd "$BACKUPS" && pwd)"
+    whole="$BACKUPS/$(date -u +%Y%m%d-%H%M%S)"
     # Under another name until it is whole: half a backup must not take the place of one that is kept.
     among_backups 'unfinished-*' | remove_backups "$image"
     folder="$BACKUPS/unfinished-${whole##*/}"
@@ -74,15 +75,15 @@ back_up() {
 }
 
 # $1: a pattern. Prints the names of the folders that fit it.
-among_backups() { find "$BACKUPS" -mindepth 1 -maxdepth 1 -type d -name "$1" -printf '%f\n'; }
+among_backups() { find "$BACKUPS" -mindepth 1 -maxdepth 1 -type d -name "$1" | sed 's|.*/||'; }
 
 # $1: an image; stdin: names of folders. A container removes them: what the copy left half done belongs to its root, and
 # whoever runs this may be a member of the group `docker` only.
 remove_backups() {
-    local names
-    mapfile -t names
-    [ ${#names[@]} -eq 0 ] ||
-        "$ENGINE" run --rm --network none --user 0 --volume "$BACKUPS:/backups" "$1" rm -rf "${names[@]/#//backups/}"
+    local name folders=()
+    while read -r name; do folders+=("/backups/$name"); done
+    [ ${#folders[@]} -eq 0 ] ||
+        "$ENGINE" run --rm --network none --user 0 --volume "$BACKUPS:/backups" "$1" rm -rf "${folders[@]}"
 }
 
 # $1: an image to pull, or nothing to build one; $2: the name that Compose runs it by.
