@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.errors import PayloadTooLarge, Unsupported, UnsupportedMediaType, ValidationError
+from engine.errors import PayloadTooLarge, ServiceError, Unsupported, UnsupportedMediaType, ValidationError
 from engine.text.images import MAX_IMAGES, TOO_MANY, check_header
 from engine.types import EncodedImage, ModelInfo
 from routes.chat.output import CALL, CALL_END
@@ -38,6 +39,7 @@ class PastCall:
 
 
 Part = str | ImageSource
+ReadPart = Part | EncodedImage  # an image of a result has been read before it is added
 Content = str | Sequence[Part]
 
 
@@ -51,6 +53,7 @@ class ConversationBuilder:
         self._info = info
         self._messages: list[dict[str, Any]] = []
         self._images: list[EncodedImage] = []
+        self._of_results: deque[tuple[dict[str, str], EncodedImage]] = deque()  # those among them, and their parts
 
     @property
     def messages(self) -> tuple[dict[str, Any], ...]:
@@ -84,18 +87,26 @@ class ConversationBuilder:
     def tool_result(self, call_id: str, content: Content) -> None:
         """Add the result of a call; for a model whose chat template has no such role, as a message of the user.
 
-        A text says where images are that the model does not read: the program that sends them cannot do without.
+        A text stands for an image that is not read, and for the oldest of more than a request may carry: the program
+        that sends them on cannot do without.
         """
-        if not isinstance(content, str) and not self._info.vision:
-            content = [part if isinstance(part, str) else UNREAD_IMAGE for part in content]
+        found = content if isinstance(content, str) else [self._of_result(part) for part in content]
         if self._info.uses_tools:
-            self._add("tool", content)
+            self._add("tool", found)
             self._messages[-1]["tool_call_id"] = call_id
         else:
-            found = [content] if isinstance(content, str) else [*content]
+            found = [found] if isinstance(found, str) else found
             self._add_calls("user", ["<tool_response>", *found, "</tool_response>"])
 
-    def _add_calls(self, role: str, lines: Sequence[Part]) -> None:
+    def _of_result(self, part: Part) -> ReadPart:
+        if isinstance(part, str):
+            return part
+        try:
+            return self._read(part)
+        except ServiceError:
+            return UNREAD_IMAGE
+
+    def _add_calls(self, role: str, lines: Sequence[ReadPart]) -> None:
         """Add a message that stands for calls or a result, each part on a line of its own."""
         parted = [part for line in lines if line for part in ("\n", line)][1:]
         if all(isinstance(part, str) for part in parted):
@@ -104,26 +115,42 @@ class ConversationBuilder:
             self._add(role, parted)
         self._messages[-1][WITH_CALLS] = True
 
-    def _add(self, role: str, content: Content) -> None:
+    def _add(self, role: str, content: str | Sequence[ReadPart]) -> None:
         shown = content if isinstance(content, str) else [self._part(part) for part in content]
         self._messages.append({"role": role, "content": shown})
 
-    def _part(self, part: Part) -> dict[str, str]:
+    def _part(self, part: ReadPart) -> dict[str, str]:
         if isinstance(part, str):
             return {"type": "text", "text": part}
-        self._add_image(part)
-        return {"type": "image"}
+        of_result = isinstance(part, EncodedImage)
+        image = part if isinstance(part, EncodedImage) else self._read(part)
+        if len(self._images) == MAX_IMAGES and not self._forget_a_result():
+            if of_result:
+                return {"type": "text", "text": UNREAD_IMAGE}
+            raise ValidationError(TOO_MANY, image.param)
+        shown = {"type": "image"}
+        self._images.append(image)
+        if of_result:
+            self._of_results.append((shown, image))
+        return shown
 
-    def _add_image(self, source: ImageSource) -> None:
+    def _forget_a_result(self) -> bool:
+        """Put a text in place of the oldest image of a result; False where there is none."""
+        if not self._of_results:
+            return False
+        part, oldest = self._of_results.popleft()
+        part |= {"type": "text", "text": UNREAD_IMAGE}
+        self._images = [image for image in self._images if image is not oldest]
+        return True
+
+    def _read(self, source: ImageSource) -> EncodedImage:
         if not self._info.vision:
             raise Unsupported("This model does not read images.", source.path)
-        if len(self._images) == MAX_IMAGES:
-            raise ValidationError(TOO_MANY, source.path)
         if source.url is not None and source.url[:4].lower() == "http":
             raise Unsupported("Images are not fetched from other addresses; send a base64 data URL.", source.path)
         try:
             data = image_in_base64(source.base64) if source.url is None else image_in_data_url(source.url)
-            self._images.append(replace(check_header(data), param=source.path))
+            return replace(check_header(data), param=source.path)
         except (ValidationError, PayloadTooLarge, UnsupportedMediaType) as error:
             error.param = source.path
             raise

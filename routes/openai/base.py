@@ -14,7 +14,7 @@ class OpenaiRequest(ProtocolRequest):
     union_tags = frozenset(
         {
             *("system", "developer", "user", "assistant", "tool"),
-            *("text", "input_text", "output_text", "image_url", "input_image", "refusal"),
+            *("text", "input_text", "output_text", "image_url", "input_image", "refusal", "file", "input_file"),
             *("thinking", "reasoning", "redacted_thinking"),
             *("json_object", "json_schema"),
         }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.types import ModelInfo
-from routes.chat.conversation import Content, ConversationBuilder, ImageSource, Part, PastCall
+from routes.chat.conversation import UNREAD_DOCUMENT, Content, ConversationBuilder, ImageSource, Part, PastCall
 from routes.openai.messages import (
     AnsweredPart,
     AssistantMessage,
+    FilePart,
     ImagePart,
     Message,
     PastFunction,
@@ -20,7 +21,7 @@ from routes.openai.messages import (
 )
 from routes.sse import compact
 
-ShownPart = TextPart | ImagePart | AnsweredPart | RefusalPart
+ShownPart = TextPart | ImagePart | FilePart | AnsweredPart | RefusalPart
 
 
 def conversation(messages: Sequence[Message], info: ModelInfo) -> ConversationBuilder:
@@ -64,6 +65,8 @@ def _content(content: str | Sequence[ShownPart | ThoughtPart], path: str) -> Con
 
 
 def _part(part: ShownPart, path: str) -> Part:
+    if isinstance(part, FilePart):
+        return UNREAD_DOCUMENT
     if isinstance(part, ImagePart):
         image = part.image_url
         url, place = (image, "image_url") if isinstance(image, str) else (image.url, "image_url.url")

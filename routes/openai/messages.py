@@ -14,6 +14,9 @@ MAX_MESSAGES = 1024
 TEXT, PARTS, OBJECT = f"{BRANCH}text", f"{BRANCH}parts", f"{BRANCH}object"
 
 
+Unread = Annotated[None, BeforeValidator(lambda _: None)]
+
+
 def _text_or_parts(value: Any) -> str:
     return PARTS if isinstance(value, list) else TEXT
 
@@ -40,6 +43,18 @@ class ImagePart(HistoryPart):
 
     type: Literal["image_url", "input_image"]
     image_url: Annotated[Annotated[ImageUrl, Tag(OBJECT)] | Annotated[str, Tag(TEXT)], Discriminator(_object_or_text)]
+
+
+class FilePart(HistoryPart):
+    """A document in the result of a call, which is neither read nor kept."""
+
+    type: Literal["file", "input_file"]
+    file: Unread = None
+    file_data: Unread = None
+    file_id: Unread = None
+    file_url: Unread = None
+    filename: Unread = None
+    detail: Unread = None
 
 
 class AnsweredPart(HistoryPart):
@@ -82,6 +97,7 @@ class PastToolCall(HistoryPart):
 
 TextParts = Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
 UserPart = Annotated[TextPart | ImagePart, Discriminator("type")]
+ResultPart = Annotated[TextPart | ImagePart | FilePart, Discriminator("type")]
 AssistantPart = Annotated[AnsweredPart | RefusalPart | ThoughtPart, Discriminator("type")]
 TextContent = Annotated[Annotated[str, Tag(TEXT)] | Annotated[TextParts, Tag(PARTS)], Discriminator(_text_or_parts)]
 UserContent = Annotated[
@@ -93,7 +109,7 @@ AssistantContent = Annotated[
     Discriminator(_text_or_parts),
 ]
 ResultContent = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[UserPart], Field(fail_fast=True), Tag(PARTS)],
+    Annotated[str, Tag(TEXT)] | Annotated[list[ResultPart], Field(fail_fast=True), Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 

@@ -461,3 +461,18 @@ def test_an_effort_is_a_hint_where_the_answer_has_a_fixed_form(client, avibe, fi
     avibe.text = "{}"
     assert ask(client, reasoning_effort="high", **tools, **fixed).status_code == 200
     assert [request.prompt.thinking for request in avibe.submitted] == [True, False]
+
+
+def test_a_result_may_have_a_document_in_every_protocol_of_openai(client, avibe):
+    """A text says that it was not read; of a user it is refused by name, as is anything else."""
+    file = {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA", "filename": "a.pdf"}}
+    result = {"role": "tool", "tool_call_id": "a", "content": [file]}
+    answer = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    assert ask(client, messages=[*HELLO, answer, result]).status_code == 200
+    called = {"type": "function_call", "call_id": "a", "name": "look", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "a", "output": [{"type": "input_file", "file_data": "AAAA"}]}
+    body = {"model": "avibe", "input": [{"role": "user", "content": "Hi"}, called, output]}
+    assert client.post("/v1/responses", json=body).status_code == 200
+    for asked in avibe.submitted:
+        assert "only plain text" in str(asked.prompt.messages[-1]["content"])
+    refused(ask(client, messages=said(file)), 400, "validation_error")

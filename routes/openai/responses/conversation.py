@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from engine.errors import ValidationError
 from engine.types import ModelInfo
-from routes.chat.conversation import Content, ConversationBuilder, ImageSource, Part, PastCall
-from routes.openai.messages import AnsweredPart, ImagePart, RefusalPart, TextPart, ThoughtPart
+from routes.chat.conversation import UNREAD_DOCUMENT, Content, ConversationBuilder, ImageSource, Part, PastCall
+from routes.openai.messages import AnsweredPart, FilePart, ImagePart, RefusalPart, TextPart, ThoughtPart
 from routes.openai.responses.items import (
     FunctionCall,
     FunctionCallOutput,
@@ -19,7 +19,7 @@ from routes.openai.responses.items import (
 )
 from routes.openai.responses.namespaces import full_name
 
-ShownPart = TextPart | OutputTextPart | AnsweredPart | RefusalPart | ImagePart
+ShownPart = TextPart | OutputTextPart | AnsweredPart | RefusalPart | ImagePart | FilePart
 AnyPart = ShownPart | ThoughtPart
 
 INPUT, PREVIOUS = "input", "previous_response_id"
@@ -98,6 +98,8 @@ def _content(content: str | Sequence[AnyPart], path: str) -> Content:
 
 
 def _part(part: ShownPart, path: str) -> Part:
+    if isinstance(part, FilePart):
+        return UNREAD_DOCUMENT
     if isinstance(part, RefusalPart):
         return part.refusal
     if not isinstance(part, ImagePart):

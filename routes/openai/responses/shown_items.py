@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from routes.openai.messages import ImagePart, RefusalPart, ThoughtPart
+from routes.openai.messages import FilePart, ImagePart, RefusalPart, ThoughtPart
 from routes.openai.responses.conversation import AnyPart, ShownPart
 from routes.openai.responses.items import (
     FunctionCall,
@@ -54,6 +54,8 @@ def _part(part: ShownPart, kind: str) -> dict[str, Any]:
         case ImagePart():
             url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
             return {"type": "input_image", "image_url": url, "detail": "auto"}
+        case FilePart():
+            return {"type": "input_file"}
         case RefusalPart():
             return {"type": "refusal", "refusal": part.refusal}
     return _text(part.text, kind)

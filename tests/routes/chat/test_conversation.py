@@ -6,7 +6,7 @@ import pytest
 
 from engine.errors import PayloadTooLarge, Unsupported, ValidationError
 from engine.types import ModelInfo
-from routes.chat.conversation import ConversationBuilder, ImageSource, PastCall, has_calls
+from routes.chat.conversation import UNREAD_IMAGE, ConversationBuilder, ImageSource, PastCall, has_calls
 from tests.fakes import image_bytes
 
 TEXT, VISION = ModelInfo("avibe", "avibe", False, False, 4096), ModelInfo("avision", "avision", True, False, 4096)
@@ -60,6 +60,51 @@ def test_an_image_in_a_result_keeps_its_position():
         *("<tool_response>", "\n", "found", "\n", "image", "\n", "</tool_response>")
     ]
     assert [image.param for image in builder.images] == ["messages[0]"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ImageSource("there", url="https://example.com/a.png"),
+        ImageSource("there", url="data:image/svg+xml;base64,PHN2Zy8+"),
+        ImageSource("there", base64="AAAA"),
+        ImageSource("there", base64="A" * 24 * 2**20),
+    ],
+)
+@pytest.mark.parametrize("info", [TEXT, VISION])
+def test_a_text_stands_for_an_image_of_a_result_that_cannot_be_read(source, info):
+    """An agent sends it again with each request, and cannot do anything about it."""
+    builder = ConversationBuilder(info)
+    builder.tool_result("c1", ["found", source])
+    assert UNREAD_IMAGE in str(builder.messages)
+    assert builder.images == ()
+
+
+def test_of_more_images_than_a_request_may_carry_those_of_the_oldest_results_are_texts():
+    """So that an agent which looks at a fifth screenshot goes on; a user's own images stay."""
+    builder = ConversationBuilder(VISION)
+    images = [base64.b64encode(image_bytes(size=(8 + side, 8))).decode() for side in range(6)]
+    builder.user(["look", ImageSource("user", base64=images[0])])
+    for number, image in enumerate(images[1:], 1):
+        builder.tool_result("c1", [ImageSource(f"{number}", base64=image)])
+    assert [image.param for image in builder.images] == ["user", "3", "4", "5"]
+    shown = [any(part["type"] == "image" for part in message["content"]) for message in builder.messages]
+    assert shown == [True, False, False, True, True, True]
+    assert [UNREAD_IMAGE in str(message) for message in builder.messages] == [not one for one in shown]
+    builder.user([ImageSource("last", base64=images[0])])
+    assert [image.param for image in builder.images] == ["user", "4", "5", "last"]
+
+
+def test_a_user_with_as_many_images_as_a_request_may_carry_is_shown_no_result():
+    """And a fifth one of the user's own is an error, as always."""
+    builder = ConversationBuilder(VISION)
+    builder.user([ImageSource(f"{number}", base64=IMAGE) for number in range(4)])
+    builder.tool_result("c1", [ImageSource("result", base64=IMAGE)])
+    assert [image.param for image in builder.images] == ["0", "1", "2", "3"]
+    assert UNREAD_IMAGE in str(builder.messages[-1])
+    with pytest.raises(ValidationError) as raised:
+        builder.user([ImageSource("fifth", base64=IMAGE)])
+    assert raised.value.param == "fifth"
 
 
 def test_a_conversation_without_calls_is_known_as_such():

@@ -104,10 +104,11 @@ def test_what_the_model_does_not_read_is_not_stored(app, client):
         {"role": "assistant", "content": [{"type": "output_text", "text": "So.", **noise}], **noise},
         {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}", **noise},
         {"type": "function_call_output", "call_id": "c1", "output": [{"type": "text", "text": "found"}], **noise},
+        {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_file", "file_data": "x" * 9000}]},
     ]
     made = post(client, store=True, input=items).json["id"]
     listed = client.get(f"{PATH}/{made}/input_items?order=asc").json["data"]
-    assert [item.pop("id").partition("_")[0] for item in listed] == ["msg", "msg", "fc", "fco"]
+    assert [item.pop("id").partition("_")[0] for item in listed] == ["msg", "msg", "fc", "fco", "fco"]
     assert {item.pop("status") for item in listed} == {"completed"}
     assert listed == [
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello"}]},
@@ -118,6 +119,7 @@ def test_what_the_model_does_not_read_is_not_stored(app, client):
         },
         {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "found"}]},
+        {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_file"}]},
     ]
     assert services(app).responses.size()[1] < 9000
     again = post(client, previous_response_id=made, input="More")
