@@ -27,7 +27,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 import health
 import middleware
 from checks.backup import read_status
-from config import LiveSettings, Settings, allowable_names, live_settings, settings_or_exit
+from config import FromNextStart, LiveSettings, Settings, allowable_names, live_settings, settings_or_exit
 from database.connect import Database
 from edge.authentication import Authenticator
 from edge.body_budget import BodyBudget
@@ -240,10 +240,9 @@ def _renewed(wired: RouteServices) -> dict[str, tuple[Callable[[Any], None], ...
 
 def _use_storage(limiter: RateLimiter, address: str) -> None:
     """Count in another Redis; between that and the memory only a start changes."""
-    if address == "memory":
-        log.warning("RATE_LIMIT_STORAGE_FILE says memory now: that counts from the next start on.")
-    else:
-        limiter.use_shared(redis_windows(address))
+    if address == "memory" or not limiter.is_shared:
+        raise FromNextStart
+    limiter.use_shared(redis_windows(address))
 
 
 def _read_anew(key_store: KeyStore | None) -> tuple[Callable[[Any], None], ...]:

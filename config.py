@@ -24,7 +24,7 @@ from settings.defaults import STATE_DIR, with_defaults
 from settings.gpus import has_gpu
 from settings.groups import Settings
 from settings.kinds import Table
-from settings.live import LiveSettings
+from settings.live import FromNextStart, LiveSettings
 from settings.money import MILLION
 from settings.money import shown as as_money
 from settings.rules import DEMO, broken_rules, missing_files, open_to_a_network, true_without, without_effect
@@ -39,6 +39,7 @@ __all__ = [
     "MILLION",
     "PUBLISHED",
     "SETTINGS",
+    "FromNextStart",
     "LiveSettings",
     "Settings",
     "SettingsError",

@@ -179,6 +179,11 @@ class RateLimiter:
                 raise size.over(item, used, reset, budget)
         return min(quotas, key=lambda quota: quota.remaining)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several copies of the service count together."""
+        return self._shared is not None
+
     def use_shared(self, windows: SharedStorage) -> None:
         """Count in another shared storage from now on, if one is shared at all."""
         if self._shared is not None:

@@ -25,6 +25,10 @@ Use = Callable[[object], None]
 KEY_SETTINGS = {"VIBE_UPSTREAM_KEY": "avibe", "VISION_UPSTREAM_KEY": "avision"}
 
 
+class FromNextStart(Exception):
+    """Raised by who uses a secret, where a change counts only once the service starts again."""
+
+
 @dataclass(slots=True)
 class _File:
     """A file that holds a secret.
@@ -68,7 +72,7 @@ class LiveSettings:
         return bool(self._files)
 
     def on_change(self, name: str, use: Use) -> None:
-        """Call `use` with each later value of a secret; by the thread that refreshes.
+        """Call `use` with each later value of a secret; by the thread that refreshes. It may raise FromNextStart.
 
         name: of a setting, or `key_file of MODEL` for the key of a server elsewhere.
         """
@@ -97,8 +101,11 @@ class LiveSettings:
         file.seen, file.failing = signature, False
         if value != file.value:
             file.value = value
-            file.use(value)
-            log.info("%s has changed: its secret is in force.", file.label)
+            try:
+                file.use(value)
+                log.info("%s has changed: its secret is in force.", file.label)
+            except FromNextStart:
+                log.warning("%s has changed: that counts from the next start on.", file.label)
 
     def _renew(self, setting: Setting, value: Any) -> None:
         group = getattr(self.current, setting.group)

@@ -194,21 +194,25 @@ def test_another_database_is_used_from_the_next_use_on(tmp_path: Path) -> None:
     assert str(folders[1]) in check_database(services(app).settings).detail
 
 
-def test_a_shared_storage_that_becomes_the_memory_keeps_no_other_secret_back(
-    tmp_path: Path, state_dir: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("before", "after"), [("redis", "memory"), ("memory", "redis")])
+def test_a_change_between_a_shared_storage_and_the_memory_keeps_no_other_secret_back(
+    tmp_path: Path, state_dir: Path, caplog: pytest.LogCaptureFixture, before: str, after: str
 ) -> None:
-    """It counts from the next start on, which the log says once."""
+    """It counts from the next start on: the log says that once, and not that it is in force."""
+    caplog.set_level("INFO", "avito_ai.settings")
+    storages = {"redis": VALUES["RATE_LIMIT_STORAGE"][0], "memory": "memory"}
     storage, admin = tmp_path / "storage", tmp_path / "admin"
-    written(storage, VALUES["RATE_LIMIT_STORAGE"][0])
+    written(storage, storages[before])
     written(admin, FIRST)
     environ = {"RATE_LIMIT_STORAGE_FILE": str(storage), "ADMIN_KEY_FILE": str(admin), "STATE_DIR": str(state_dir)}
     app = create_app(load_settings(environ, None), scripted_models(), FakeMachine())
-    written(storage, "memory")
+    written(storage, storages[after])
     written(admin, SECOND)
     for _ in range(2):
         services(app).live_settings.refresh()
     assert services(app).settings.security.admin_key == SECOND
-    assert len([one for one in caplog.messages if "RATE_LIMIT_STORAGE_FILE says memory" in one]) == 1
+    told = [one for one in caplog.messages if one.startswith("RATE_LIMIT_STORAGE_FILE")]
+    assert told == ["RATE_LIMIT_STORAGE_FILE has changed: that counts from the next start on."]
 
 
 def test_a_mounted_secret_that_is_swapped_is_noticed(tmp_path: Path) -> None:
