@@ -48,7 +48,7 @@ def _load(service: Service) -> Iterator[Seen]:
 def run(size: Size) -> Report:
     """Reload again and again under load, then stop under load."""
     report = Report("handover", "stop and reload lose no admitted request")
-    with serving(size.model) as service:
+    with serving(size.model, REQUEST_TIMEOUT=f"{PATIENCE:g}") as service:  # a long stream is to end by itself
         master = service.master
         with _load(service) as seen:
             for _ in range(size.rounds):

@@ -18,6 +18,7 @@ from benchmarks.proof.traffic import CHAT, IMAGE, JSON, TEXT, Answer, OwnCpu, as
 AT_ONCE = 12
 BAD, LEFT = 0.33, 0.10  # shares
 WARM_UP = 0.1  # of all requests, before the first look
+FIRST = 200  # requests before what the service holds at rest is looked at: some threads begin with their first use
 LOOKS = 200  # at the footprint, after the warm-up
 PARTS = 10  # of the looks, whose means are compared: what twelve requests hold at a moment differs much
 LONG_PROMPTS = 100  # for each model, which fill its prefix cache
@@ -144,6 +145,7 @@ def run(size: Size) -> Report:
     with serving(size.model) as service:
         with observing(service, stream=False) as seen:
             asyncio.run(fill(service, min(CLIENTS, size.requests)))
+            asyncio.run(Crowd(service, Report("", ""), min(FIRST, size.requests)).run())
             before = _at_rest(service, report, "before")
             crowd = Crowd(service, report, size.requests)
             asyncio.run(crowd.run())
