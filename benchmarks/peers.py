@@ -15,22 +15,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from tqdm import tqdm
 
-from benchmarks.harness import record, servers
+from benchmarks.harness import peer_report, record, servers
 from benchmarks.harness.command_line import keep_to_core, whole_numbers
-from benchmarks.harness.comparison import Goal, over_rounds, ratio, spread, verdicts
+from benchmarks.harness.comparison import Goal, verdicts
 from benchmarks.harness.figures import Figures
 from benchmarks.harness.http_load import Load, Plan, measure, warm_up
-from benchmarks.harness.plot import Panel, Point
+from benchmarks.harness.peer_builds import Build, builds
+from benchmarks.harness.peer_report import FIRST_TEXT, FIRST_TEXT_WORST
 from benchmarks.harness.record import Facts
 from benchmarks.harness.servers import Server
+from benchmarks.harness.targets import exit_status
 from benchmarks.harness.workload import Workload
 
 OURS, LOCK, VLLM, TRANSFORMERS = "ours", "generate under a lock", "vLLM", "transformers serve"
@@ -39,7 +40,6 @@ LLAMA = {"llama.cpp, float32": "f32", "llama.cpp, Q8_0": "q8_0", "llama.cpp, Q4_
 MIXED, IMAGES = "mixed lengths, c=16", "images, c=16"
 MODEL_LENGTH = 1024
 WARM_UP_CLIENTS = 16
-FIRST_TEXT, FIRST_TEXT_WORST = ("first_text_ms", "p50"), ("first_text_ms", "p99")
 
 Measured = dict[str, dict[str, list[Figures]]]
 
@@ -132,64 +132,41 @@ def compare(compared: list[Server], todo: list[Task], options: argparse.Namespac
             yield measured
 
 
-def report(found: Facts, measured: Measured, todo: list[Task], options: argparse.Namespace) -> Path:
-    """Write the results so far; return the path of the Markdown file."""
-    names = [task.name for task in todo]
-    tables = ["## Tokens a second: median (lowest to highest round)", _table(measured, names, ("tokens_per_second",))]
-    tables += ["## First text, p50, ms", _table(measured, names, FIRST_TEXT)]
-    tables += ["## First text, p99, ms", _table(measured, names, FIRST_TEXT_WORST)]
-    tables += ["## Ours against each, tokens a second", _ratios(measured, names)]
+def judge(measured: Measured, options: argparse.Namespace) -> list[tuple[str, str, str, str]]:
+    """Return the verdict on each target and load."""
     rows = verdicts(measured, OURS, goals(options.c))
     if options.llama:
         rows += [row for own, aims in weight_goals().items() for row in verdicts(measured, own, aims)]
-        tables += [
-            f"## {own} against each, tokens a second\n\n{_ratios(measured, names, own)}" for own in weight_goals()
-        ]
-    tables += ["## Targets", record.table(("target", "load", "ratio", "verdict"), rows)]
-    tables += [_failures(measured), f"Each load: {options.n} requests per client, none after {options.seconds:g} s."]
-    title, panels = "The same model behind four servers", _panels(measured, options.c)
-    return record.write(options.name, found, {"figures": measured}, title, tables, options.results, panels)
+    return rows
 
 
-def _table(measured: Measured, names: list[str], path: tuple[str, ...]) -> str:
-    def cell(server: str, name: str) -> str:
-        known = [value for value in over_rounds(measured, server, name, path) if value is not None]
-        return str(spread(known) or "")
-
-    return record.table(("server", *names), [(server, *(cell(server, name) for name in names)) for server in measured])
-
-
-def _ratios(measured: Measured, names: list[str], own: str = OURS) -> str:
-    peers = [server for server in measured if server != own]
-    speed = ("tokens_per_second",)
-    rows = [(peer, *(str(ratio(measured, own, peer, name, speed) or "") for name in names)) for peer in peers]
-    return record.table((f"{own} / peer", *names), rows)
-
-
-def _failures(measured: Measured) -> str:
-    """Return a sentence with the failed requests by server and reason."""
-    errors: Counter[str] = Counter()
-    for server, loads in measured.items():
-        for figures in (own for rounds in loads.values() for own in rounds):
-            errors.update({f"{server}: {error}": count for error, count in figures["errors"].items()})
-    reasons = "; ".join(f"{reason} ({count})" for reason, count in errors.items())
-    return f"Failed requests: {errors.total()}. {reasons}".rstrip()
-
-
-def _panels(measured: Measured, clients: list[int]) -> list[Panel]:
-    def points(server: str, path: tuple[str, ...]) -> list[Point]:
-        drawn: list[Point] = []
-        for c in clients:
-            known = [value for value in over_rounds(measured, server, f"c={c}", path) if value is not None]
-            if (own := spread(known)) is not None:
-                drawn.append([c, own.median, own.lowest, own.highest])
-        return drawn
-
-    wanted = (("Throughput", "tokens/s", ("tokens_per_second",)), ("First text, p50", "ms", FIRST_TEXT))
-    return [
-        {"title": title, "x": "clients", "y": unit, "series": {server: points(server, path) for server in measured}}
-        for title, unit, path in wanted
+def report(
+    found: Facts, measured: Measured, todo: list[Task], options: argparse.Namespace, peers: dict[str, Build]
+) -> Path:
+    """Write the results so far; return the path of the Markdown file."""
+    names = [task.name for task in todo]
+    tables = [
+        "## Tokens a second: median (lowest to highest round)",
+        peer_report.table(measured, names, ("tokens_per_second",)),
     ]
+    tables += ["## First text, p50, ms", peer_report.table(measured, names, FIRST_TEXT)]
+    tables += ["## First text, p99, ms", peer_report.table(measured, names, FIRST_TEXT_WORST)]
+    tables += ["## Ours against each, tokens a second", peer_report.ratios(measured, names, OURS)]
+    if options.llama:
+        tables += [
+            f"## {own} against each, tokens a second\n\n{peer_report.ratios(measured, names, own)}"
+            for own in weight_goals()
+        ]
+    tables += ["## Targets", record.table(("target", "load", "ratio", "verdict"), judge(measured, options))]
+    tables += [
+        peer_report.failed(measured),
+        f"Each load: {options.n} requests per client, none after {options.seconds:g} s.",
+    ]
+    if peers:
+        tables += ["## Peers, as they describe themselves", *(f"- {name}: {own}" for name, own in peers.items())]
+    content = {"figures": measured, "peers": {name: asdict(own) for name, own in peers.items()}}
+    title, panels = f"The same model behind {len(measured)} servers", peer_report.panels(measured, options.c)
+    return record.write(options.name, found, content, title, tables, options.results, panels)
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -240,7 +217,7 @@ def chosen(options: argparse.Namespace) -> list[Server]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print and write the results; return the exit status, 1 if a server did not start."""
+    """Measure, print and write the results; return 1 if a server does not start or a target is not met."""
     options = arguments(argv)
     if options.pin:
         keep_to_core(options.client_core)
@@ -251,10 +228,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     todo = [
         task for task in tasks(options.c, options.vision is not None) if not (options.no_mixed and task.name == MIXED)
     ]
-    path, status = None, 0
+    peers, path, status = builds(options.vllm, options.transformers, options.llama), None, 0
     try:
         for measured in compare(chosen(options), todo, options):
-            path = report(found, measured, todo, options)
+            path = report(found, measured, todo, options, peers)
+            status = exit_status(row[-1] for row in judge(measured, options))
     except RuntimeError as error:
         print(f"{error} Its log is in {options.logs}.", file=sys.stderr)
         status = 1

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import cast
 
 from benchmarks.harness.figures import Figures
+from benchmarks.harness.targets import Word
 
 # The figures of each round, in the order of the rounds, by server and load.
 Measured = Mapping[str, Mapping[str, Sequence[Figures]]]
-MISSING = "not measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,34 @@ def ratio(measured: Measured, ours: str, peer: str, load: str, path: Sequence[st
     return spread([mine / theirs for mine, theirs in both if mine is not None and theirs])
 
 
+def failures(measured: Measured, server: str, load: str) -> tuple[int, int]:
+    """Return how many requests of a load failed, in all rounds, and how many there were."""
+    rounds = measured.get(server, {}).get(load, ())
+    return sum(figures["failures"] for figures in rounds), sum(figures["requests"] for figures in rounds)
+
+
+def comparison(measured: Measured, ours: str, peer: str, load: str, path: Sequence[str]) -> Spread | Word:
+    """Return the ratio ours / peer, or the word for why there is none.
+
+    Where requests failed on either side, the two did not do the same work: whoever refuses is quick.
+    """
+    if not all(measured.get(server, {}).get(load) for server in (ours, peer)):
+        return Word.NOT_MEASURED
+    if any(failures(measured, server, load)[0] for server in (ours, peer)):
+        return Word.NOT_COMPARABLE
+    return ratio(measured, ours, peer, load, path) or Word.NOT_MEASURED
+
+
 def verdicts(measured: Measured, ours: str, goals: Sequence[Goal]) -> list[tuple[str, str, str, str]]:
-    """Return a row for each target and load: its sentence, the load, the ratio with its spread, met or missed."""
-    rows = []
+    """Return a row for each target and load: its sentence, the load, the ratio with its spread, and the word."""
+    rows: list[tuple[str, str, str, str]] = []
     for goal in goals:
         for load in goal.loads:
-            found = ratio(measured, ours, goal.peer, load, goal.path)
-            word = MISSING if found is None else "met" if goal.met(found) else "missed"
-            rows.append((goal.sentence, load, str(found or ""), word))
+            found = comparison(measured, ours, goal.peer, load, goal.path)
+            if isinstance(found, Word):
+                rows.append((goal.sentence, load, "", found))
+            else:
+                rows.append((goal.sentence, load, str(found), Word.MET if goal.met(found) else Word.MISSED))
     return rows
 
 
