@@ -1,26 +1,27 @@
 """Ask a server that fails in every way, through the service's client of it: each answer is right, or one typed error.
 
-    python -m benchmarks.upstream_faults [--requests N] [--rate SHARE] [--at-once N]
+    python -m benchmarks.upstream_faults [--requests N] [--rate SHARE] [--at-once N] [--results FOLDER]
 
 A scripted server breaks a share of its answers: resets, silence in the middle, 500, 429, nonsense, half a stream. Every
-other request streams. At the end, each answer was whole or a typed error within its time, and no thread, no socket and
-no descriptor is left. Exits with 1 otherwise.
+other request streams. At the end, each answer was whole or a typed error within its time, as many were whole as had no
+fault, and no thread, no socket and no descriptor is left. Exits with 1 otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import os
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 
+from benchmarks.harness import record
+from benchmarks.harness.targets import Verdict, exit_status, judged
 from config import Upstream
 from engine.errors import ServiceError
 from engine.types import ChatPrompt, GenerationRequest, SamplingParams
@@ -30,20 +31,40 @@ from upstream.loop import UpstreamLoop
 
 PROMPT = ChatPrompt(({"role": "user", "content": "Hello"},))
 IDLE = 0.5  # seconds after which silence is a failure
+SETTLED = 10.0  # seconds within which what a stopped backend held is given back
+PACKAGES = ("aiohttp", "psutil")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Ask, print what came of it and return 1 if anything was wrong."""
     options = _options(argv)
-    before, began = _held(), time.monotonic()
+    facts, before, began = record.facts(PACKAGES), held(), time.monotonic()
     outcomes, wrong = run(options.requests, options.rate, options.at_once)
-    print(f"{options.requests} requests in {time.monotonic() - began:.1f} s:", dict(outcomes.most_common()))
-    gc.collect()
-    after = _held()
-    print(f"threads, descriptors: {before} before, {after} after")
-    for one in wrong[:10]:
-        print("wrong:", one)
-    return int(bool(wrong) or after > before)
+    seconds = time.monotonic() - began
+    after = at_rest(before)
+    ends = record.table(("outcome", "requests"), [(name, str(count)) for name, count in outcomes.most_common()])
+    kept = record.table(("kept", "before", "after"), [(name, str(before[name]), str(after[name])) for name in before])
+    verdicts = judge(outcomes, wrong, options.rate, before, after)
+    tables = [ends, kept, *map(str, verdicts)]
+    print("\n\n".join(tables))
+    if options.results:
+        content = {"seconds": seconds, "outcomes": outcomes, "wrong": wrong, "before": before, "after": after}
+        title = "Requests to a server that fails in every way"
+        record.write("upstream_faults", facts, content, title, tables, options.results)
+    return exit_status(verdict.word for verdict in verdicts)
+
+
+def judge(
+    outcomes: Counter[str], wrong: Sequence[str], rate: float, before: Mapping[str, int], after: Mapping[str, int]
+) -> list[Verdict]:
+    """Return the verdicts. rate: the share of answers with a fault; before, after: what was held then, by name."""
+    least, right = 1 - rate, outcomes["right"] / outcomes.total()
+    left = {name: after[name] - before[name] for name in before}
+    return [
+        judged("every request ends right or typed", not wrong, "; ".join(wrong[:10]) or "each"),
+        judged(f"at least {least:.1%} of them right", right >= least, f"{right:.1%}"),
+        *(judged(f"no more {name} than before", more <= 0, f"{more:+}") for name, more in left.items()),
+    ]
 
 
 def run(requests: int, rate: float, at_once: int) -> tuple[Counter[str], list[str]]:
@@ -86,9 +107,19 @@ def _ask(backend: UpstreamBackend, number: int, expected: str) -> str:
     return "right" if shown == whole == expected else "wrong: another text"
 
 
-def _held() -> tuple[int, int]:
-    """Return the threads and descriptors of this process."""
-    return threading.active_count(), psutil.Process(os.getpid()).num_fds()
+def at_rest(before: Mapping[str, int]) -> dict[str, int]:
+    """Return what this process holds once that is no more than before, or after SETTLED."""
+    gc.collect()
+    end = time.monotonic() + SETTLED
+    while any(count > before[name] for name, count in held().items()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return held()
+
+
+def held() -> dict[str, int]:
+    """Return what this process holds."""
+    own = psutil.Process()
+    return {"threads": own.num_threads(), "sockets": len(own.net_connections("all")), "descriptors": own.num_fds()}
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -96,6 +127,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--rate", type=float, default=0.05, help="share of answers with a fault")
     parser.add_argument("--at-once", type=int, default=32)
+    parser.add_argument("--results", type=Path, help="folder for upstream_faults.json and upstream_faults.md")
     return parser.parse_args(argv)
 
 
