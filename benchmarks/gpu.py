@@ -26,9 +26,20 @@ from benchmarks.harness import record
 from benchmarks.harness.bandwidth import copy_bandwidth
 from benchmarks.harness.command_line import whole_numbers
 from benchmarks.harness.figures import Objective, summary
-from benchmarks.harness.gpu_report import BOTH, TEXT, VISION, Demand, EngineFigures, Measured, limits, report
+from benchmarks.harness.gpu_report import (
+    BOTH,
+    TEXT,
+    VISION,
+    Demand,
+    EngineFigures,
+    Measured,
+    limits,
+    report,
+    verdicts,
+)
 from benchmarks.harness.in_process import Clients, generation
 from benchmarks.harness.shapes import LONGEST_SIDE, RandomLoad, Shape, shapes
+from benchmarks.harness.targets import exit_status
 from benchmarks.harness.workload import Job, draw_image, prompt
 from engine.errors import StartError
 from engine.llm_engine import LLMEngine
@@ -182,13 +193,17 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None, cuda_available: Callable[[], bool] = torch.cuda.is_available) -> int:
-    """Measure, print and write the results; return the exit status: 2 without CUDA, 1 if a model cannot start."""
+    """Measure, print and write the results.
+
+    Returns 2 without CUDA, 1 if a model cannot start or a target is missed.
+    """
     options = arguments(argv)
     end = time.monotonic() + options.minutes * 60
     if options.device == "cuda" and not cuda_available():
         print("No CUDA device is available; try the program with --device cpu --tiny.", file=sys.stderr)
         return NO_DEVICE
     found = record.facts(["torch", "transformers"])
+    card = torch.cuda.get_device_name() if options.device == "cuda" else "a CPU"
     bandwidth = copy_bandwidth(options.device)
     text, vision = shapes(options.tiny)
     models: list[Model] = []
@@ -197,7 +212,7 @@ def main(argv: Sequence[str] | None = None, cuda_available: Callable[[], bool] =
         models.append(start(VISION, vision, vision_requests(options.sizes), options))
         most = limits([model.demand(options.sizes) for model in models], options.c, bandwidth)
         for done in measure(models, options, end):
-            path = report(found, done, most, bandwidth, options)
+            path = report(found, done, most, bandwidth, options, card)
     except StartError as error:
         print(f"A model cannot start: {error}", file=sys.stderr)
         return 1
@@ -205,7 +220,7 @@ def main(argv: Sequence[str] | None = None, cuda_available: Callable[[], bool] =
         for model in models:
             model.engine.stop(0.0)
     print(path.read_text(encoding="utf-8"))
-    return 0
+    return exit_status(own.word for own in verdicts(done.figures, most, options.c, card))
 
 
 if __name__ == "__main__":

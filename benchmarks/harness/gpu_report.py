@@ -12,8 +12,9 @@ from benchmarks.harness.bandwidth import floor_seconds
 from benchmarks.harness.figures import HEADER, Figures, row
 from benchmarks.harness.plot import Panel, Point
 from benchmarks.harness.record import Facts
+from benchmarks.harness.targets import Verdict, Word, judged
 
-H100_TOKENS = 7000.0
+H100, H100_TOKENS = "H100", 7000.0
 TEXT, VISION, BOTH = "text", "vision", "both"
 
 
@@ -55,7 +56,7 @@ def limits(demands: Sequence[Demand], clients: Sequence[int], bandwidth: float) 
 
 def together(figures: ByPoint, clients: int) -> float | None:
     """Return the throughput of both models over half of the sum of each alone: 1 is what alternation would give."""
-    names = [f"{kind}, c={clients}" for kind in (TEXT, VISION, BOTH)]
+    names = _points(clients)
     if any(name not in figures for name in names):
         return None
     alone = [figures[name][kind]["tokens_per_second"] for name, kind in zip(names, (TEXT, VISION), strict=False)]
@@ -63,32 +64,47 @@ def together(figures: ByPoint, clients: int) -> float | None:
     return both / (sum(alone) / 2) if sum(alone) else None
 
 
-def verdicts(figures: ByPoint, most: dict[str, float], clients: Sequence[int]) -> list[tuple[str, str, str]]:
-    """Return a row for each target that was measured: its sentence, the figure, met or missed."""
-    rows = []
+def verdicts(figures: ByPoint, most: dict[str, float], clients: Sequence[int], card: str) -> list[Verdict]:
+    """Return the verdict on each target that was measured. card: its name; one has a target of its own."""
+    found = []
     for kind in (TEXT, VISION):
         name = f"{kind}, c=1"
         if name in figures:
             share = figures[name][kind]["tokens_per_second"] / most[name]
-            rows.append((f"{name}: at least 70% of the memory limit", f"{share:.0%}", _word(share >= 0.7)))
+            target = f"{name}: at least 70% of the memory limit"
+            found.append(_verdict(figures, [name], target, share >= 0.7, f"{share:.0%}"))
     if (name := f"{TEXT}, c=64") in figures:
         speed = figures[name][TEXT]["tokens_per_second"]
-        rows.append((f"{name}: at least 7,000 tokens/s on an H100", f"{speed:.0f}", _word(speed >= H100_TOKENS)))
+        target = f"{name}: at least {H100_TOKENS:,.0f} tokens/s on an {H100}"
+        if H100 in card:
+            found.append(_verdict(figures, [name], target, speed >= H100_TOKENS, f"{speed:.0f}"))
+        else:
+            found.append(Verdict(target, Word.NOT_MEASURED, f"{speed:.0f} on {card}"))
     for c in clients:
         if (ratio := together(figures, c)) is not None:
-            rows.append((f"both, c={c} each: at least 85% of alternation", f"{ratio:.0%}", _word(ratio >= 0.85)))
-    return rows
+            names, target = _points(c), f"both, c={c} each: at least 85% of alternation"
+            found.append(_verdict(figures, names, target, ratio >= 0.85, f"{ratio:.0%}"))
+    return found
 
 
-def _word(met: bool) -> str:
-    return "met" if met else "missed"
+def _verdict(figures: ByPoint, names: Sequence[str], target: str, holds: bool, shown: str) -> Verdict:
+    """Return the verdict on measurements, of which none may have failed requests."""
+    if failed := sum(own["failures"] for name in names for own in figures[name].values()):
+        return Verdict(target, Word.NOT_COMPARABLE, f"{shown}, {failed} failed")
+    return judged(target, holds, shown)
+
+
+def _points(clients: int) -> list[str]:
+    """Return the names of the measurements with a number of clients."""
+    return [f"{kind}, c={clients}" for kind in (TEXT, VISION, BOTH)]
 
 
 def report(
-    found: Facts, measured: Measured, most: dict[str, float], bandwidth: float, options: argparse.Namespace
+    found: Facts, measured: Measured, most: dict[str, float], bandwidth: float, options: argparse.Namespace, card: str
 ) -> Path:
     """Write the results so far; return the path of the Markdown file."""
-    figures, rows = measured.figures, []
+    figures, rows = measured.figures, list[tuple[str, ...]]()
+    judgements = verdicts(figures, most, options.c, card)
     for point, models in figures.items():
         for kind, own in models.items():
             name = point if len(models) == 1 else f"{point}: {kind}"
@@ -98,7 +114,7 @@ def report(
     tables = [
         record.table((*HEADER, "step, ms", "of the limit"), rows),
         f"Memory: {bandwidth / 1e9:.0f} GB/s measured by copying, read plus written.",
-        record.table(("target", "measured", "verdict"), verdicts(figures, most, options.c)),
+        record.table(("target", "measured", "verdict"), [(own.target, own.found, own.word) for own in judgements]),
     ]
     if measured.skipped:
         tables.append(f"Skipped for lack of time: {', '.join(measured.skipped)}.")

@@ -17,7 +17,7 @@ def figures(text: float, vision: float, both: tuple[float, float], clients: int 
     """Return figures for one number of clients: tokens per second alone and together."""
 
     def speed(value: float) -> dict[str, float]:
-        return {"tokens_per_second": value}
+        return {"tokens_per_second": value, "failures": 0}
 
     return {
         f"text, c={clients}": {"text": speed(text)},
@@ -35,7 +35,8 @@ def test_without_cuda_it_stops(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 def test_it_measures_each_model_alone_and_both_together(tmp_path: Path) -> None:
     """The whole program on tiny shapes."""
-    assert gpu.main(["--device", "cpu", "--tiny", "--c", "1,2", "--results", str(tmp_path)]) == 0
+    status = gpu.main(["--device", "cpu", "--tiny", "--c", "1,2", "--results", str(tmp_path)])
+    assert status == int("| missed |" in (tmp_path / "gpu.md").read_text())
     written = json.loads((tmp_path / "gpu.json").read_text())
     assert list(written["figures"]) == [f"{kind}, c={c}" for kind in ("text", "vision", "both") for c in (1, 2)]
     assert set(written["figures"]["both, c=2"]) == {"text", "vision"}
@@ -79,8 +80,27 @@ def test_the_verdicts_follow_the_figures() -> None:
     """Only measured targets have a verdict."""
     measured = figures(140, 60, (70, 30)) | figures(7100, 1, (1, 1), clients=64)
     most = {"text, c=1": 200.0, "vision, c=1": 100.0}
-    assert [word for _, _, word in verdicts(measured, most, [1])] == ["met", "missed", "met", "met"]
-    assert verdicts({}, most, [1]) == []
+    assert [own.word for own in verdicts(measured, most, [1], "NVIDIA H100 PCIe")] == ["met", "missed", "met", "met"]
+    assert verdicts({}, most, [1], "NVIDIA H100 PCIe") == []
+
+
+def test_the_target_of_a_card_is_judged_on_that_card() -> None:
+    """On another one its figure is told, and nothing is said of it."""
+    measured = figures(7100, 1, (1, 1), clients=64)
+    for card, word in (("NVIDIA H100 80GB HBM3", "met"), ("NVIDIA H200", "not measured"), ("a CPU", "not measured")):
+        (own,) = verdicts(measured, {}, [], card)
+        assert own.word == word
+        assert "7100" in own.found
+    slow = figures(6900, 1, (1, 1), clients=64)
+    assert [own.word for own in verdicts(slow, {}, [], "NVIDIA H100 PCIe")] == ["missed"]
+
+
+def test_failed_requests_leave_nothing_to_judge() -> None:
+    """An engine that refuses most of them is not measured by the rest."""
+    measured = figures(140, 90, (70, 45))
+    measured["vision, c=1"]["vision"]["failures"] = 2
+    found = verdicts(measured, {"text, c=1": 200.0, "vision, c=1": 100.0}, [1], "a CPU")
+    assert [own.word for own in found] == ["met", "not comparable", "not comparable"]
 
 
 def test_the_shapes_are_those_of_the_real_models() -> None:
