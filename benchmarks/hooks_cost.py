@@ -28,6 +28,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from benchmarks.harness import record
 from benchmarks.harness.plot import Panel
 from benchmarks.harness.servers import demo, running
+from benchmarks.harness.targets import Verdict, exit_status, judged
 
 PACED_RATE = 200.0  # requests per second over all connections
 TARGET_MS = 1.0
@@ -219,15 +220,12 @@ def as_table(figures: RouteFigures) -> str:
     return record.table(header, rows)
 
 
-def verdict(figures: dict[str, RouteFigures]) -> str:
-    """Return the sentence that compares the largest added latency below saturation with the target."""
+def verdict(figures: dict[str, RouteFigures]) -> Verdict:
+    """Return the verdict on the largest added latency below saturation."""
     held = [figures[load.name] for load in LOADS if load.connections == 1 or load.rate]
     worst = max(own["added_median_ms"] for routes in held for name, own in routes.items() if name != BARE)
-    word = "met" if worst < TARGET_MS else "missed"
-    return (
-        f"Target: under {TARGET_MS:g} ms added at the median, with one connection and with 32 at a fixed rate: {word} "
-        f"({worst:.2f} ms at most). Without a pause each answer waits for 31 others, on both sides."
-    )
+    target = f"under {TARGET_MS:g} ms added at the median, with one connection and with 32 at a fixed rate"
+    return judged(target, worst < TARGET_MS, f"{worst:.2f} ms at most")
 
 
 def panels(figures: dict[str, RouteFigures]) -> list[Panel]:
@@ -244,7 +242,7 @@ def panels(figures: dict[str, RouteFigures]) -> list[Panel]:
 
 
 def main() -> int:
-    """Measure, print and write the results; return the exit status."""
+    """Measure, print and write the results; return the exit status, 1 if the target is missed."""
     parser = argparse.ArgumentParser(description="Measure what the service's hooks cost.")
     parser.add_argument("--rounds", type=int, default=10, help="rounds per route and load (default 10)")
     parser.add_argument("--requests", type=int, default=640, help="requests per round (default 640)")
@@ -260,11 +258,11 @@ def main() -> int:
             figures[load.name] = summary(samples)
     tables = [part for name, routes in figures.items() for part in (f"## {name}", as_table(routes))]
     written = {"rounds": arguments.rounds, "requests": arguments.requests, "figures": figures}
-    tables.append(verdict(figures))
+    tables += [str(verdict(figures)), "Without a pause each answer waits for 31 others, on both sides."]
     title, folder = "What the hooks cost", arguments.results
     path = record.write("hooks_cost", found, written, title, tables, folder, panels(figures))
     print(path.read_text(encoding="utf-8"))
-    return 0
+    return exit_status([verdict(figures).word])
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from benchmarks.harness import record
 from benchmarks.harness.servers import demo, running
+from benchmarks.harness.targets import Verdict, exit_status, judged
 from benchmarks.hooks_cost import BAD_BODY, KeepAlive, Samples
 from database.connect import Database, sqlite_url
 from database.revisions import advance
@@ -104,11 +105,10 @@ def summary(samples: Mapping[str, Samples]) -> dict[str, dict[str, float]]:
     return figures
 
 
-def verdict(figures: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the sentence that compares the figures with the target."""
+def verdict(figures: Mapping[str, Mapping[str, float]]) -> Verdict:
+    """Return the verdict on the most that is added."""
     worst = max(own["added_median_ms"] for name, own in figures.items() if name != WITHOUT)
-    word = "met" if worst <= TARGET_MS else "missed"
-    return f"Target: at most {TARGET_MS:g} ms added at the median: {word} ({worst:.2f} ms at most)."
+    return judged(f"at most {TARGET_MS:g} ms added at the median", worst <= TARGET_MS, f"{worst:.2f} ms at most")
 
 
 def table(figures: Mapping[str, Mapping[str, float]]) -> str:
@@ -122,7 +122,7 @@ def table(figures: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def main() -> int:
-    """Measure, print and write the results; return the exit status."""
+    """Measure, print and write the results; return the exit status, 1 if the target is missed."""
     parser = argparse.ArgumentParser(description="Measure what a client's key costs a request.")
     parser.add_argument("--rounds", type=int, default=10, help="rounds (default 10)")
     parser.add_argument("--requests", type=int, default=400, help="requests of each kind per round (default 400)")
@@ -148,10 +148,10 @@ def main() -> int:
             with tqdm(total=asked.rounds + 1, unit="round", disable=None) as bar:
                 figures = summary(asyncio.run(measure(requests, asked.rounds, asked.requests, bar.update)))
     written = {"rounds": asked.rounds, "requests": asked.requests, "keys": asked.keys, "figures": figures}
-    parts = [f"{asked.keys:,} keys are in the database.", table(figures), verdict(figures)]
+    parts = [f"{asked.keys:,} keys are in the database.", table(figures), str(verdict(figures))]
     path = record.write("key_cost", found, written, "What a client's key costs", parts, asked.results)
     print(path.read_text(encoding="utf-8"))
-    return 0
+    return exit_status([verdict(figures).word])
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from benchmarks.harness.one_by_one import OneByOne
 from benchmarks.harness.plot import Panel
 from benchmarks.harness.step_report import HOST_TARGET_MS, ByShape, by_shape, host_verdict, steps_table
 from benchmarks.harness.stepping import Step, SteppedEngine
+from benchmarks.harness.targets import Verdict, exit_status, judged
 from benchmarks.harness.workload import Workload
 from engine.llm_engine import LLMEngine
 from engine.loading.loader import load_model
@@ -123,13 +124,17 @@ def image_speed(server: Server, clients: int, name: str, options: argparse.Names
     return sum(outcome.tokens for outcome in outcomes) / seconds
 
 
-def image_lines(images: ImageFigures) -> list[str]:
-    """Return the table of the image rounds and the sentence about the target."""
+def image_table(images: ImageFigures) -> str:
+    """Return the table of the image rounds."""
     rows = [(name, str(spread(values))) for name, values in images["tokens_per_second"].items()]
+    return record.table(("images", "tokens/s: median (lowest to highest round)"), rows)
+
+
+def image_verdict(images: ImageFigures) -> Verdict:
+    """Return the verdict on the ratio of the engine to one by one."""
     ratio = spread(images["ratios"]) or Spread(0.0, 0.0, 0.0)
-    word = "met" if ratio.median >= IMAGE_TARGET else "missed"
-    sentence = f"Target: at least {IMAGE_TARGET:g} times one by one with {IMAGE_CLIENTS} clients: {word} ({ratio})."
-    return [record.table(("images", "tokens/s: median (lowest to highest round)"), rows), sentence]
+    target = f"at least {IMAGE_TARGET:g} times one by one with {IMAGE_CLIENTS} clients"
+    return judged(target, ratio.median >= IMAGE_TARGET, str(ratio))
 
 
 def panels(shapes: ByShape, speeds: dict[str, float]) -> list[Panel]:
@@ -162,7 +167,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print and write the results; return the exit status."""
+    """Measure, print and write the results; return the exit status, 1 if a target is missed."""
     options = arguments(argv)
     keep_to_core(options.core)
     if options.core is not None:
@@ -173,18 +178,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     shapes, speeds = steps["by_shape"], steps["tokens_per_second"]
     tables = ["## Steps: medians in milliseconds; host is everything except the model", steps_table(shapes)]
     rows = [(name, f"{value:.1f}") for name, value in speeds.items()]
-    tables += [host_verdict(shapes), "## Text", record.table(("clients", "tokens/s"), rows)]
+    verdicts = [host_verdict(shapes)]
+    tables += [str(verdicts[0]), "## Text", record.table(("clients", "tokens/s"), rows)]
     written: dict[str, object] = {"steps": steps}
     gc.collect()
     if options.images:
         with checkpoint("vision", options.vision) as folder:
             images = measure_images(folder, options)
         written["images"] = images
-        tables += ["## Images", *image_lines(images)]
+        verdicts.append(image_verdict(images))
+        tables += ["## Images", image_table(images), str(verdicts[1])]
     drawn = panels(shapes, speeds)
     path = record.write(options.name, found, written, "The engine alone", tables, options.results, drawn)
     print(path.read_text(encoding="utf-8"))
-    return 0
+    return exit_status(verdict.word for verdict in verdicts)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from playwright.sync_api import CDPSession, Page, sync_playwright
 from benchmarks.harness import record
 from benchmarks.harness.command_line import browser_options
 from benchmarks.harness.servers import GUNICORN, Server, running
+from benchmarks.harness.targets import Verdict, exit_status, judged
 
 TARGET_MS = 20.0
 PACKAGES = ("flask", "gunicorn", "playwright")
@@ -49,8 +51,8 @@ WATCH = """() => {
 LAST_FRAME = "() => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 100)))"
 
 
-def main() -> None:
-    """Measure, print and write the results."""
+def main() -> int:
+    """Measure, print and write the results; return the exit status, 1 if the target is missed."""
     options = _options()
     facts = record.facts(PACKAGES)
     env = {"ENV_FILE": os.devnull, "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
@@ -63,8 +65,9 @@ def main() -> None:
     print(f"{table}\n\n{taken}\n\n{verdict(figures)}")
     milliseconds = [round(b - a, 2) for a, b in seen]
     written = {"figures": figures, "processor_ms": processor, "milliseconds": milliseconds}
-    title, tables = "From a token's arrival to the screen", [table, taken, verdict(figures)]
+    title, tables = "From a token's arrival to the screen", [table, taken, str(verdict(figures))]
     print(record.write("page_latency", facts, written, title, tables, options.results))
+    return exit_status([verdict(figures).word])
 
 
 def summary(milliseconds: Sequence[float]) -> dict[str, float]:
@@ -78,10 +81,9 @@ def summary(milliseconds: Sequence[float]) -> dict[str, float]:
     }
 
 
-def verdict(figures: dict[str, float]) -> str:
-    """Return the sentence about the target."""
-    word = "met" if figures["median"] < TARGET_MS else "missed"
-    return f"Target, a median under {TARGET_MS:.0f} ms: {word} ({figures['median']:.1f} ms)."
+def verdict(figures: dict[str, float]) -> Verdict:
+    """Return the verdict on the median."""
+    return judged(f"a median under {TARGET_MS:.0f} ms", figures["median"] < TARGET_MS, f"{figures['median']:.1f} ms")
 
 
 def _watched(address: str, tokens: int, chromium: str) -> tuple[list[tuple[float, float]], dict[str, float]]:
@@ -126,4 +128,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

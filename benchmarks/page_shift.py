@@ -11,6 +11,7 @@ Shifts within half a second of a key or a click do not count there; their sum is
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
@@ -21,6 +22,7 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 from benchmarks.harness import record
 from benchmarks.harness.command_line import browser_options
 from benchmarks.harness.servers import GUNICORN, Server, running
+from benchmarks.harness.targets import Verdict, exit_status, judged
 from benchmarks.page_latency import FLAGS, PACKAGES
 from benchmarks.page_tasks import IMAGE, PAST, TEXT, WAIT, WIDTHS, answered, photo
 
@@ -174,14 +176,14 @@ def row(width: int, name: str, shifts: list[Shift]) -> dict[str, object]:
     return {"width": width, "flow": name, "cls": round(score(shifts), 4), "caused": round(caused, 4), "moved": moved}
 
 
-def verdict(rows: list[dict[str, object]]) -> str:
-    """Return the sentence about the target."""
+def verdict(rows: list[dict[str, object]]) -> Verdict:
+    """Return the verdict on the flow that moves most."""
     most = max(float(str(one["cls"])) for one in rows)
-    return f"Target, each under {LIMIT}: {'met' if most < LIMIT else 'missed'} (at most {most:.3f})."
+    return judged(f"each under {LIMIT}", most < LIMIT, f"at most {most:.3f}")
 
 
-def main() -> None:
-    """Measure, print and write the results."""
+def main() -> int:
+    """Measure, print and write the results; return the exit status, 1 if the target is missed."""
     options = browser_options(__doc__).parse_args()
     facts = record.facts(PACKAGES)
     env = {"ENV_FILE": os.devnull, "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
@@ -190,14 +192,15 @@ def main() -> None:
         rows = measured(address, options.chromium)
     header = ("width", "flow", "layout shift", "after a key or a click")
     cells = [tuple(str(one[name]) for name in ("width", "flow", "cls", "caused")) for one in rows]
-    tables = [record.table(header, cells), verdict(rows)]
+    tables = [record.table(header, cells), str(verdict(rows))]
     print(f"{tables[0]}\n\n{tables[1]}")
     print(
         record.write(
             "page_shift", facts, {"flows": rows}, "Layout shift of each flow of the page", tables, options.results
         )
     )
+    return exit_status([verdict(rows).word])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

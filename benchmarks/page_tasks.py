@@ -10,6 +10,7 @@ takes is told apart, as it was measured. Each stop of the Tab key must be someth
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from playwright.sync_api import FilePayload, Locator, Page, expect, sync_playwri
 from benchmarks.harness import record
 from benchmarks.harness.command_line import browser_options
 from benchmarks.harness.servers import demo, running
+from benchmarks.harness.targets import Verdict, exit_status, judged
 from benchmarks.page_latency import FLAGS, PACKAGES
 
 KEY, DECISION = 0.28, 1.35  # seconds
@@ -211,14 +213,14 @@ def row(width: int, name: str, visitor: Visitor) -> dict[str, object]:
     }
 
 
-def verdict(rows: list[dict[str, object]]) -> str:
-    """Return the sentence about the target."""
+def verdict(rows: list[dict[str, object]]) -> Verdict:
+    """Return the verdict on the longest task."""
     most = max(float(str(one["seconds"])) for one in rows)
-    return f"Target, each under {LIMIT:.0f} s of actions: {'met' if most < LIMIT else 'missed'} (at most {most:.1f} s)."
+    return judged(f"each under {LIMIT:.0f} s of actions", most < LIMIT, f"at most {most:.1f} s")
 
 
-def main() -> None:
-    """Measure, print and write the results."""
+def main() -> int:
+    """Measure, print and write the results; return the exit status, 1 if the target is missed."""
     options = browser_options(__doc__).parse_args()
     facts = record.facts(PACKAGES)
     with tempfile.TemporaryDirectory() as folder:
@@ -226,10 +228,11 @@ def main() -> None:
             rows = measured(address, options.chromium)
     header = ("width", "task", "keys", "decisions", "actions, s", "waited for the machine, s")
     table = record.table(header, [tuple(str(value) for value in one.values()) for one in rows])
-    title, tables = "Three tasks on the page, by keyboard", [table, verdict(rows)]
+    title, tables = "Three tasks on the page, by keyboard", [table, str(verdict(rows))]
     print(f"{table}\n\n{verdict(rows)}")
     print(record.write("page_tasks", facts, {"tasks": rows}, title, tables, options.results))
+    return exit_status([verdict(rows).word])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

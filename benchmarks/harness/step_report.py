@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.harness import record
 from benchmarks.harness.stepping import PARTS, Step
+from benchmarks.harness.targets import Verdict, Word, judged
 
 HOST_TARGET_MS = 1.0
 HOST_TARGET_ROWS = 32
@@ -45,11 +46,11 @@ def steps_table(shapes: ByShape) -> str:
     return record.table(("batch", "steps", *PARTS, "total", "host", "host (mean)"), rows)
 
 
-def host_verdict(shapes: ByShape) -> str:
-    """Return the sentence about the host work of steps that decode 17 to 32 rows."""
+def host_verdict(shapes: ByShape) -> Verdict:
+    """Return the verdict on the host work of steps that decode 17 to 32 rows."""
     shape = shape_of(Step(HOST_TARGET_ROWS, 0, 0, 0, 0, 0, 0, 0))
+    target = f"the engine's host work under {HOST_TARGET_MS:g} ms per step at {shape}"
     if shape not in shapes:
-        return f"The engine's host work at {HOST_TARGET_ROWS} rows was not measured."
+        return Verdict(target, Word.NOT_MEASURED, "no such step")
     host = shapes[shape]["host"]
-    word = "met" if host < HOST_TARGET_MS else "missed"
-    return f"Target: the engine's host work under {HOST_TARGET_MS:g} ms per step at {shape}: {word} ({host:.3f} ms)."
+    return judged(target, host < HOST_TARGET_MS, f"{host:.3f} ms")

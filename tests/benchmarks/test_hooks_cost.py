@@ -30,8 +30,8 @@ def test_the_verdict_reports_a_missed_target() -> None:
     """The sentence follows the figures."""
     good = {name: {"added_median_ms": 0.4} for name in hooks_cost.ROUTES}
     bad = good | {"GET /api/health/live": {"added_median_ms": 1.4}}
-    assert "met (0.40 ms" in hooks_cost.verdict({load.name: good for load in hooks_cost.LOADS})
-    assert "missed (1.40 ms" in hooks_cost.verdict({load.name: bad for load in hooks_cost.LOADS})
+    assert "met (0.40 ms" in str(hooks_cost.verdict({load.name: good for load in hooks_cost.LOADS}))
+    assert "missed (1.40 ms" in str(hooks_cost.verdict({load.name: bad for load in hooks_cost.LOADS}))
 
 
 def test_an_answer_without_a_length_is_refused() -> None:

@@ -24,9 +24,9 @@ def test_what_is_added_is_the_difference_of_the_medians() -> None:
     measured = {key_cost.WITHOUT: samples(0.001), key_cost.KEY: samples(0.0012), key_cost.TOKEN: samples(0.0014)}
     figures = key_cost.summary(measured)
     assert figures[key_cost.KEY]["added_median_ms"] == pytest.approx(0.2)
-    assert "missed (0.40 ms" in key_cost.verdict(figures)
+    assert "missed (0.40 ms" in str(key_cost.verdict(figures))
     del figures[key_cost.TOKEN]
-    assert "met (0.20 ms" in key_cost.verdict(figures)
+    assert "met (0.20 ms" in str(key_cost.verdict(figures))
 
 
 def test_the_measured_key_is_one_of_many(tmp_path: Path) -> None:

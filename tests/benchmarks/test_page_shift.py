@@ -29,4 +29,4 @@ def test_what_a_key_causes_is_told_apart() -> None:
 @pytest.mark.parametrize(("most", "word"), [(0.0499, "met"), (0.05, "missed")])
 def test_the_verdict_follows_the_worst_flow(most: float, word: str) -> None:
     """Each under 0.05."""
-    assert f": {word} (" in verdict([{"cls": 0.0}, {"cls": most}])
+    assert f": {word} (" in str(verdict([{"cls": 0.0}, {"cls": most}]))

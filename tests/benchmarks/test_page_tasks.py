@@ -28,4 +28,4 @@ def test_a_stop_that_cannot_be_seen_is_an_error() -> None:
 @pytest.mark.parametrize(("seconds", "word"), [(59.9, "met"), (60.0, "missed")])
 def test_the_verdict_follows_the_longest_task(seconds: float, word: str) -> None:
     """Under a minute each."""
-    assert f": {word} (" in verdict([{"seconds": 1.0}, {"seconds": seconds}])
+    assert f": {word} (" in str(verdict([{"seconds": 1.0}, {"seconds": seconds}]))

@@ -39,6 +39,6 @@ def test_host_work_is_all_but_the_model() -> None:
 
 def test_the_verdict_is_about_thirty_two_rows_that_decode() -> None:
     """It follows the figures, or reports that there are none."""
-    assert "met (0.500 ms" in host_verdict(by_shape([step(32)]))
-    assert "missed (1.500 ms" in host_verdict(by_shape([step(32, host=0.0015)]))
-    assert "not measured" in host_verdict(by_shape([step(4), step(32, 100)]))
+    assert "met (0.500 ms" in str(host_verdict(by_shape([step(32)])))
+    assert "missed (1.500 ms" in str(host_verdict(by_shape([step(32, host=0.0015)])))
+    assert "not measured" in str(host_verdict(by_shape([step(4), step(32, 100)])))
