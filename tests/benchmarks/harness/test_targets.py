@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ def test_one_target_that_is_not_met_decides_the_status(words: Sequence[Word], st
     assert exit_status(words) == status
 
 
-@pytest.mark.linux
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 @pytest.mark.parametrize(
     ("missing", "status"), [("", 0), ("benchmarks.offline", 2), ("benchmarks.hooks_cost", 2)], ids=str
 )

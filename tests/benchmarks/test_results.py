@@ -1,0 +1,121 @@
+"""Whoever reads a recorded figure can check out what was measured: its commit is in the history."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks.harness.record import RESULTS, ROOT
+
+# Measured at commits that were rewritten before they were merged. Measure one anew and take it off the list.
+REWRITTEN = {
+    "card/h100/defaults.json": "417527da9487",
+    "drafts.json": "8971a23454ba",
+    "fleet-10.json": "af647d625751",
+    "fleet-100.json": "af647d625751",
+    "fleet-1000.json": "af647d625751",
+    "hooks_cost.json": "809fbc9d43d1",
+    "key_cost.json": "d031e812ced0",
+    "lock_holds.json": "c96945f17715",
+    "page_latency.json": "8dd87e080898",
+    "page_tasks.json": "1389ecc2a9e5",
+    "page_use.json": "707b7972126f",
+    "thread_time.json": "17c6bd647cb5",
+    "upstream_cost.json": "5863b6ee2cd2",
+}
+# Written before the program told its commit, which stands in results/card/README.md.
+UNNAMED = dict.fromkeys(f"card/{name}.json" for name in ("attention", "facts", "graphs", "paged_attention", "skinny"))
+
+
+def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run git in a folder."""
+    return subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether a folder is a repository with all of its history."""
+    shallow = git(folder, "rev-parse", "--is-shallow-repository").stdout.strip()
+    return (folder / ".git").exists() and shallow == "false"
+
+
+def commit_of(result: Path) -> str | None:
+    """Return the first twelve digits of the commit that a result names, None if it names none."""
+    content = json.loads(result.read_text(encoding="utf-8"))
+    commit = (content.get("facts") or content.get("origin") or {}).get("commit")
+    return commit[:12] if commit else None
+
+
+def outside(folder: Path, results: Path) -> dict[str, str | None]:
+    """Return the results whose commit is no ancestor of HEAD, with what they name."""
+    named = {str(path.relative_to(results)): commit_of(path) for path in sorted(results.rglob("*.json"))}
+    return {
+        name: commit
+        for name, commit in named.items()
+        if commit is None or git(folder, "merge-base", "--is-ancestor", commit, "HEAD").returncode
+    }
+
+
+@pytest.mark.needs("git")
+def test_every_recorded_commit_can_be_checked_out() -> None:
+    """Except those that are listed, each with its reason; none stays listed once it is measured anew."""
+    if not is_whole(ROOT):
+        pytest.skip("the history is not here, or not all of it")
+    assert outside(ROOT, RESULTS) == REWRITTEN | UNNAMED
+
+
+def test_what_names_no_commit_has_one_beside_it() -> None:
+    """In the table of its folder."""
+    rows = [row.split("|") for row in (RESULTS / "card" / "README.md").read_text(encoding="utf-8").splitlines()]
+    told = {name for cells in rows if len(cells) > 2 and cells[2].strip() for name in cells[1].strip().split(", ")}
+    assert {Path(name).stem for name in UNNAMED} <= told
+
+
+@pytest.mark.needs("git")
+def test_a_commit_of_elsewhere_is_found(tmp_path: Path) -> None:
+    """One of a branch that was not merged, one that nobody has, one that is not told; not one of the history."""
+    git(tmp_path, "init", "-q", "-b", "main")
+    made = {}
+    for branch in ("main", "aside"):
+        git(tmp_path, "checkout", "-q", "-B", branch)
+        git(tmp_path, "commit", "-q", "--allow-empty", "-m", branch)
+        made[branch] = git(tmp_path, "rev-parse", "HEAD").stdout.strip()
+    git(tmp_path, "checkout", "-q", "main")
+    assert is_whole(tmp_path)
+    (results := tmp_path / "results" / "card").mkdir(parents=True)
+    for name, content in {
+        "good": {"facts": {"commit": made["main"]}},
+        "card/good": {"origin": {"commit": made["main"][:25]}},
+        "aside": {"facts": {"commit": made["aside"]}},
+        "nobody": {"facts": {"commit": "0123456789" * 4}},
+        "card/untold": {"origin": {}},
+        "no-git": {"facts": {"commit": "unknown"}},
+    }.items():
+        (results.parent / f"{name}.json").write_text(json.dumps(content))
+    assert outside(tmp_path, results.parent) == {
+        "aside.json": made["aside"][:12],
+        "card/untold.json": None,
+        "no-git.json": "unknown",
+        "nobody.json": "012345678901",
+    }
+
+
+@pytest.mark.needs("git")
+def test_a_part_of_a_history_is_no_whole_one(tmp_path: Path) -> None:
+    """A shallow clone lacks commits that are in the history; an unpacked archive has none."""
+    assert not is_whole(tmp_path)
+    (origin := tmp_path / "origin").mkdir()
+    git(origin, "init", "-q")
+    for message in ("one", "two"):
+        git(origin, "commit", "-q", "--allow-empty", "-m", message)
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{origin}", "shallow")
+    assert (tmp_path / "shallow" / ".git").is_dir()
+    assert not is_whole(tmp_path / "shallow")
