@@ -2,8 +2,9 @@
 
 text: a Qwen3-shaped model of 39 million parameters (hidden 512, 12 layers, 8 heads over 4 key heads, head_dim 64, FFN
 1,536, vocabulary 2,048, tied) in float32. vision: the same language part with 6 layers under a small Qwen2.5-VL tower.
-wide: two layers of Qwen3-0.6B's shape and 151,936 tokens, in bfloat16. None has an end token, so every answer has its
-full length. Everything is seeded: the folders are reproducible.
+wide: two layers of Qwen3-0.6B's shape and 151,936 tokens, in bfloat16. qwen3-0.6b: all of its 28 layers, 596 million
+parameters. Everything is seeded: the folders are reproducible. No configuration names an end token; the tokenizer does
+(<|im_end|>), which random weights draw about once in as many tokens as there are.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoTokenizer,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -30,6 +33,20 @@ from transformers import (
 SEED = 0
 VOCABULARY = 2048
 WIDE_VOCABULARY = 151_936  # that of Qwen3
+SMALL_QWEN3 = "qwen3-0.6b"
+# huggingface.co/Qwen/Qwen3-0.6B, config.json
+SMALL_QWEN3_SHAPE = {
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40_960,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+}
+# For trying it: as many tokens and the same names, in 20 MB.
+TINY_SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 32}
 SPECIAL_TOKENS = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -96,6 +113,25 @@ def make_wide_model(folder: Path) -> None:
     _save(model.bfloat16(), tokenizer, folder)
 
 
+def make_small_qwen3(folder: Path, tokenizer: Path | None = None, tiny: bool = False) -> None:
+    """Write Qwen3-0.6B's shape in bfloat16.
+
+    tokenizer: a folder with one, None for the widened small one; tiny: two narrow layers instead, to try the program.
+    Raises ValueError if the tokenizer has more tokens than the model.
+    """
+    words = widened(make_tokenizer()) if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
+    if len(words) > WIDE_VOCABULARY:
+        raise ValueError(f"The tokenizer in {tokenizer} has {len(words):,} tokens, the model {WIDE_VOCABULARY:,}.")
+    torch.manual_seed(SEED)
+    _save(Qwen3ForCausalLM(small_qwen3(tiny)).bfloat16(), words, folder)
+
+
+def small_qwen3(tiny: bool = False) -> Qwen3Config:
+    """Return the configuration of Qwen3-0.6B, without an end token."""
+    shape = _language(WIDE_VOCABULARY, layers=0) | SMALL_QWEN3_SHAPE | (TINY_SHAPE if tiny else {})
+    return Qwen3Config(**shape, tie_word_embeddings=True)
+
+
 def widened(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """Return the tokenizer with words that texts are never encoded to, up to WIDE_VOCABULARY tokens."""
     rng = random.Random(SEED)
@@ -158,7 +194,7 @@ def write_processor(folder: Path, longest_side: int) -> None:
 
 @contextmanager
 def checkpoint(kind: str, given: Path | None) -> Iterator[Path]:
-    """Yield the given folder, or a temporary one with the `text`, `vision` or `wide` model."""
+    """Yield the given folder, or a temporary one with the model of this kind."""
     if given is not None:
         yield given
         return
@@ -183,11 +219,16 @@ def _language(vocabulary: int, layers: int) -> dict[str, Any]:
     }
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     assert model.generation_config is not None
     model.generation_config.eos_token_id = None
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-MAKERS = {"text": make_text_model, "vision": make_vision_model, "wide": make_wide_model}
+MAKERS = {
+    "text": make_text_model,
+    "vision": make_vision_model,
+    "wide": make_wide_model,
+    SMALL_QWEN3: make_small_qwen3,
+}
