@@ -2,11 +2,11 @@
 
     python -m benchmarks.drafts [--text FOLDER] [--quant none,int8] [--c 1,4,16] [--rounds 3] ...
 
-Both answer the same requests in each round, in turn. *copied*: the demo model's held-out questions at
-temperature 0, whose answers repeat words of the question. *greedy*: random prompts at temperature 0; a model of random
-weights then soon repeats itself. *drawn*: random prompts at temperature 1, whose answers repeat nothing, so drafts can
-only cost. Ratios of tokens/s to the engine without drafts, and the share of drafts that were right. Answers
-are compared too: in float32 the size of a batch may change the last bit of a logit, and so a choice between equal ones.
+Both answer the same requests in each round, in turn. *copied*: the demo model's held-out questions at temperature 0,
+whose answers repeat words of the question. *greedy* and *drawn*: random prompts at temperature 0 and 1; the demo model,
+which is trained, repeats itself there as well. Ratios of tokens/s to the engine without drafts, and the share of drafts
+that were right. Answers are compared too: in float32 the size of a batch may change the last bit of a logit, and so a
+choice between equal ones.
 """
 
 from __future__ import annotations
