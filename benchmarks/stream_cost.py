@@ -28,6 +28,7 @@ from gunicorn.util import write_chunk
 
 from app_production import create_app
 from benchmarks.harness import record
+from benchmarks.harness.targets import exit_status, judged
 from config import load_settings
 from models import ModelSet
 from routes.anthropic import messages
@@ -56,11 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     medians = {name: statistics.median(values) for name, values in costs.items()}
     rows = [[name, f"{medians[name]:.1f}", f"{min(costs[name]):.1f}"] for name in MEASURES]
     table = record.table(["microseconds per event", "median of rounds", "best round"], rows)
-    print(table)
+    most = max(medians[name] for name in BUILT)
+    verdict = judged(f"at most {TARGET_US:g} us to build an event", most <= TARGET_US, f"{most:.1f} us at most")
+    tables = [table, str(verdict)]
+    print("\n\n".join(tables))
     if options.results:
         facts, title = record.facts(PACKAGES), "What an event of a stream costs"
-        record.write("stream_cost", facts, {"costs_us": costs}, title, [table], options.results)
-    return int(max(medians[name] for name in BUILT) > TARGET_US)
+        record.write("stream_cost", facts, {"costs_us": costs}, title, tables, options.results)
+    return exit_status([verdict.word])
 
 
 def _building(events: int) -> float:
