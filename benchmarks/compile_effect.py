@@ -5,8 +5,9 @@
 One Gunicorn serves the demo models with rate limits off. N clients stream answers without a pause. At the same time
 requests for one token under a schema arrive at R per second, in phases: `none`; `known`, always the same schema, which
 is compiled already; `new`, each time a large schema that was not sent before. The difference between `known` and `new`
-is the cost of compiling: it is judged by the mean, which every stall moves, and by the longest gap. A request that is
-refused or broken off ends the program.
+is the cost of compiling: it is judged by the mean, which every stall moves, and by the longest gap. On a busy machine
+the longest gap is one of waiting for a core, in `none` as well. A request that is refused or broken off ends the
+program.
 """
 
 from __future__ import annotations
