@@ -34,7 +34,7 @@ class ImageTokens:
         self._device: torch.device = device or model.device
         if visual is not None:
             own = visual.dtype
-            visual = visual.to(self._device, tower_dtype or tower_dtype_of(own, self._device.type))
+            visual = moved(visual, self._device, tower_dtype or tower_dtype_of(own, self._device.type))
         self._tower = None if visual is None else VisionTower(visual, kernels)
         self._token_id = int(getattr(model.config, "image_token_id", -1))  # -1 matches no token
 
@@ -84,6 +84,17 @@ class ImageTokens:
         embeds = iter(self._tower(pixels, grids))
         for sequence in sequences:
             sequence.image_embeds = torch.cat([next(embeds) for _ in range(len(sequence.images.grid_thw))])
+
+
+def moved(visual: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Move a tower to a device and its weights to a dtype, but not its rotary frequencies.
+
+    transformers keeps them in float32; rounded to bfloat16, they would turn the patches of a large image too far.
+    """
+    frequencies = visual.rotary_pos_emb.inv_freq.to(device)
+    visual = visual.to(device, dtype)
+    visual.rotary_pos_emb.inv_freq = frequencies
+    return visual
 
 
 def tower_dtype_of(dtype: torch.dtype, device_type: str) -> torch.dtype:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.errors import StartError
-from engine.model.image_tokens import tower_dtype_of
+from engine.model.image_tokens import ImageTokens, tower_dtype_of
 from engine.model.vision import VisionTower, group_equal
 
 GRIDS = [[[1, 4, 4]], [[1, 8, 8], [1, 8, 8]], [[1, 6, 10], [1, 2, 14], [1, 16, 4]]]
@@ -26,6 +26,23 @@ def test_embeddings_equal_those_of_transformers(grids, maybe_kernels, vision_mod
     assert len(found) == len(expected) == len(grids)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.needs("cc")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.inference_mode()
+def test_weights_of_16_bits_leave_the_rotations_exact(dtype, kernels, vision_model):
+    """The last patches of a large image are turned furthest; transformers computes it in float32 from these weights."""
+    model = copy.deepcopy(vision_model.model)
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+    grid = torch.tensor([[1, 48, 64]])
+    pixels = torch.randn(
+        48 * 64, model.model.visual.patch_embed.proj.weight[0].numel(), generator=torch.Generator().manual_seed(1)
+    )
+    expected = copy.deepcopy(model).float().model.get_image_features(pixels, grid).pooler_output[0]
+    found = ImageTokens(model, kernels)._tower(pixels, grid)[0]
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=5e-5)
 
 
 def test_the_weights_are_moved_not_copied(vision_model):
