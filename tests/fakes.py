@@ -38,8 +38,7 @@ from engine.types import (
 )
 from models import ModelSet
 from telemetry.metrics.machine import GpuFigures, SystemFigures
-
-PATIENCE = 60.0  # seconds until a wait of a test counts as failed
+from tests.timing import PATIENCE
 
 
 class Clock:

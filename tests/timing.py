@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 TRIES = 50
+PATIENCE = 60.0  # seconds until a wait of a test counts as failed
 
 
 def once_within(seconds: float, attempt: Callable[[int], float]) -> None:

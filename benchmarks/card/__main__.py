@@ -23,6 +23,7 @@ from benchmarks.card.record import Options, Part, measure
 ROOT = Path(__file__).parents[2]
 PARTS = (
     "facts",
+    "kernel_tests",
     "gpu_tests",
     "load",
     "long_row",

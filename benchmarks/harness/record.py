@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TypedDict
 
 import psutil
-import pynvml
 
 from benchmarks.harness import plot
 from benchmarks.harness.plot import Panel
@@ -128,6 +127,8 @@ def state_of(folder: Path) -> Commit:
 
 def _gpus() -> list[str]:
     """Return each NVIDIA GPU's name with its memory and driver."""
+    import pynvml  # a borrowed machine, whose parts of `card` need no such facts, may lack it
+
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.card import __main__ as card
 from benchmarks.card.record import Options, Rows, measure
+from benchmarks.harness.record import ROOT
 from engine import engine_core
+from tests.system_programs import unmeasured
 
 ORIGIN = {"card": "CPU"}
 pytestmark = pytest.mark.no_cover  # what it measures has tests of its own
@@ -137,13 +142,52 @@ def test_launching_is_timed(tmp_path: Path) -> None:
     assert rehearse("graphs", tmp_path)["launching"][0]["kernels"] == 150
 
 
+@pytest.fixture
+def card_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pytest's process has no other packages than those that a card needs."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p tests.benchmarks.card_packages")
+
+
+def listed(part: str, log: Path) -> set[tuple[str, str]]:
+    """Rehearse a part that runs tests; return the files and names of those that it found."""
+    (rows,) = rehearse(part, log.parent).values()
+    assert "exit status 0" in [row["line"] for row in rows]
+    return set(re.findall(r"test_(\w+)\.py::(\w+)", log.read_text()))
+
+
 @pytest.mark.slow
-def test_the_tests_on_a_gpu_can_be_collected_apart(tmp_path: Path) -> None:
+def test_the_tests_on_a_gpu_can_be_collected_apart(tmp_path: Path, card_packages: None) -> None:
     """Without the settings of the project, its conftest and the web's packages."""
-    for rows in rehearse("gpu_tests", tmp_path).values():
-        lines = [str(row["line"]) for row in rows]
-        assert "exit status 0" in lines
-        assert any("tests collected" in line for line in lines)
+    files = {file for file, _ in listed("gpu_tests", tmp_path / "tests_gpu.log")}
+    assert files == {"compilation", "cuda_engine", "graphs", "serving"}
+
+
+@pytest.mark.slow
+@pytest.mark.linux
+def test_every_test_of_a_kernel_runs_on_the_card(tmp_path: Path, card_packages: None) -> None:
+    """Slow as all of them are in the interpreter; and none of those that only compile."""
+    found = listed("kernel_tests", tmp_path / "tests_engine_model_cuda.log")
+    kernels = {"attention", "ends", "fp8", "packed_products", "products", "rows", "sampling", "skinny"}
+    assert {file for file, _ in found} == kernels
+    assert not any("compile" in name for _, name in found)
+
+
+@pytest.mark.slow
+def test_the_parts_need_no_package_that_is_not_named() -> None:
+    """All of them but the one that starts the service."""
+    readme = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    named = re.search(r"no web packages: (.*?) are\s", readme, re.DOTALL)
+    assert named
+    assert all(
+        package in named[1]
+        for package in ("torch", "Triton", "transformers", "llguidance", "psutil", "Pillow", "pytest")
+    )
+    parts = [part for part in card.PARTS if part != "defaults"]
+    program = (
+        "import importlib, sys, tests.benchmarks.card_packages\nfor part in sys.argv[1:]: importlib.import_module(part)"
+    )
+    command = [sys.executable, "-c", program, *(f"benchmarks.card.{part}" for part in parts)]
+    subprocess.run(command, cwd=ROOT, env=unmeasured(), check=True, timeout=600)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from engine.backend import Generation
 from engine.schedule.sequence import Sequence
 from engine.text.detokenizer import Detokenizer, TokenTable
 from engine.types import GenerationRequest, Priority, SamplingParams, TokensPrompt
-from tests.fakes import PATIENCE
+from tests.timing import PATIENCE
 
 LETTERS = TokenTable([bytes([letter]) for letter in range(ord("a"), ord("z") + 1)], cleans=False)
 _numbers = count()

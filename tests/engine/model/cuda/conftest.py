@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,23 @@ import pytest
 
 # There is no Triton elsewhere.
 collect_ignore_glob = [] if sys.platform == "linux" else ["test_*.py"]
+# A borrowed machine with a card may lack it, and the plan is no kernel.
+collect_ignore = [] if find_spec("hypothesis") else ["test_attention_plan.py"]
 
 
 def pytest_collection_modifyitems(items):
-    """Measure the coverage of one precision alone: others run the same lines, and to trace the interpreter takes more
-    than twice the time.
+    """Mark the tests that run a kernel, by which `python -m benchmarks.card` finds them.
+
+    Measure the coverage of one precision alone: others run the same lines, and to trace the interpreter takes more than
+    twice the time.
     """
     for item in items:
-        if Path(__file__).parent == item.path.parent and hasattr(item, "callspec"):
-            if item.callspec.params.get("dtype", "float32") != "float32":
-                item.add_marker("no_cover")
+        if Path(__file__).parent != item.path.parent:
+            continue
+        if "device" in item.fixturenames:
+            item.add_marker("kernel")
+        if hasattr(item, "callspec") and item.callspec.params.get("dtype", "float32") != "float32":
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(scope="session")
