@@ -3,6 +3,9 @@
 Needs the CUDA build of torch, which takes 4.6 GB with what it requires, so this is a command and no test: `make
 fake-cuda`.
 Exit status 1 if a step launches more than its budget, or if the host waits in it for anything but the tokens.
+
+`python -m tests.engine.model.cuda.fake_cuda meta` runs the same program on `meta` tensors, with any build of torch; the
+tests do, so that the replacements below stay those of what they replace.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ class NoStreams:
     def __init__(self, device):
         pass
 
+    def mark(self):
+        return lambda: None
+
     @contextlib.contextmanager
     def turn(self, urgent):
         yield
@@ -50,6 +56,7 @@ class NoEvent:
 
 def without_driver():
     """Replace what only a driver has: streams, events, pinned memory, and the number of multiprocessors."""
+    assert all(name in vars(NoStreams) for name in vars(step_module.Streams) if not name.startswith("_"))
     step_module.Streams = NoStreams
     torch.cuda.Event = NoEvent
     torch.Tensor.pin_memory = lambda tensor: tensor
@@ -65,13 +72,13 @@ def without_driver():
     step_module.tuning_for = lambda device: Tuning()
 
 
-def main():
+def main(device="cuda"):
     """Count both steps and print them."""
     without_driver()
     failed = False
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True) if device == "cuda" else contextlib.nullcontext():
         for shape in ("8b", "7b"):
-            steps = flat_steps.Steps(weights_of(shape, "cuda", torch.float16), ROWS + 1, 512, top_p=1.0)
+            steps = flat_steps.Steps(weights_of(shape, device, torch.float16), ROWS + 1, 512, top_p=1.0)
             for tokens, most in MOST.items():
                 launches = launches_of(steps, tokens)
                 print(f"{shape}, {tokens} tokens: {launches.total} operations, {launches.products} products, "
@@ -81,4 +88,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from benchmarks.card.flat_steps import Steps
 from benchmarks.cuda_step import weights_of
+from tests.engine.model.cuda.compile_kernels import ROOT
 from tests.engine.model.cuda.launches import launches_of
+from tests.system_programs import unmeasured
 
 ROWS, CHUNK = 64, 256
 LAUNCHES_A_LAYER = 10
@@ -37,3 +42,11 @@ def test_a_step_launches_few_operations_and_waits_for_none(shape, rows, tokens):
     assert launches.products == 4 * LAYERS[shape] + 1
     assert launches.copies == 2  # the inputs, and the tokens
     assert launches.blocking == []
+
+
+def test_the_fake_card_runs_a_step():
+    """On `meta` tensors, in a process of its own, whose streams and kernels it replaces for good."""
+    command = [sys.executable, "-m", "tests.engine.model.cuda.fake_cuda", "meta"]
+    done = subprocess.run(command, cwd=ROOT, env=unmeasured(), capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("blocking: none") == 4
