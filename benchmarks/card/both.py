@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks import gpu
-from benchmarks.card.engines import Started, figures_row, random_lengths
-from benchmarks.card.record import Options, Row, Rows
+from benchmarks.card.engines import Started, broken, figures_row, random_lengths, unanswered
+from benchmarks.card.record import Options, Row, Rows, problem
 from benchmarks.harness.gpu_report import BOTH, TEXT, VISION, ByPoint, together
 from benchmarks.harness.in_process import Clients, ask, request_of
 from benchmarks.harness.shapes import shapes
@@ -33,10 +33,14 @@ def both(options: Options) -> Rows:
         vision = Started(VISION, vision_shape, gpu.vision_requests(sizes), options, clients)
         early.stop()
         with vision:
-            yield "start", {**vision.facts, **_outcomes(early)}
+            meanwhile = _outcomes(early)
+            yield "start", {**vision.facts, **meanwhile}
+            answered = float(str(meanwhile["answers of the first model meanwhile"]))
+            yield from unanswered("while the other started", answered, meanwhile["failed"])
             yield from _together(text, vision, clients, options)
-            for row in _images(vision, options):
-                yield "images of any size", row
+            yield from _images(vision, options)
+            yield from broken(text)
+            yield from broken(vision)
 
 
 def _outcomes(early: Clients) -> Row:
@@ -54,6 +58,7 @@ def _together(text: Started, vision: Started, clients: int, options: Options) ->
         figures[f"{name}, c={clients}"] = gpu.steady([model.running for model in models], clients, text.sizes)
         for kind, own in figures[f"{name}, c={clients}"].items():
             yield "load", figures_row(f"{name}, c={clients}: {kind}", own)
+            yield from unanswered(f"{name}: {kind}", own["tokens_per_second"], own["failures"])
         if options.device == "cuda":
             free, total = torch.cuda.mem_get_info()
             row: Row = {
@@ -66,7 +71,7 @@ def _together(text: Started, vision: Started, clients: int, options: Options) ->
     yield "together", {"clients of each": clients, "of alternation": None if ratio is None else f"{ratio:.0%}"}
 
 
-def _images(vision: Started, options: Options) -> Iterator[Row]:
+def _images(vision: Started, options: Options) -> Rows:
     before = vision.engine.stats().nan_logits_total
     failed: list[str] = []
     images = options.pick(40, 3)
@@ -74,11 +79,14 @@ def _images(vision: Started, options: Options) -> Iterator[Row]:
         outcome = ask(vision.engine, request)
         if outcome.error is not None:
             failed.append(f"{number}: {outcome.error}")
-    yield {
+    row: Row = {
         "images": images,
         "failed": ", ".join(failed) or 0,
         "logits that are not finite": vision.engine.stats().nan_logits_total - before,
     }
+    yield "images of any size", row
+    if failed:
+        yield problem(f"images of any size: {row['failed']}")
 
 
 def _any_size() -> Iterator[GenerationRequest]:

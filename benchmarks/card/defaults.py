@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.card.record import Options, Row, Rows
+from benchmarks.card.record import Options, Row, Rows, problem
 from benchmarks.harness.in_process import Clients, generation
 from benchmarks.harness.workload import Job
 from config import load_settings
@@ -43,6 +43,8 @@ def defaults(options: Options) -> Rows:
         models.start()
         try:
             yield "start", {"seconds": time.perf_counter() - began, "ready": str(models.ready), **_memory(options)}
+            if not models.ready:
+                yield problem("the models are not ready")
             for name, backend in models:
                 stats = backend.stats()
                 longest = backend.info.max_model_len
@@ -65,10 +67,12 @@ def defaults(options: Options) -> Rows:
             tokens = [backend.stats().generation_tokens_total for _, backend in models]
             for group in groups:
                 group.stop()
-            for (name, _), group, first, last in zip(models, groups, before, tokens, strict=True):
+            for (name, backend), group, first, last in zip(models, groups, before, tokens, strict=True):
                 outcomes = group.take_outcomes()
                 failed = sum(outcome.error is not None for outcome in outcomes)
                 yield "both asked", {"model": name, "answers": len(outcomes), "failed": failed, "tokens": last - first}
+                if failed or last == first or backend.stats().nan_logits_total:
+                    yield problem(f"{name}: {failed} of {len(outcomes)} failed, {last - first} tokens; or not finite")
             yield "afterwards", _memory(options)
         finally:
             models.stop(0.0)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import gpu
-from benchmarks.card.record import Options, Row
+from benchmarks.card.record import Options, Row, Rows, problem
 from benchmarks.harness.figures import percentile
 from benchmarks.harness.gpu_report import EngineFigures
 from benchmarks.harness.in_process import generation
@@ -95,6 +95,20 @@ def figures_row(name: str, figures: EngineFigures, most: float | None = None) ->
         "requests": figures["requests"],
         "failed": figures["failures"],
     }
+
+
+def unanswered(what: str, answered: float, failed: object) -> Rows:
+    """Yield a problem if some requests failed or none was answered."""
+    if failed or not answered:
+        yield problem(f"{what}: {failed or 'no'} requests failed, {answered:g} answered")
+
+
+def broken(model: Started) -> Rows:
+    """Yield a problem if an engine ever gave logits that are not finite, or had to be started again."""
+    stats = model.engine.stats()
+    for name, count in (("not finite", stats.nan_logits_total), ("restarts", stats.engine_restarts_total)):
+        if count:
+            yield problem(f"{model.facts['model']}: {name}: {count}")
 
 
 class Reader:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.card.record import Options, Row, Rows
+from benchmarks.card.record import Options, Row, Rows, problem
 from benchmarks.card.timing import once, synchronize
 from benchmarks.cuda_step import Row as StepRow
 from benchmarks.cuda_step import bytes_of, weights_of
@@ -29,6 +29,8 @@ CONTEXTS = (50, 550)
 LONG_CONTEXT = 2100  # of one row
 REPEATS = 10
 EAGER_STEPS = (1024, 2048)  # tokens, larger than any graph
+# Of the greatest logit. Both launch the same kernels; only a library may choose another product for a capture.
+TOLERANCE = 1e-3
 
 
 class Steps:
@@ -104,6 +106,9 @@ def flat_steps(options: Options) -> Rows:
             row = _compare(steps.plan(tokens), captured, eager, options)
             floor = floor_seconds(bytes_of(weights), 0.0, bandwidth) * 1e3
             yield "steps", {"model": name, "tokens": tokens, **row, "reading the weights, ms": floor}
+            difference, greatest = (float(str(row[key])) for key in ("difference", "greatest logit"))
+            if row["finite"] != "True" or not difference <= TOLERANCE * greatest or not greatest:
+                yield problem(f"{name}, {tokens} tokens: the graph gives other logits than the launches, or none")
         del weights, steps, captured, eager
 
 

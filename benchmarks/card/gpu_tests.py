@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.card.processes import ended_within
-from benchmarks.card.record import Options, Rows
+from benchmarks.card.record import Options, Rows, problem
 from benchmarks.harness.record import ROOT
 
 # The machine may have an older pytest, few of the test packages and plugins of its own, so the settings of the project
@@ -52,7 +52,10 @@ def run_tests(folder: str, top: str, marker: str, options: Options) -> Rows:
     lines = log.read_text(encoding="utf-8").replace("|", "/").splitlines()
     for line in filter(LINE.search, lines) if status is not None else lines[-LAST:]:
         yield folder, {"line": line[:300]}
-    yield folder, {"line": "stopped: its time was over" if status is None else f"exit status {status}"}
+    ended = "stopped: its time was over" if status is None else f"exit status {status}"
+    yield folder, {"line": ended}
+    if status != 0:
+        yield problem(f"the tests of {folder}: {ended}")
 
 
 def _run(command: list[str], log: Path, options: Options) -> int | None:

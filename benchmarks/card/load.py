@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import gpu
-from benchmarks.card.engines import MEAN_CONTEXT, Started, figures_row, random_lengths
+from benchmarks.card.engines import MEAN_CONTEXT, Started, broken, figures_row, random_lengths, unanswered
 from benchmarks.card.record import Options, Rows
 from benchmarks.harness.bandwidth import copy_bandwidth, floor_seconds
 from benchmarks.harness.gpu_report import TEXT
@@ -22,3 +22,5 @@ def load(options: Options) -> Rows:
             row_bytes = MEAN_CONTEXT * shape.kv_bytes_per_token
             most = c / floor_seconds(model.running.load.read_bytes, c * row_bytes, bandwidth)
             yield "load", figures_row(f"c={c}", figures, most)
+            yield from unanswered(f"c={c}", figures["tokens_per_second"], figures["failures"])
+        yield from broken(model)

@@ -5,8 +5,17 @@ from __future__ import annotations
 import itertools
 import time
 
-from benchmarks.card.engines import Reader, Started, every_token_streamed, gaps_row, one_request, random_lengths
-from benchmarks.card.record import Options, Row, Rows
+from benchmarks.card.engines import (
+    Reader,
+    Started,
+    broken,
+    every_token_streamed,
+    gaps_row,
+    one_request,
+    random_lengths,
+    unanswered,
+)
+from benchmarks.card.record import Options, Rows
 from benchmarks.harness.gpu_report import TEXT
 from benchmarks.harness.in_process import Clients
 from benchmarks.harness.shapes import shapes
@@ -29,21 +38,29 @@ def long_row(options: Options) -> Rows:
         for reader in readers:
             reader.start()
         time.sleep(model.sizes.settle)
-        yield "short rows", _window("alone", readers, model)
+        yield from _short_rows("alone", readers, model)
         long = Reader(model, (one_request(shape, prompt, answer, number) for number in itertools.count()))
         long.start()
         while not long.gaps(0.0) and not long.errors:  # its prompt is being read
             time.sleep(0.001)
-        yield "short rows", _window(f"beside one of {prompt} tokens", readers, model)
-        yield "the long row", gaps_row(f"{prompt} tokens", [long], 0.0)
+        yield from _short_rows(f"beside one of {prompt} tokens", readers, model)
+        row = gaps_row(f"{prompt} tokens", [long], 0.0)
+        yield "the long row", row
+        yield from unanswered("the long row", float(str(row["gaps"])), row["failed"])
         long.stop()
-        yield "short rows", _window("alone again", readers, model)
+        yield from _short_rows("alone again", readers, model)
         for reader in readers:
             reader.stop()
         others.stop()
+        ended = others.take_outcomes()
+        failed = sum(outcome.error is not None for outcome in ended)
+        yield from unanswered("other short rows", len(ended) - failed, failed)
+        yield from broken(model)
 
 
-def _window(name: str, readers: list[Reader], model: Started) -> Row:
+def _short_rows(name: str, readers: list[Reader], model: Started) -> Rows:
     since = time.perf_counter()
     time.sleep(model.sizes.window)
-    return gaps_row(name, readers, since)
+    row = gaps_row(name, readers, since)
+    yield "short rows", row
+    yield from unanswered(f"short rows {name}", float(str(row["gaps"])), row["failed"])

@@ -18,8 +18,8 @@ import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity
 
-from benchmarks.card.engines import Started, one_request, random_lengths
-from benchmarks.card.record import Options, Row, Rows
+from benchmarks.card.engines import Started, broken, one_request, random_lengths
+from benchmarks.card.record import Options, Row, Rows, problem
 from benchmarks.harness.gpu_report import TEXT
 from benchmarks.harness.in_process import Clients
 from benchmarks.harness.record import ROOT
@@ -57,8 +57,14 @@ def profile(options: Options) -> Rows:
             time.sleep(model.sizes.settle / 2)
             for table, row in _one_load(model, options):
                 yield f"{name}: {table}", row
+                if row.get("steps") == 0:
+                    yield problem(f"{name}: no step in the window")
+            failed = {outcome.error for outcome in group.take_outcomes()} - {None}
             group.abandon()
             _wait_until_idle(model)
+            if failed:
+                yield problem(f"{name}: {', '.join(map(str, failed))}")
+        yield from broken(model)
 
 
 def _long_answers(shape: Shape, options: Options) -> Iterator[GenerationRequest]:

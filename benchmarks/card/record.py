@@ -14,6 +14,8 @@ Cell = str | float | int | None
 Row = dict[str, Cell]
 # A part yields the name of a table and a row of it.
 Rows = Iterator[tuple[str, Row]]
+PROBLEMS = "problems"  # the table of what is wrong
+UNFINISHED = "it has not ended: the table is cut"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,17 @@ Part = Callable[[Options], Rows]
 
 @dataclass(slots=True)
 class PartRecord:
-    """What one part has measured so far. origin: card, date, commit; error: why it ended early, "" if it did not."""
+    """What one part has measured so far.
+
+    origin: card, date, commit; error: what went wrong, "" if nothing did; UNFINISHED as long as the part runs, and ever
+    after if it was killed.
+    """
 
     name: str
     origin: dict[str, str]
     tables: dict[str, list[Row]] = field(default_factory=dict)
     seconds: float = 0.0
-    error: str = ""
+    error: str = UNFINISHED
 
     def markdown(self) -> str:
         """Return the tables for readers."""
@@ -52,7 +58,7 @@ class PartRecord:
             parts.append(f"## {title}")
             parts.append(table(columns, [[shown(row.get(key)) for key in columns] for row in rows]))
         if self.error:
-            parts.append(f"Ended early: {self.error}")
+            parts.append(f"Not as it should be: {self.error}")
         return "\n\n".join(parts) + "\n"
 
     def write(self, folder: Path) -> None:
@@ -64,10 +70,25 @@ class PartRecord:
         (folder / f"{self.name}.md").write_text(self.markdown(), encoding="utf-8")
 
 
+def read_record(folder: Path, name: str) -> PartRecord | None:
+    """Return the record of a part, None if there is none that can be read."""
+    try:
+        found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        return PartRecord(name, found["origin"], found["tables"], found["seconds"], found["error"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def problem(what: str) -> tuple[str, Row]:
+    """Return a row that tells what is wrong; the part goes on, and its record and exit status say so."""
+    return PROBLEMS, {"what": what}
+
+
 def measure(name: str, part: Part, options: Options, origin: dict[str, str]) -> PartRecord:
     """Run one part until it ends, raises or has used its minutes; print and write each row as it comes."""
-    record, began = PartRecord(name, origin), time.monotonic()
+    record, began, reason = PartRecord(name, origin), time.monotonic(), ""
     print(f"== {name}", flush=True)
+    record.write(options.results)
     try:
         for title, row in part(options):
             record.tables.setdefault(title, []).append(row)
@@ -75,10 +96,13 @@ def measure(name: str, part: Part, options: Options, origin: dict[str, str]) -> 
             print(f"{title}: {'  '.join(f'{key} {shown(value)}' for key, value in row.items())}", flush=True)
             record.write(options.results)
             if record.seconds > options.minutes * 60:
-                record.error = f"{options.minutes:g} minutes were over"
+                reason = f"{options.minutes:g} minutes were over"
                 break
     except Exception as error:  # the next part goes on
-        record.error = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
+    wrong = [str(row["what"]) for row in record.tables.get(PROBLEMS, [])]
+    record.error = "; ".join(filter(None, (reason, *wrong)))
+    if record.error:
         print(f"{name} failed: {record.error}", flush=True)
     record.seconds = time.monotonic() - began
     record.write(options.results)

@@ -11,14 +11,12 @@ import torch
 pytest.importorskip("triton")
 
 from benchmarks import cuda_step
-from benchmarks.card.flat_steps import Steps, differences
+from benchmarks.card.flat_steps import TOLERANCE, Steps, differences
 from engine.model.cuda.batch import graph_buckets
 from engine.model.cuda.tuning import Tuning
 
 pytestmark = pytest.mark.gpu
 
-# Of the greatest logit. Both launch the same kernels; only a library may choose another product for a capture.
-TOLERANCE = 1e-3
 # Other products round elsewhere.
 LONGEST_COMPARED = 64
 ROUNDING = {torch.float16: 1e-2, torch.bfloat16: 6e-2}

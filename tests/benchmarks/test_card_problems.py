@@ -1,0 +1,151 @@
+"""What goes wrong on a card is told: in the record, by the exit status, and without a loss of what comes after it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from benchmarks import gpu
+from benchmarks.card import __main__ as card
+from benchmarks.card import both, defaults, engines, flat_steps, gpu_tests, long_row
+from benchmarks.card.processes import ended_within
+from benchmarks.card.record import Options, Rows, measure, read_record
+from benchmarks.harness.shapes import shapes
+from engine.errors import ModelError
+
+pytestmark = pytest.mark.no_cover  # what it measures has tests of its own
+
+TINY = Options("cpu", tiny=True)
+FAILING = "import pytest\n@pytest.mark.gpu\ndef test_a_card():\n    assert False\n"
+
+
+def wrong(part: str, folder: Path) -> str:
+    """Run a part that goes wrong on the CPU; return what its record says."""
+    options = ["--tiny", "--device", "cpu", "--minutes", "60", "--here", "--results", str(folder)]
+    assert card.main([*options, "--parts", part]) == 1
+    error: str = json.loads((folder / f"{part}.json").read_text())["error"]
+    assert error in (folder / f"{part}.md").read_text()
+    return error
+
+
+def test_a_problem_is_told_and_the_part_goes_on(tmp_path: Path) -> None:
+    """Its rows stay as they are; those after it are measured."""
+
+    def part(options: Options) -> Rows:
+        yield "table", {"row": 1}
+        yield engines.problem("one is wrong")
+        yield "table", {"row": 2}
+
+    record = measure("wrong", part, replace(TINY, results=tmp_path), {})
+    assert record.error == "one is wrong"
+    assert record.tables["table"] == [{"row": 1}, {"row": 2}]
+    assert read_record(tmp_path, "wrong") == record
+
+
+def test_a_failing_test_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With pytest's exit status."""
+    (tmp_path / "test_failing.py").write_text(FAILING)
+    monkeypatch.setattr(gpu_tests, "ONLY_LISTED", ())
+    options = replace(TINY, minutes=60.0, results=tmp_path / "results")
+    record = measure("tests", lambda own: gpu_tests.run_tests(str(tmp_path), str(tmp_path), "gpu", own), options, {})
+    assert record.error.endswith("exit status 1")
+    assert any("FAILED" in str(row["line"]) for row in record.tables[str(tmp_path)])
+
+
+def test_tests_whose_time_is_over_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if they had failed."""
+    monkeypatch.setattr(gpu_tests, "WRITING", 600.0)
+    (tmp_path / "test_failing.py").write_text(FAILING)
+    options = replace(TINY, minutes=5.0, results=tmp_path / "results")
+    record = measure("tests", lambda own: gpu_tests.run_tests(str(tmp_path), str(tmp_path), "gpu", own), options, {})
+    assert "stopped: its time was over" in record.error
+
+
+def test_what_a_killed_process_started_is_killed() -> None:
+    """It would keep the card from the parts behind it."""
+    process = subprocess.Popen(["sh", "-c", "sleep 1000 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    child = psutil.Process(int(process.stdout.readline()))
+    assert ended_within(process, 0.0) is None
+    child.wait(60)
+    process.stdout.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"difference": 0.02, "greatest logit": 10.0, "finite": "True"},
+        {"difference": float("nan"), "greatest logit": 10.0, "finite": "False"},
+        {"difference": 0.0, "greatest logit": 0.0, "finite": "True"},
+    ],
+)
+def test_a_graph_that_differs_is_told(row: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each number of tokens: another logit, one that is not finite, and none at all."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(flat_steps, "_compare", lambda *_: row)
+    monkeypatch.setattr(flat_steps.FlatStep, "warm_up", lambda self: None)
+    assert wrong("flat_steps", tmp_path).count("the graph gives other logits") == 5
+
+
+def fail(request: object) -> None:
+    """Stand for an engine's submit."""
+    raise ModelError("It failed.")
+
+
+@pytest.fixture
+def broken_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that answer nothing once they have started, since their logits are not finite."""
+    start = gpu.start
+
+    def started(*arguments: object) -> gpu.Model:
+        model = start(*arguments)  # type: ignore[arg-type]
+        stats = model.engine.stats
+        monkeypatch.setattr(model.engine, "submit", fail)
+        monkeypatch.setattr(model.engine, "stats", lambda: replace(stats(), nan_logits_total=3))
+        return model
+
+    monkeypatch.setattr(gpu, "start", started)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [("load", "c=2: "), ("long_row", "short rows alone again"), ("profile", "2 rows and prompts: ModelError")],
+)
+def test_failed_answers_and_logits_that_are_not_finite_are_told(
+    part: str, told: str, tmp_path: Path, broken_engines: None
+) -> None:
+    """By the parts that ask an engine, each of which goes on to its end."""
+    error = wrong(part, tmp_path)
+    assert "not finite: 3" in error
+    assert told in error
+
+
+def test_images_that_fail_are_told() -> None:
+    """With their number."""
+    engine = SimpleNamespace(stats=lambda: SimpleNamespace(nan_logits_total=0), submit=fail)
+    rows = list(both._images(SimpleNamespace(engine=engine), TINY))  # type: ignore[arg-type]
+    assert rows[-1] == engines.problem("images of any size: 0: ModelError, 1: ModelError, 2: ModelError")
+
+
+def test_rows_without_a_token_are_told() -> None:
+    """Nothing was measured then."""
+    model = SimpleNamespace(sizes=SimpleNamespace(window=0.0))
+    rows = list(long_row._short_rows("alone", [], model))  # type: ignore[arg-type]
+    assert [title for title, _ in rows] == ["short rows", "problems"]
+
+
+@pytest.mark.slow
+def test_a_service_that_answers_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each of its models."""
+    too_long = engines.one_request(shapes(True)[0], 1_000_000, 1, 0)
+    monkeypatch.setattr(defaults, "_requests", lambda seed: itertools.repeat(too_long, 10_000))
+    assert wrong("defaults", tmp_path).count(" 0 tokens") == 2
