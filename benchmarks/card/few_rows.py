@@ -1,6 +1,7 @@
 """Attention of few decode rows by its settings, for one device call: the last rows of the output are the comparison.
 
-Each variant is measured for every case; "best" is the fastest of each, and how much it gains over the defaults.
+Each variant is measured for every case; "best" is the fastest of each whose result is right, and how much it gains over
+the defaults. "error" is the greatest of a variant.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import random
 from itertools import product
 from typing import Any
 
-from benchmarks.card.paged_attention import HEADS, Sequences, measured
-from benchmarks.card.record import Options, Row, Rows
+from benchmarks.card.paged_attention import HEADS, WRONG, Sequences, measured
+from benchmarks.card.record import Cell, Options, Row, Rows, is_right, problem
 from benchmarks.harness.bandwidth import copy_bandwidth
 from engine.model.cuda.attention_plan import PART_KEYS
 
@@ -49,22 +50,33 @@ def few_rows(options: Options) -> Rows:
     for variant in variants(options):
         for model in HEADS:
             row: Row = {"model": model, **{name: str(value) for name, value in variant.items()}}
+            errors: list[float] = []
             for case, sequences in cases(options).items():
-                row[case] = _microseconds(model, sequences, options, bandwidth, variant)
-            rows.append(row)
-            yield "microseconds", row
+                found = _measured(model, sequences, options, bandwidth, variant)
+                row[case] = _shown(found)
+                errors += [float(str(found["error"]))] if "us" in found else []
+            rows.append({**row, "error": max(errors, default=None)})
+            yield "microseconds", rows[-1]
+            if wrong := [case for case in cases(options) if str(row[case]).startswith("wrong")]:
+                yield problem(f"{row}: {', '.join(wrong)}")
     for model, case in product(HEADS, cases(options)):
         timed = [row for row in rows if row["model"] == model and isinstance(row[case], float)]
+        if not timed:
+            continue
         best = min(timed, key=lambda row, case=case: float(str(row[case])))  # type: ignore[misc]
         default = next(row for row in rows if row["model"] == model)[case]
         settings = {name: best[name] for name in VALUES}
         yield "best", {"model": model, "case": case, "us": best[case], "default us": default, **settings}
 
 
-def _microseconds(
-    model: str, sequences: Sequences, options: Options, bandwidth: float, variant: dict[str, Any]
-) -> float | str:
+def _measured(model: str, sequences: Sequences, options: Options, bandwidth: float, variant: dict[str, Any]) -> Row:
     meta = {name: value for name, value in variant.items() if name.isupper()}
     plan = {"part_keys": variant["part_keys"]}
-    row = measured(model, sequences, options, bandwidth, plan, meta, variant["dependent"], SECONDS)
-    return float(str(row["us"])) if "us" in row else str(row["refused"])
+    return measured(model, sequences, options, bandwidth, plan, meta, variant["dependent"], SECONDS)
+
+
+def _shown(row: Row) -> Cell:
+    """Return the microseconds of a right result, else what is in the way of it."""
+    if "us" not in row:
+        return row["refused"]
+    return row["us"] if is_right(row, WRONG) else f"wrong: {row['error']}"

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.card.record import Options, Row, Rows
+from benchmarks.card.record import Options, Row, Rows, problem
 from benchmarks.card.timing import Work, per_call
 from benchmarks.harness.bandwidth import copy_bandwidth
 
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 320, 512, 1024, 2048)
 MOST_HEAD_TOKENS = 256  # only rows that sample have logits
+WRONG = 0.01  # relative to the greatest number of a product
 BYTES = 400_000_000  # of the weights that one graph reads
 
 
@@ -132,9 +133,11 @@ def _in_place(options: Options) -> Rows:
                 "tokens": count,
                 "greatest difference of both": float((after - within).abs().max()),
                 "error, added after": float((after.double() - exact).abs().max()),
-                "error, added in place": float((within.double() - exact).abs().max()),
+                "error, added in place": (error := float((within.double() - exact).abs().max())),
             },
         )
+        if not error <= WRONG * float(exact.abs().max()):
+            yield problem(f"adding in place: {count} tokens")
 
 
 def _random(rows: int, columns: int, options: Options) -> Tensor:

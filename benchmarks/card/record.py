@@ -84,6 +84,18 @@ def problem(what: str) -> tuple[str, Row]:
     return PROBLEMS, {"what": what}
 
 
+def is_right(row: Row, most: float) -> bool:
+    """Return whether a kernel was timed and its error is at most that; an error that is no number is not."""
+    return "us" in row and float(str(row["error"])) <= most
+
+
+def told(table_name: str, row: Row, most: float) -> Rows:
+    """Yield a kernel's row, and a problem if its result is wrong; what the card refuses is none."""
+    yield table_name, row
+    if "error" in row and not is_right(row, most):
+        yield problem(f"{table_name}: {', '.join(f'{name} {shown(value)}' for name, value in row.items())}")
+
+
 def measure(name: str, part: Part, options: Options, origin: dict[str, str]) -> PartRecord:
     """Run one part until it ends, raises or has used its minutes; print and write each row as it comes."""
     record, began, reason = PartRecord(name, origin), time.monotonic(), ""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.card.linear import BYTES, TINY, WEIGHTS, Weight
-from benchmarks.card.record import Options, Row, Rows
+from benchmarks.card.record import Options, Row, Rows, is_right, told
 from benchmarks.card.timing import per_call
 from benchmarks.harness.bandwidth import copy_bandwidth
 
@@ -65,7 +65,7 @@ def skinny(options: Options) -> Rows:
             rows = []
             for row in _measured(weight, layers, count, bandwidth, options):
                 rows.append(row)
-                yield "products", row
+                yield from told("products", row, WRONG)
             best.append((weight, _best(weight, layers, rows, options)))
         del layers
     for _, row in best:
@@ -96,7 +96,7 @@ def _measured(weight: Weight, layers: list[Tensor], count: int, bandwidth: float
 def _best(weight: Weight, layers: list[Tensor], rows: list[Row], options: Options) -> Row:
     """Return the fastest right tiles of a weight and T beside cuBLAS, alone and with what comes before the product."""
     cublas, *others = rows
-    right = [row for row in others if "us" in row and float(str(row["error"])) < WRONG]
+    right = [row for row in others if is_right(row, WRONG)]
     row: Row = {"weight": cublas["weight"], "T": cublas["T"], "cuBLAS us": cublas["us"]}
     if not right:
         return row | {"tiles": "none"}

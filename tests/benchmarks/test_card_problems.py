@@ -14,9 +14,9 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.card import __main__ as card
-from benchmarks.card import both, defaults, engines, flat_steps, gpu_tests, long_row
+from benchmarks.card import both, defaults, engines, few_rows, flat_steps, gpu_tests, long_row, packed
 from benchmarks.card.processes import ended_within
-from benchmarks.card.record import Options, Rows, measure, read_record
+from benchmarks.card.record import Options, Rows, measure, read_record, told
 from benchmarks.harness.shapes import shapes
 from engine.errors import ModelError
 
@@ -149,3 +149,30 @@ def test_a_service_that_answers_nothing_is_told(tmp_path: Path, monkeypatch: pyt
     too_long = engines.one_request(shapes(True)[0], 1_000_000, 1, 0)
     monkeypatch.setattr(defaults, "_requests", lambda seed: itertools.repeat(too_long, 10_000))
     assert wrong("defaults", tmp_path).count(" 0 tokens") == 2
+
+
+KERNEL = {"us": 1.0, "weight": "8B qkv", "format": "int8", "T": 1, "tiles": "fast", "cuBLAS us": 9.0}
+
+
+@pytest.mark.parametrize("error", [0.5, float("nan")])
+def test_fast_tiles_that_are_wrong_are_told_and_not_chosen(error: float) -> None:
+    """The slower right ones are the best."""
+    cublas = {**KERNEL, "us": 9.0, "tiles": "cuBLAS"}
+    fast, slow = {**KERNEL, "error": error}, {**KERNEL, "us": 2.0, "tiles": "slow", "error": 1e-4}
+    assert packed._best([cublas, fast, slow])["tiles"] == "slow"
+    assert packed._best([cublas, fast])["tiles"] == "cuBLAS"
+    assert [[title for title, _ in told("products", row, 0.01)] for row in (cublas, fast, slow)] == [
+        ["products"], ["products", "problems"], ["products"]
+    ]  # fmt: skip
+
+
+def test_attention_that_is_fast_and_wrong_is_told_and_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error stands beside its time, which is left out of the comparison."""
+    right, wrong = {"us": 3.0, "error": 1e-3}, {"us": 1.0, "error": float("nan")}
+    models = len(few_rows.HEADS)
+    found = iter([right] * models + [wrong] * models)
+    monkeypatch.setattr(few_rows, "measured", lambda *_: next(found))
+    monkeypatch.setattr(few_rows, "cases", lambda options: {"case": []})
+    rows = list(few_rows.few_rows(TINY))
+    assert [row["us"] for title, row in rows if title == "best"] == [3.0] * models
+    assert [title for title, _ in rows].count("problems") == models
