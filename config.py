@@ -21,7 +21,7 @@ from pathlib import Path
 
 from settings import table
 from settings.defaults import STATE_DIR, with_defaults
-from settings.gpus import has_gpu
+from settings.gpus import configure_allocator, has_gpu
 from settings.groups import Settings
 from settings.kinds import Table
 from settings.live import FromNextStart, LiveSettings
@@ -116,15 +116,12 @@ def settings_or_exit(fresh: bool = False) -> Settings:
 def apply_gpu_choice(settings: Settings) -> str | None:
     """Set the GPUs that CUDA sees, in nvidia-smi's order; must run before torch is imported.
 
-    torch's allocator on a GPU may grow its segments, which leaves fewer holes that no tensor fits, unless the
-    environment configures it already, by the name that torch has now or by the older one, which torch reads first.
     Texts are tokenized by the thread that asks for it, so the tokenizers' own pool of threads is not started.
     Returns CUDA_VISIBLE_DEVICES as it now stands. An empty value counts as unset here, but hides every GPU from CUDA.
     """
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    configure_allocator(os.environ)
     if settings.model.cuda_visible_devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = settings.model.cuda_visible_devices
     return os.environ.get("CUDA_VISIBLE_DEVICES")

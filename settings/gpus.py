@@ -1,8 +1,19 @@
-"""Whether this machine has an NVIDIA GPU, as the driver's library says, without torch."""
+"""Whether this machine has an NVIDIA GPU, as the driver's library says, without torch; and torch's memory on it."""
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any
+
+
+def configure_allocator(environ: MutableMapping[str, str]) -> None:
+    """Let torch's allocator on a GPU grow its segments, which leaves fewer holes that no tensor fits.
+
+    torch reads it once, before it uses a GPU. What configures the allocator already is kept, by the name that torch has
+    now or by the older one, which torch reads first.
+    """
+    if "PYTORCH_CUDA_ALLOC_CONF" not in environ:
+        environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def has_gpu(nvml: Any = None) -> bool:
