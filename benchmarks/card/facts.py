@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -38,6 +39,7 @@ def facts(options: Options) -> Rows:
     found |= {name: getattr(torch.backends.cuda, name)() for name in FLAGS}
     matmul = torch.backends.cuda.matmul
     found["fp16 reduced precision"] = matmul.allow_fp16_reduced_precision_reduction
+    found["allocator"] = os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or os.environ.get("PYTORCH_ALLOC_CONF", "default")
     found["torch.accelerator"] = hasattr(torch, "accelerator")
     found["torch.nn.attention.varlen"] = importlib.util.find_spec("torch.nn.attention.varlen") is not None
     if options.device == "cuda":

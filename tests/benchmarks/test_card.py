@@ -22,7 +22,7 @@ pytestmark = pytest.mark.no_cover  # what it measures has tests of its own
 
 def rehearse(part: str, folder: Path, where: tuple[str, ...] = ("--here",)) -> dict[str, list[dict[str, object]]]:
     """Run one part on the CPU, however busy that is; return its tables as written."""
-    options = ["--tiny", "--device", "cpu", "--minutes", "60", *where]
+    options = ["--tiny", "--device", "cpu", "--minutes", "60", "--command-minutes", "600", *where]
     assert card.main([*options, "--parts", part, "--results", str(folder)]) == 0
     assert (folder / f"{part}.md").read_text().startswith(f"# {part}\n\nMeasured in ")
     tables: dict[str, list[dict[str, object]]] = json.loads((folder / f"{part}.json").read_text())["tables"]
@@ -61,9 +61,12 @@ def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such part: speed" in capsys.readouterr().err
 
 
-def test_facts_name_the_versions_and_the_compiler(tmp_path: Path) -> None:
-    """What the figures of the other parts depend on."""
-    tables = rehearse("facts", tmp_path)
+def test_facts_name_the_versions_and_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the figures of the other parts depend on, which run with the allocator of the service."""
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    tables = rehearse("facts", tmp_path, where=())
+    assert {"name": "allocator", "value": "expandable_segments:True"} in tables["facts"]
     assert {"torch", "triton", "gcc", "Python.h", "cudnn_sdp_enabled"} <= {row["name"] for row in tables["facts"]}
     assert float(str(tables["bandwidth"][0]["GB/s"])) > 0
 
