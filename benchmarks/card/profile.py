@@ -1,6 +1,8 @@
 """Where a step's time goes on the card: its operations, the time between them, and what the engine's thread does.
 
 The profiler watches a running engine from outside, so that nothing of it is changed: what is counted is what serves.
+Only what the device did from the end of one step to that of a later one counts. Kernels that are launched before those
+ahead of them have ended overlap: the times of the operations then add up to more than the time that the device is busy.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -27,6 +29,7 @@ from benchmarks.harness.shapes import Shape, shapes
 from engine.types import GenerationRequest
 
 STEPS = 40
+LONGEST = 5.0  # seconds that these may take
 TOP = 14
 SHORT_GAP = 20_000  # ns: below, the device only went on to the next operation
 
@@ -38,6 +41,48 @@ class Operation:
     name: str
     start: int
     duration: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What the device did while an engine ended `steps` steps: the parts of operations between two times."""
+
+    operations: list[Operation]
+    steps: int
+    began: int
+    ended: int
+
+    @classmethod
+    def of(cls, operations: Iterable[Operation], steps: int, began: int, ended: int) -> Window:
+        """Return a window of operations, cut where it begins and ends."""
+        cut = (
+            Operation(one.name, start, end - start)
+            for one in operations
+            if (start := max(one.start, began)) < (end := min(one.start + one.duration, ended))
+        )
+        return cls(sorted(cut, key=lambda one: one.start), steps, began, ended)
+
+    def summary(self) -> Row:
+        """Return the figures of a step; busy, short gaps and waiting are all of its time."""
+        busy, between, waits, end = 0, 0, 0, self.began
+        for operation in [*self.operations, Operation("", self.ended, 0)]:
+            gap = max(0, operation.start - end)
+            between += gap if gap < SHORT_GAP else 0
+            waits += gap if gap >= SHORT_GAP else 0
+            busy += max(0, operation.start + operation.duration - max(operation.start, end))
+            end = max(end, operation.start + operation.duration)
+        steps, every = max(1, self.steps), sum(operation.duration for operation in self.operations)
+        copies = sum(operation.name.startswith(("Memcpy", "Memset")) for operation in self.operations)
+        return {
+            "steps": self.steps,
+            "ms a step": (self.ended - self.began) / steps / 1e6,
+            "operations a step": len(self.operations) / steps,
+            "copies a step": copies / steps,
+            "busy, ms a step": busy / steps / 1e6,
+            "of it two operations at once, ms a step": (every - busy) / steps / 1e6,
+            "short gaps, ms a step": between / steps / 1e6,
+            "waiting for the host, ms a step": waits / steps / 1e6,
+        }
 
 
 def profile(options: Options) -> Rows:
@@ -76,11 +121,13 @@ def _long_answers(shape: Shape, options: Options) -> Iterator[GenerationRequest]
 
 
 def _one_load(model: Started, options: Options) -> Rows:
-    operations, steps, seconds = _watch(model, options)
-    yield "steps", _summary(operations, steps, seconds)
+    window = _watch(model, options)
+    yield "steps", window.summary()
+    if window.steps and options.device == "cuda" and not window.operations:
+        yield problem("no operation in the window: the profiler's clock is not the host's")
     busiest = Counter[str]()
     calls = Counter[str]()
-    for operation in operations:
+    for operation in window.operations:
         busiest[operation.name] += operation.duration
         calls[operation.name] += 1
     for name, duration in busiest.most_common(TOP):
@@ -88,8 +135,8 @@ def _one_load(model: Started, options: Options) -> Rows:
             "operations",
             {
                 "name": name[:90],
-                "a step": calls[name] / max(1, steps),
-                "us a step": duration / 1e3 / max(1, steps),
+                "a step": calls[name] / max(1, window.steps),
+                "us a step": duration / 1e3 / max(1, window.steps),
                 "us each": duration / 1e3 / calls[name],
             },
         )
@@ -97,15 +144,13 @@ def _one_load(model: Started, options: Options) -> Rows:
         yield "the engine's thread", row
 
 
-def _watch(model: Started, options: Options) -> tuple[list[Operation], int, float]:
-    """Return the device's operations, the steps and the seconds of a window."""
+def _watch(model: Started, options: Options) -> Window:
+    """Return what the device does from the end of one step to that of the last of STEPS."""
     activities = [ProfilerActivity.CUDA if options.device == "cuda" else ProfilerActivity.CPU]
     profiler = torch.profiler.profile(activities=activities)
     profiler.start()
-    before, began = model.engine.stats().steps_total, time.perf_counter()
-    while model.engine.stats().steps_total < before + STEPS and time.perf_counter() - began < 5.0:
-        time.sleep(0.002)
-    steps, seconds = model.engine.stats().steps_total - before, time.perf_counter() - began
+    before, began = _step_after(model, 1)
+    after, ended = _step_after(model, STEPS)
     profiler.stop()
     results: Any = profiler.profiler.kineto_results  # type: ignore[union-attr]
     found = [
@@ -113,29 +158,15 @@ def _watch(model: Started, options: Options) -> tuple[list[Operation], int, floa
         for event in results.events()
         if event.device_type() == DeviceType.CUDA and event.duration_ns() > 0
     ]
-    return sorted(found, key=lambda operation: operation.start), steps, seconds
+    return Window.of(found, after - before, began, ended)
 
 
-def _summary(operations: list[Operation], steps: int, seconds: float) -> Row:
-    busy, between, waits, end = 0, 0, 0, 0
-    for operation in operations:
-        if end and operation.start > end:
-            gap = operation.start - end
-            between += gap if gap < SHORT_GAP else 0
-            waits += gap if gap >= SHORT_GAP else 0
-        busy += max(0, operation.start + operation.duration - max(operation.start, end))
-        end = max(end, operation.start + operation.duration)
-    divisor = max(1, steps) * 1e6
-    copies = sum(operation.name.startswith(("Memcpy", "Memset")) for operation in operations)
-    return {
-        "steps": steps,
-        "ms a step": seconds * 1e3 / max(1, steps),
-        "operations a step": len(operations) / max(1, steps),
-        "copies a step": copies / max(1, steps),
-        "busy, ms a step": busy / divisor,
-        "short gaps, ms a step": between / divisor,
-        "waiting for the host, ms a step": waits / divisor,
-    }
+def _step_after(model: Started, steps: int) -> tuple[int, int]:
+    """Wait for so many steps, 5 seconds at most; return how many there were ever, and when on the profiler's clock."""
+    before, began = model.engine.stats().steps_total, time.monotonic()
+    while (total := model.engine.stats().steps_total) < before + steps and time.monotonic() - began < LONGEST:
+        time.sleep(0.001)
+    return total, time.time_ns()
 
 
 def _host_rows(seconds: float) -> Iterator[Row]:

@@ -6,11 +6,14 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.card import __main__ as card
+from benchmarks.card.profile import Operation, Window
 from benchmarks.card.record import Options, Rows, measure
 from benchmarks.harness.record import ROOT
 from engine import engine_core
@@ -217,6 +220,32 @@ def test_gaps_beside_a_long_row(tmp_path: Path) -> None:
     assert [row["rows"] for row in tables["short rows"]] == ["alone", "beside one of 80 tokens", "alone again"]
     assert all(row["failed"] == 0 for row in tables["short rows"] + tables["the long row"])
     assert engine_core.STREAM_INTERVAL > 0
+
+
+def test_a_profile_counts_what_is_in_its_window() -> None:
+    """Operations are cut where it begins and ends, and two at once are one time: a step is all that it is made of."""
+    ms = 1_000_000
+    ran = [(-3, 2), (-1, 2), (2, 2), (3, 3), (7, 0.01), (7.02, 0.98), (9, 4), (11, 1)]
+    operations = [Operation(f"kernel {start}", int(start * ms), int(length * ms)) for start, length in ran]
+    summary = Window.of(operations, 2, 0, 10 * ms).summary()
+    figures = {name.removesuffix(", ms a step"): value for name, value in summary.items()}
+    assert figures["operations a step"] == 3
+    assert (figures["ms a step"], figures["busy"]) == (5.0, pytest.approx((1 + 4 + 0.01 + 0.98 + 1) / 2))
+    assert figures["of it two operations at once"] == pytest.approx(0.5)
+    assert figures["short gaps"] == pytest.approx(0.005)
+    assert figures["waiting for the host"] == pytest.approx((1 + 1 + 1) / 2)
+
+
+def test_the_profiler_has_the_clock_of_the_window() -> None:
+    """Its events have the time since 1970, in nanoseconds."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        began = time.time_ns()
+        torch.ones(8).cumsum(0)
+        ended = time.time_ns()
+    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    (found,) = (event for event in events if event.name() == "aten::cumsum")
+    slack = 1_000_000  # a step takes some milliseconds
+    assert began - slack <= found.start_ns() <= found.end_ns() <= ended + slack
 
 
 @pytest.mark.slow
