@@ -142,6 +142,17 @@ def test_scheduling_and_the_seam_load_without_torch():
     assert loaded.stdout.split() == []
 
 
+FLOATS = {"empty", "zeros", "ones", "rand", "randn", "linspace", "eye"}
+
+
+def test_every_tensor_of_the_engine_names_its_dtype():
+    """While a model loads, transformers sets the default one of the whole process, in which another may be serving."""
+    for file in (ROOT / "engine").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {f"torch.{name}" for name in FLOATS}:
+                assert "dtype" in {keyword.arg for keyword in node.keywords}, f"{file}:{node.lineno}"
+
+
 def reads_environment(file):
     """True if a file reads the process's environment."""
     for node in ast.walk(ast.parse(file.read_text())):

@@ -145,7 +145,7 @@ def is_correct(gemm: Gemm, weight: Tensor) -> bool:
     """Return whether a GEMM without bias equals `F.linear` with `weight` at every number of rows in CHECKED_ROWS."""
     generator = torch.Generator().manual_seed(0)
     for rows in CHECKED_ROWS:
-        x = torch.randn(rows, weight.shape[1], generator=generator).to(weight.dtype)
+        x = torch.randn(rows, weight.shape[1], generator=generator, dtype=torch.float32).to(weight.dtype)
         expected = F.linear(x, weight).float()
         allowed = TOLERANCE if weight.dtype == torch.float32 else torch.finfo(weight.dtype).eps
         if not (gemm(x).float() - expected).norm() <= allowed * expected.norm():  # false for NaN too

@@ -40,7 +40,7 @@ class Chooser:
     """Samples the rows of steps; `last_tokens` [rows] keeps the last token of each row for the next step."""
 
     def __init__(self, rows: int, vocabulary: int, device: torch.device) -> None:
-        self.logits = torch.zeros(rows, vocabulary, device=device)
+        self.logits = torch.zeros(rows, vocabulary, dtype=torch.float32, device=device)
         self.last_tokens = torch.zeros(rows, dtype=torch.int32, device=device)
         self._sampler = Sampler(rows, vocabulary, torch.float32, device)
         self._result = torch.zeros(2, rows, dtype=torch.int32, device=device)

@@ -147,7 +147,7 @@ def prepare_device(device: torch.device) -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    row = torch.zeros(1, 2, device=device)
+    row = torch.zeros(1, 2, dtype=torch.float32, device=device)
     silu_and_mul(row, torch.empty_like(row[:, :1]))
 
 

@@ -61,7 +61,7 @@ class Sampler:
     ) -> None:
         self._vocabulary, self._capacity = vocabulary, listed
         self._chunks = chunks = triton.cdiv(vocabulary, kernels.CHUNK.value)
-        self._maxima, self._sums = torch.empty(2, rows, chunks, device=device)
+        self._maxima, self._sums = torch.empty(2, rows, chunks, dtype=torch.float32, device=device)
         self._positions, self._faults = torch.empty(2, rows, chunks, dtype=torch.int32, device=device)
         self._bins = torch.empty(rows, chunks, kernels.BINS.value, dtype=torch.int32, device=device)
         self._sizes = torch.empty(rows, dtype=torch.int32, device=device)

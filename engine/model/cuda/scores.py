@@ -50,7 +50,7 @@ def _scores(span: ScoredSpan, states: Tensor, logits_of: LogitsOf, vocabulary: i
     targets = to_device(torch.tensor(span.targets), states.device)
     scores = []
     for part in parts(len(span.rows), vocabulary, most):
-        logits = torch.empty(part.stop - part.start, vocabulary, device=states.device)
+        logits = torch.empty(part.stop - part.start, vocabulary, dtype=torch.float32, device=states.device)
         logits_of(states[part], logits)
         chosen, best, ids = log_probabilities(logits, targets[part], span.sequence.sampling.logprobs or 0)
         scores.append((_sent(chosen), _sent(best), _sent(ids)))

@@ -99,7 +99,7 @@ class _Half:
 
     def rows(self, ids: Tensor) -> Tensor:
         ids = ids.contiguous()
-        y = torch.empty(len(ids), self._inner)
+        y = torch.empty(len(ids), self._inner, dtype=torch.float32)
         self._library.half_rows(self._words.data_ptr(), ids.data_ptr(), y.data_ptr(), len(ids), self._inner, self._kind)
         return y
 
@@ -137,7 +137,7 @@ class _Quantized:
 
     def rows(self, ids: Tensor) -> Tensor:
         ids = ids.contiguous()
-        y = torch.empty(len(ids), self._inner)
+        y = torch.empty(len(ids), self._inner, dtype=torch.float32)
         self._library.quantized_rows(
             self._panels.data_ptr(), ids.data_ptr(), y.data_ptr(), len(ids), self._inner, self._bits
         )

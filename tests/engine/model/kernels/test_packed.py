@@ -203,6 +203,18 @@ def test_the_stated_size_is_an_upper_bound(name, shape, library):
     assert packed_bytes("int8", 4096, 4096) == 4096 * 4096 * 34 // 32
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_do_not_depend_on_the_default_dtype(name, library):
+    """Which another model that loads has changed meanwhile; half of the room would not hold them."""
+    packed = Packing(library, name)(weight_of(name, (50, 64)))
+    expected = all_rows(packed, 50)
+    torch.set_default_dtype(torch.float16)
+    try:
+        assert torch.equal(all_rows(packed, 50), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_packed_weight_outlives_its_packing(library):
     """The memory of a model's weights lives as long as one of them."""
     first, second = (Packing(library, "int8")(made((64, 64), seed)) for seed in (0, 1))
