@@ -21,7 +21,8 @@ class Streams:
         self._device = device
         self._last: torch.cuda.Stream | None = None
         if device.type == "cuda":  # pragma: no cover - CUDA
-            torch.cuda.synchronize(device)  # the weights were loaded on the default stream
+            # The weights were loaded by this thread. To wait for the whole device breaks what another model captures.
+            torch.cuda.current_stream(device).synchronize()
             self._urgent = torch.cuda.Stream(device, priority=URGENT_PRIORITY)
             self._patient = torch.cuda.Stream(device)
             torch.cuda.set_stream(self._urgent)
