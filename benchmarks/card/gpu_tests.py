@@ -21,10 +21,10 @@ from benchmarks.harness.record import ROOT
 COMMAND = (
     "-m", "pytest", "-v", "-rfEs", "--tb=short", "--durations=15", "-p", "no:cacheprovider", "-c", os.devnull,
     f"--rootdir={ROOT}", "--import-mode=importlib", "-o", "faulthandler_timeout=40",
-    "-W", "ignore::pytest.PytestUnknownMarkWarning",
+    "-W", "ignore::pytest.PytestUnknownMarkWarning", "-p", "tests.repeats",
 )  # fmt: skip
 WORKERS = ("-p", "xdist", "-n", "8")  # most of the time kernels are compiled, on one core each
-ONLY_LISTED = ("--collect-only", "-qq")
+ONLY_PLANNED = ("--setup-plan", "-q")  # which finds fixtures that are missing
 LINE = re.compile(
     r"^(?:FAILED|ERROR|SKIPPED|E  )|(?:passed|failed|skipped|collected)(?:,| in | \()|^[\d.]+s (?:call|setup)"
 )
@@ -45,7 +45,7 @@ def run_tests(folder: str, top: str, marker: str, options: Options) -> Rows:
     parallel = WORKERS if importlib.util.find_spec("xdist") and not options.tiny else ()
     options.results.mkdir(parents=True, exist_ok=True)
     log = options.results / f"{folder.replace('/', '_')}.log"
-    only = ONLY_LISTED if options.tiny else ()
+    only = ONLY_PLANNED if options.tiny else ()
     status = _run(
         [sys.executable, *COMMAND, *parallel, f"--confcutdir={top}", folder, "-m", marker, *only], log, options
     )

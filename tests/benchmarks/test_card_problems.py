@@ -52,7 +52,7 @@ def test_a_problem_is_told_and_the_part_goes_on(tmp_path: Path) -> None:
 def test_a_failing_test_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With pytest's exit status."""
     (tmp_path / "test_failing.py").write_text(FAILING)
-    monkeypatch.setattr(gpu_tests, "ONLY_LISTED", ())
+    monkeypatch.setattr(gpu_tests, "ONLY_PLANNED", ())
     options = replace(TINY, minutes=60.0, results=tmp_path / "results")
     record = measure("tests", lambda own: gpu_tests.run_tests(str(tmp_path), str(tmp_path), "gpu", own), options, {})
     assert record.error.endswith("exit status 1")
