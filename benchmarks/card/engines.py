@@ -23,7 +23,6 @@ from benchmarks.harness.shapes import RandomLoad, Shape
 from benchmarks.harness.workload import Job
 from engine import engine_core
 from engine.backend import Generation
-from engine.errors import ServiceError
 from engine.loading.loader import LoadedModel
 from engine.text.detokenizer import TokenTable
 from engine.types import GenerationRequest, ModelSpec, Progress, TokensPrompt
@@ -31,6 +30,7 @@ from engine.types import GenerationRequest, ModelSpec, Progress, TokensPrompt
 PROMPTS, ANSWERS = (50, 300), (64, 256)
 TINY_PROMPTS, TINY_ANSWERS = (5, 30), (4, 12)
 MEAN_CONTEXT = sum(PROMPTS) / 2 + sum(ANSWERS) / 4  # tokens of a row at half of its answer
+AFTER_ERROR = 0.1  # seconds, so that a model that is lost is not asked without end
 FULL = gpu.Sizes(prompt=128, answer=128, context=4096, settle=4.0, window=6.0)
 
 
@@ -141,9 +141,10 @@ class Reader:
         while not self._stopping:
             try:
                 self._read(next(self._requests))
-            except ServiceError as error:
+            except Exception as error:  # whatever ends an answer is told, and waited for by nobody
                 if not self._stopping:
                     self.errors.append(type(error).__name__)
+                    time.sleep(AFTER_ERROR)
 
     def _read(self, request: GenerationRequest) -> None:
         self._current = self._model.engine.submit(request)

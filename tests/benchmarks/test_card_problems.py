@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -176,3 +177,18 @@ def test_attention_that_is_fast_and_wrong_is_told_and_not_chosen(monkeypatch: py
     rows = list(few_rows.few_rows(TINY))
     assert [row["us"] for title, row in rows if title == "best"] == [3.0] * models
     assert [title for title, _ in rows].count("problems") == models
+
+
+def test_a_reader_tells_whatever_ends_its_answers() -> None:
+    """An error that is none of the service's too; nobody waits for its tokens then."""
+
+    def break_off(request: object) -> None:
+        raise RuntimeError("broken")
+
+    model = SimpleNamespace(engine=SimpleNamespace(submit=break_off))
+    reader = engines.Reader(model, itertools.repeat(None))  # type: ignore[arg-type]
+    reader.start()
+    while not reader.errors:
+        time.sleep(0.001)
+    reader.stop()
+    assert set(reader.errors) == {"RuntimeError"}
