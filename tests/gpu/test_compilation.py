@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,7 @@ class EveryToken:
 def test_requests_compile_nothing(checkpoints, device, monkeypatch, graphs):
     """Whatever their length and however they sample, alone and several at once."""
     compiled = []
+    forget_kernels()  # what another case has compiled is not found
     monkeypatch.setattr(knobs.runtime, "jit_post_compile_hook", lambda **launch: compiled.append(launch["repr"]))
     lengths, dtype = (LENGTHS, "float16") if device == "cuda" else (LENGTHS[:2], "float32")
     with checkpoints["text"].serving(dtype, cuda_graphs=graphs, **LIMITS) as engine:
@@ -59,6 +62,14 @@ def test_requests_compile_nothing(checkpoints, device, monkeypatch, graphs):
     if device == "cuda":
         write_number[(1,)](torch.zeros(1, device=device), NUMBER=1 + graphs)
         assert len(compiled) == 1  # so the hook would have told
+
+
+def forget_kernels():
+    """Empty what the kernels of the engine keep of this process, as if it had just begun."""
+    for name, module in list(sys.modules.items()):
+        for kernel in vars(module).values() if name.startswith("engine.model.cuda.") else ():
+            if isinstance(kernel, triton.JITFunction):
+                kernel.device_caches.clear()
 
 
 @triton.jit
