@@ -48,7 +48,7 @@ PARTS = {
     "attention": 0.75,
     "linear": 1.25,
     "skinny": 1.25,
-    "packed": 1.75,
+    "packed": 2.75,
     "paged_attention": 1.5,
     "few_rows": 1.25,
 }

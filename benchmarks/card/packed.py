@@ -43,7 +43,7 @@ def packed(options: Options) -> Rows:
     if options.device == "cpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")
     bandwidth = copy_bandwidth(options.device)
-    best: list[tuple[Weight, Row]] = []
+    every: list[tuple[Weight, Row]] = []
     for weight in (TINY[0], TINY[1]) if options.tiny else WEIGHTS:
         copies = options.pick(max(2, -(-BYTES // (2 * weight.out * weight.width))), 1)
         halves = [_random(weight.out, weight.width, options) * 0.02 for _ in range(copies)]
@@ -56,9 +56,9 @@ def packed(options: Options) -> Rows:
                 for row in _measured(weight, name, halves, layers, count, bandwidth, options):
                     rows.append(row)
                     yield from told("products", row, wrong_from(name))
-                best.append((weight, _best(rows)))
-    yield from (("best", row) for _, row in best)
-    yield from (("all products of a step", row) for row in _steps(best))
+                every.append((weight, _best(rows)))
+                yield "best", every[-1][1]
+    yield from (("all products of a step", row) for row in _steps(every))
 
 
 def _measured(

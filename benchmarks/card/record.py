@@ -1,8 +1,9 @@
-"""The tables of one part, written after every row, so that a run that is killed keeps what it measured."""
+"""The tables of one part, written as its rows come, so that a run that is killed keeps what it measured."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ Row = dict[str, Cell]
 # A part yields the name of a table and a row of it.
 Rows = Iterator[tuple[str, Row]]
 PROBLEMS = "problems"  # the table of what is wrong
+WRITING = 0.1  # of a part's time at most, since all rows are written anew
 UNFINISHED = "it has not ended: the table is cut"
 
 
@@ -66,8 +68,9 @@ class PartRecord:
         folder.mkdir(parents=True, exist_ok=True)
         content = {"part": self.name, "origin": self.origin, "seconds": self.seconds, "error": self.error}
         written = json.dumps({**content, "tables": self.tables}, indent=1, ensure_ascii=False)
-        (folder / f"{self.name}.json").write_text(written + "\n", encoding="utf-8")
-        (folder / f"{self.name}.md").write_text(self.markdown(), encoding="utf-8")
+        for kind, text in (("json", written + "\n"), ("md", self.markdown())):
+            (folder / f"{self.name}.{kind}.new").write_text(text, encoding="utf-8")
+            os.replace(folder / f"{self.name}.{kind}.new", folder / f"{self.name}.{kind}")
 
 
 def read_record(folder: Path, name: str) -> PartRecord | None:
@@ -101,12 +104,16 @@ def measure(name: str, part: Part, options: Options, origin: dict[str, str]) -> 
     record, began, reason = PartRecord(name, origin), time.monotonic(), ""
     print(f"== {name}", flush=True)
     record.write(options.results)
+    next_writing = 0.0
     try:
         for title, row in part(options):
             record.tables.setdefault(title, []).append(row)
             record.seconds = time.monotonic() - began
             print(f"{title}: {'  '.join(f'{key} {shown(value)}' for key, value in row.items())}", flush=True)
-            record.write(options.results)
+            if record.seconds >= next_writing:
+                record.write(options.results)
+                took = time.monotonic() - began - record.seconds
+                next_writing = record.seconds + took / WRITING
             if record.seconds > options.minutes * 60:
                 reason = f"{options.minutes:g} minutes were over"
                 break
