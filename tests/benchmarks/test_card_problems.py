@@ -137,8 +137,9 @@ def test_images_that_fail_are_told() -> None:
     assert rows[-1] == engines.problem("images of any size: 0: ModelError, 1: ModelError, 2: ModelError")
 
 
-def test_rows_without_a_token_are_told() -> None:
+def test_rows_without_a_token_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing was measured then."""
+    monkeypatch.setattr(long_row, "LONGEST", 0.0)
     model = SimpleNamespace(sizes=SimpleNamespace(window=0.0))
     rows = list(long_row._short_rows("alone", [], model))  # type: ignore[arg-type]
     assert [title for title, _ in rows] == ["short rows", "problems"]
