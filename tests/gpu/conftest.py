@@ -91,7 +91,10 @@ def checkpoint(request, checkpoints):
 @pytest.fixture
 def exact_float32():
     """Disable TF32, which would round the results that are compared."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    libraries = (torch.backends.cuda.matmul, torch.backends.cudnn)  # a patch embedding is a convolution
+    before = [library.allow_tf32 for library in libraries]
+    for library in libraries:
+        library.allow_tf32 = False
     yield
-    torch.backends.cuda.matmul.allow_tf32 = before
+    for library, allowed in zip(libraries, before, strict=True):
+        library.allow_tf32 = allowed

@@ -5,9 +5,13 @@ Run with `./deploy.sh test -m gpu` on a machine with an NVIDIA GPU, or as one pa
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from benchmarks.harness.workload import draw_image
 from engine.model.runners import make_runner
+from engine.text.images import check_header
 from engine.types import EngineConfig, TextPrompt
 from tests.engine.driver import Driver, chat
 from tests.engine.model.test_scoring import check
@@ -31,6 +35,20 @@ def test_a_batch_on_the_gpu_equals_one_by_one_generate(checkpoint, exact_float32
     sequences = [driver.submit(chat(text), 12) for text in PROMPTS]
     driver.run()
     assert [sequence.generation.result().text for sequence in sequences] == expected
+
+
+def test_answers_about_images_equal_one_by_one_generate(checkpoints, exact_float32):
+    """In float32, for images of several sizes and shapes in one batch, beside a text."""
+    checkpoint, rng = checkpoints["vision"], random.Random(0)
+    oracle = checkpoint.load("float32")
+    images = [check_header(draw_image(rng, sides)) for sides in ((56, 84), (40, 300), (224, 224))]
+    prompts = [chat("Что на картинке?", image) for image in images] + [chat(PROMPTS[0])]
+    expected = [greedy(oracle, prompt, 12)[0] for prompt in prompts]
+    driver = driver_over(checkpoint.load("float32"))
+    sequences = [driver.submit(prompt, 12) for prompt in prompts]
+    driver.run()
+    assert [sequence.generation.result().text for sequence in sequences] == expected
+    assert len(set(expected)) == len(prompts)
 
 
 def test_the_tokens_of_prompts_are_scored_as_by_transformers(checkpoint, exact_float32):
