@@ -3,7 +3,7 @@
     python -m benchmarks.card [--parts facts,linear,load] [--results DIR] [--command-minutes 9.5]
 
 Each part runs in a process of its own, with a limit of its own, so that one that crashes or hangs leaves the others
-their card; it prints and writes each row when it is measured. A part that does not fit into what is left of the
+their card; it prints each row when it is measured. A part that does not fit into what is left of the
 command's minutes is left to the next command, which begins no part that has a record of this commit and card.
 
 Exit status: 0 if every part is measured and right, 1 if one went wrong, 2 without CUDA, 3 if some are left. `--device
