@@ -2,15 +2,18 @@
 import { ask, feedback, resume, stop } from "./ask.js";
 import { plainText, pressedCopy } from "./copy.js";
 import { Exchange, say } from "./exchange.js";
-import { changeOf, countChange, next } from "./follow_up.js";
+import { bringBackChange, changeOf, countChange, next } from "./follow_up.js";
 import { answersOf, keepPictures, preview } from "./history.js";
 import { ImageField } from "./image.js";
+import { watchLeaving } from "./leave.js";
 import { addCodeButtons } from "./markdown.js";
 import { goesOn, reveal, showPast } from "./past.js";
 import { ready } from "./state.js";
+import { cede, claim, readElsewhere, vacant } from "./tabs.js";
 import { Templates } from "./templates.js";
 import { fill, sentence, texts, timeOfDay } from "./texts.js";
 import { Typing } from "./typing.js";
+import { countdown, pause } from "./waiting.js";
 
 const BETWEEN_TRIES = 1000; // milliseconds
 
@@ -41,7 +44,7 @@ class Conversation {
       if (sends(event)) this.form.requestSubmit(this.send);
     });
     // The second click of a double click on the button whose place it takes was not meant for it.
-    this.stop.addEventListener("click", (event) => event.detail > 1 || this.halt());
+    this.stop.addEventListener("click", (event) => event.detail > 1 || (this.running && this.halt(this.running)));
   }
 
   question() {
@@ -77,17 +80,36 @@ class Conversation {
     else thread.append(exchange.element);
     this.attend(exchange, question);
     const { length } = record.variants;
-    const resumes = goesOn(record) && !this.running;
-    if (!resumes) exchange.stream = "";
-    if (resumes) this.attempt(question, exchange);
-    else if (length) exchange.show(Math.min(record.shown, length - 1));
+    if (goesOn(record)) this.takeUp(question, exchange);
+    else exchange.over();
+    if (exchange.stream) return exchange;
+    if (length) exchange.show(Math.min(record.shown, length - 1));
     else exchange.interrupted(record.ended);
     return exchange;
+  }
+
+  // Goes on with an answer that was coming when the page was left, unless another tab reads it.
+  async takeUp(question, exchange) {
+    if (await readElsewhere(exchange.stream)) return this.watch(question, exchange);
+    exchange.aside = Boolean(this.running);
+    this.attempt(question, exchange);
+    exchange.element.scrollIntoView({ block: "center" });
+  }
+
+  // Waits beside the form for an answer that another tab reads, and that only that tab can stop.
+  async watch(question, exchange) {
+    exchange.aside = true;
+    exchange.restart();
+    exchange.wait(texts.history.elsewhere);
+    exchange.part("[data-do=halt]").hidden = true;
+    await vacant(exchange.stream);
+    this.attempt(question, exchange);
   }
 
   // Hears what is pressed in an exchange, and what is written below it.
   attend(exchange, question) {
     const { element } = exchange;
+    bringBackChange(exchange);
     element.addEventListener("click", (event) => this.press(event, exchange, question));
     element.addEventListener("input", () => countChange(exchange));
     element.addEventListener("keydown", (event) => {
@@ -101,12 +123,13 @@ class Conversation {
     exchange.restart();
     exchange.wait(texts.thinking);
     this.busy(leaving, exchange);
+    if (exchange.stream) claim(exchange.stream);
     const end = (exchange.stream ? resume : ask)(exchange.stream || question, {
       uploading: (percent) => !begun && question.files.length && exchange.wait(fill(texts.uploading, { percent }), percent),
       sent: () => begun || exchange.wait(texts.thinking),
       queued: (position) => begun || exchange.queued(position),
       stream: (id) => {
-        Object.assign(exchange, { stream: id, streamAt: Date.now() });
+        exchange.reads(id);
         exchange.keep();
       },
       text: (part) => {
@@ -118,8 +141,8 @@ class Conversation {
         exchange.write(part);
       },
       done: (answer) => {
-        this.idle(leaving);
-        exchange.stream = "";
+        this.idle(exchange);
+        exchange.over();
         exchange.done(answer, answer.data.finish_reason === "length");
         exchange.keep();
         this.form.dispatchEvent(new CustomEvent("answered", { bubbles: true }));
@@ -134,15 +157,17 @@ class Conversation {
     if (error.code === "not_ready") {
       this.later(texts.waiting_ready, ready(leaving.signal), question, exchange, leaving);
     } else if (error.code === "overloaded" && exchange.stream) {
-      this.later(texts.history.elsewhere, pause(BETWEEN_TRIES, leaving.signal), question, exchange, leaving);
+      this.idle(exchange);
+      cede(exchange.stream);
+      this.watch(question, exchange);
     } else if (error.code === "overloaded") {
       const show = (seconds) => exchange.wait(`${sentence(error)} ${fill(texts.again_in, { seconds })}`);
       this.later("", countdown(error.retryAfter ?? 3, show, leaving.signal), question, exchange, leaving);
     } else if (error.code === "not_found" && exchange.stream) {
-      this.forgotten(question, exchange, leaving);
+      this.forgotten(question, exchange);
     } else {
-      this.idle(leaving);
-      exchange.stream = "";
+      this.idle(exchange);
+      exchange.over();
       exchange.failed(error);
       exchange.keep();
       if (error.code === "rate_limit_exceeded" && error.retryAfter) this.tellWhenFree(error.retryAfter, exchange);
@@ -150,11 +175,11 @@ class Conversation {
   }
 
   // The stream can be read no more: what was asked in this visit is asked again, unless another tab has kept its answer.
-  async forgotten(question, exchange, leaving) {
-    this.idle(leaving);
-    exchange.stream = "";
+  async forgotten(question, exchange) {
+    this.idle(exchange);
+    exchange.over();
     if (!exchange.revived) return this.attempt(question, exchange);
-    exchange.variants.list.push(...(await answersOf(exchange.id)).slice(exchange.variants.list.length));
+    exchange.variants.adopt(await answersOf(exchange.id));
     const { length } = exchange.variants.list;
     if (length) exchange.show(length - 1);
     else exchange.interrupted();
@@ -172,7 +197,7 @@ class Conversation {
     await pause(BETWEEN_TRIES, leaving.signal);
     await cured;
     if (leaving.signal.aborted) return;
-    this.idle(leaving);
+    this.idle(exchange);
     this.attempt(question, exchange);
   }
 
@@ -186,25 +211,28 @@ class Conversation {
     say(texts.freed);
   }
 
-  halt() {
-    const { leaving, exchange } = this.running;
+  halt(exchange) {
     if (exchange.stream) stop(exchange.stream);
-    exchange.stream = "";
-    this.idle(leaving);
+    this.idle(exchange);
+    exchange.over();
     exchange.stopped();
     exchange.keep();
   }
 
+  // The form waits for the answer, unless that comes beside it.
   busy(leaving, exchange) {
-    this.running = { leaving, exchange };
+    exchange.leaving = leaving;
+    if (exchange.aside) return;
+    this.running = exchange;
     const focused = document.activeElement === this.send;
     this.send.hidden = true;
     this.stop.hidden = false;
     if (focused) this.stop.focus();
   }
 
-  idle(leaving) {
-    leaving.abort();
+  idle(exchange) {
+    exchange.leaving.abort();
+    if (this.running !== exchange) return;
     this.running = null;
     const focused = document.activeElement === this.stop;
     this.send.hidden = false;
@@ -213,7 +241,7 @@ class Conversation {
   }
 
   repeat(question, exchange) {
-    exchange.revived = false;
+    exchange.revived = exchange.aside = false;
     this.attempt(question, exchange);
     exchange.focus();
   }
@@ -233,7 +261,7 @@ class Conversation {
     const button = event.target.closest("button, [data-do]");
     if (button?.dataset.do === "again" && !this.running) this.repeat(question, exchange);
     else if (button?.name === "follow_up") this.goOn(question, exchange, changeOf(exchange, button));
-    else if (button?.dataset.do === "halt") this.halt();
+    else if (button?.dataset.do === "halt") this.halt(exchange);
     else if (button?.dataset.do === "start-over") this.startOver(event);
     else if (button?.dataset.do === "earlier") exchange.turn(-1);
     else if (button?.dataset.do === "later") exchange.turn(1);
@@ -252,22 +280,6 @@ class Conversation {
 
 function sends({ key, ctrlKey, metaKey }) {
   return key === "Enter" && (ctrlKey || metaKey);
-}
-
-function pause(milliseconds, signal) {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    const timer = setTimeout(resolve, milliseconds);
-    signal.addEventListener("abort", () => resolve(clearTimeout(timer)));
-  });
-}
-
-async function countdown(seconds, show, signal) {
-  const end = Date.now() + 1000 * seconds;
-  for (let left = seconds; left > 0 && !signal.aborted; left = Math.ceil((end - Date.now()) / 1000)) {
-    show(left);
-    await pause(Math.min(1000, end - Date.now()), signal);
-  }
 }
 
 // Of a rated answer, only its request id is sent.
@@ -293,9 +305,17 @@ async function keepNew(exchange, files) {
   exchange.keep();
 }
 
+// What is typed is kept here without being sent along: the language has a form of its own.
+document.querySelector(".languages [data-typed=image]")?.remove();
+document.querySelector(".languages [data-typed]")?.removeAttribute("data-typed");
+for (const button of document.querySelectorAll(".languages button")) {
+  for (const { name } of [...button.attributes]) if (name.startsWith("form")) button.removeAttribute(name);
+}
+
 const forms = {};
 for (const form of document.querySelectorAll("form[data-kind]")) forms[form.dataset.kind] = new Conversation(form);
 showPast(forms);
+watchLeaving(() => Object.values(forms).forEach((form) => form.running && form.halt(form.running)));
 for (const outcome of document.querySelectorAll(".exchanges #outcome")) adopt(outcome);
 
 // An answer that the server rendered can be copied; what repeats or rates it needs the script that asked.

@@ -1,18 +1,41 @@
-// What was typed and not sent: kept in this tab alone, and not at all where the browser forbids it.
+// What was typed and not sent: kept in this tab alone, until its writer signs out, and not at all where the browser forbids it.
 
-// "" where nothing is kept.
-export function readDraft(name) {
+export const LEFT = "signed-out"; // when somebody last did so in this browser: what was typed before is nobody else's to see
+
+// Returns what `act` does, "" where nothing is kept: cookies are blocked, or the storage is full.
+function allowed(act) {
   try {
-    return sessionStorage.getItem(name) ?? "";
+    return act() ?? "";
   } catch {
     return "";
   }
 }
 
+// Another tab may have been left while this one was closed or showed another page.
+function catchUp() {
+  const left = localStorage.getItem(LEFT);
+  if (left === sessionStorage.getItem(LEFT)) return;
+  sessionStorage.clear();
+  sessionStorage.setItem(LEFT, left);
+}
+
+allowed(catchUp);
+
+export function readDraft(name) {
+  return allowed(() => sessionStorage.getItem(name));
+}
+
 export function writeDraft(name, value) {
-  try {
-    sessionStorage.setItem(name, value);
-  } catch {
-    // Cookies are blocked, or the storage is full: what is typed is in its field.
-  }
+  allowed(() => (value ? sessionStorage.setItem(name, value) : sessionStorage.removeItem(name)));
+}
+
+// Forgets what was typed in this tab and, where they next look, in all others.
+export function forgetDrafts() {
+  allowed(() => localStorage.setItem(LEFT, Date.now()));
+  allowed(catchUp);
+}
+
+// Returns when somebody last signed out, "" for never.
+export function lastLeft() {
+  return allowed(() => localStorage.getItem(LEFT));
 }

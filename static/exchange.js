@@ -3,6 +3,7 @@ import { writer } from "./markdown.js";
 import { clock } from "./clock.js";
 import { follow } from "./follow.js";
 import { keep, newId } from "./history.js";
+import { claim, release } from "./tabs.js";
 import { duration, extra, figure, fill, sentence, texts, whatNext } from "./texts.js";
 import { Variants } from "./variants.js";
 
@@ -52,6 +53,19 @@ export class Exchange {
     return thread;
   }
 
+  // The answer comes in this tab, by a stream of this id; "" for one that cannot be read again.
+  reads(stream) {
+    Object.assign(this, { stream, streamAt: Date.now() });
+    if (stream) claim(stream);
+  }
+
+  // Its stream is over, or nobody can go on with it.
+  over() {
+    release(this.stream);
+    this.closed = this.stream || this.closed;
+    this.stream = "";
+  }
+
   // Puts the exchange that goes on from this one below it.
   followBy(exchange) {
     this.followed = true;
@@ -69,17 +83,20 @@ export class Exchange {
     return this.element.querySelector(selector);
   }
 
-  keep() {
+  async keep() {
     const { files, previews, ...question } = this.question;
     const { list: variants, shown } = this.variants;
-    const { id, conversation: thread, kind, stream, streamAt, ended } = this;
-    return keep({ id, thread, kind, question, previews: this.previews, variants, shown, stream, streamAt, ended });
+    const { id, conversation: thread, kind, stream, streamAt, ended, closed } = this;
+    const kept = await keep({ id, thread, kind, question, previews: this.previews, variants, shown, stream, streamAt, ended, closed });
+    this.variants.adopt(kept.variants);
+    if (!this.element.hasAttribute("aria-busy")) this.variants.draw();
   }
 
   restart() {
     this.raw = this.unsaid = "";
     this.announced = false;
     this.ended = null; // how it did, if without an answer: { stopped } or { error }
+    this.part("[data-do=halt]").hidden = false;
     const { offsetHeight } = this.element;
     if (offsetHeight) this.element.style.minHeight = `${offsetHeight}px`; // what stands below stays where it is
     this.part(".answer").replaceChildren();
@@ -179,7 +196,7 @@ export class Exchange {
   }
 
   stopped() {
-    if (this.raw.trim()) this.variants.add({ raw: this.raw, stopped: true });
+    if (this.raw.trim()) this.variants.add({ id: newId(), raw: this.raw, stopped: true });
     this.ended = { stopped: true };
     this.end(texts.stopped);
     say(texts.stopped);
@@ -195,7 +212,7 @@ export class Exchange {
   }
 
   failed(error) {
-    if (this.raw.trim()) this.variants.add({ raw: this.raw });
+    if (this.raw.trim()) this.variants.add({ id: newId(), raw: this.raw });
     this.ended = { error };
     this.end("");
     const failure = this.part(".failure");

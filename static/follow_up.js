@@ -1,4 +1,5 @@
 // Going on from an answer: one of the usual changes, or one in words, and the conversation that goes along.
+import { readDraft, writeDraft } from "./drafts.js";
 import { characters, figure, fill, texts } from "./texts.js";
 
 const MAX_TURNS = 50; // as many as the server takes
@@ -9,9 +10,19 @@ export function changeOf(exchange, button) {
   return button?.dataset.change ?? written(exchange);
 }
 
+// What is kept of a change that was written below an exchange and not sent.
+export function changeDraft(id) {
+  return readDraft(`change-${id}`);
+}
+
+export function bringBackChange(exchange) {
+  exchange.part(".change textarea").value = changeDraft(exchange.id);
+}
+
 // What was pasted stays, however much it is; the count appears once it is too much.
 export function countChange(exchange) {
   const field = exchange.part(".change textarea");
+  writeDraft(`change-${exchange.id}`, field.value);
   const counter = exchange.part("[data-change-count]");
   const [count, limit] = [characters(field.value), Number(field.dataset.limit)];
   const over = count - limit;
@@ -28,6 +39,7 @@ function written(exchange) {
 
 // The question that goes on from an exchange. Pictures go along, and are shown where they were asked about first.
 export function next(exchange, question, change) {
+  writeDraft(`change-${exchange.id}`, "");
   return { ...question, prompt: change, previews: [], history: turns(exchange, question) };
 }
 

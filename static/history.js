@@ -1,19 +1,26 @@
 // The last exchanges, kept in this browser alone: the server stores nothing of them.
 import { extra } from "./texts.js";
+import { joined } from "./variants.js";
 
 const EXCHANGES = 50;
 const PICTURE_BYTES = 48 * 1048576; // of all kept pictures together; previews stay
 const PREVIEW = 160; // pixels
 const STORES = ["exchanges", "pictures"];
 
-let opened;
+const NAME = `history ${extra.owner ?? ""}`; // who signs in with another key does not see this one's
 
-// Who signs in with another key does not see this one's.
+let opened;
+let left = false; // by a visitor who has signed out
+
 function database() {
+  if (left) throw new Error("Nothing is kept any more.");
   opened ??= new Promise((resolve, reject) => {
-    const request = indexedDB.open(`history ${extra.owner ?? ""}`, 1);
+    const request = indexedDB.open(NAME, 1);
     request.onupgradeneeded = () => STORES.forEach((name) => request.result.createObjectStore(name, { keyPath: "id" }));
-    request.onsuccess = () => resolve(request.result);
+    request.onsuccess = () => {
+      request.result.onversionchange = close; // another tab removes it
+      resolve(request.result);
+    };
     request.onerror = () => reject(request.error);
   });
   return opened;
@@ -39,16 +46,26 @@ export function newId() {
   return Date.now() + Math.random();
 }
 
-// record: { id, thread, kind, question, previews, variants, shown, stream, streamAt }; thread: the id of the first of its conversation,
-// streamAt: when the stream began. Answers that another tab has kept meanwhile stay.
-export function keep(record) {
-  return transaction("readwrite", (exchanges) => {
+// record: { id, thread, kind, question, previews, variants, shown, stream, streamAt, ended, closed }; thread: the id of the first of its
+// conversation, streamAt: when the stream began, closed: the stream that it no longer has. Resolves to the record as it is kept.
+export async function keep(record) {
+  let put = record;
+  await transaction("readwrite", (exchanges) => {
     exchanges.get(record.id).onsuccess = ({ target: { result: kept } }) => {
-      const variants = [...record.variants, ...(kept?.variants ?? []).slice(record.variants.length)];
-      exchanges.put({ ...record, variants });
+      put = kept ? merged(record, kept) : record;
+      exchanges.put(put);
       exchanges.getAllKeys().onsuccess = ({ target }) => target.result.slice(0, -EXCHANGES).forEach((id) => exchanges.delete(id));
     };
   });
+  return put;
+}
+
+// The answers that another tab has kept meanwhile stay, their ratings, and the stream that it reads.
+function merged(record, kept) {
+  const variants = joined(kept.variants, record.variants);
+  const shown = record.shown < record.variants.length ? variants.indexOf(record.variants[record.shown]) : variants.length;
+  const { stream, streamAt } = record.stream || kept.stream === record.closed ? record : kept;
+  return { ...record, variants, shown, stream, streamAt };
 }
 
 // Resolves to the answers that are kept of an exchange, by this tab or another.
@@ -93,6 +110,22 @@ export function clear() {
     exchanges.clear();
     pictures.clear();
   });
+}
+
+function close() {
+  opened?.then((found) => found.close(), () => {});
+  opened = undefined;
+}
+
+// Removes the history itself, and keeps nothing from now on.
+export async function forget() {
+  await clear();
+  left = true;
+  close();
+  await new Promise((resolve) => {
+    const request = indexedDB.deleteDatabase(NAME);
+    request.onsuccess = request.onerror = request.onblocked = resolve; // one that is blocked follows by itself
+  }).catch(() => {});
 }
 
 // Resolves to a small copy of a picture as a data URL, "" where it cannot be drawn.

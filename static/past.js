@@ -1,4 +1,5 @@
 // The conversations of earlier visits below the forms, each folded until somebody opens it.
+import { changeDraft } from "./follow_up.js";
 import { clear, conversations, picturesOf } from "./history.js";
 import { say } from "./exchange.js";
 import { language, texts } from "./texts.js";
@@ -26,11 +27,8 @@ export async function showPast(forms) {
   const entries = found.map((records) => entry(records, forms));
   list.append(...entries);
   card.hidden = !entries.length;
-  // What was still coming when the page was left goes on by itself, the latest of each form.
-  for (const kind of Object.keys(forms)) {
-    const index = found.findIndex((records) => records[0].kind === kind && records.some(goesOn));
-    if (index >= 0) entries[index].open = true;
-  }
+  // What was still coming when the page was left goes on by itself, and what was being written is in view.
+  for (const [index, records] of found.entries()) entries[index].open = records.some((record) => goesOn(record) || changeDraft(record.id));
   card.querySelector("[data-do=clear-history]").addEventListener("click", forget);
 }
 
@@ -57,7 +55,6 @@ async function open(element, records, forms) {
   const files = previews.length ? await picturesOf(id) : [];
   let last = null;
   for (const record of records) last = forms[kind].revive(record, files, last, thread);
-  if (records.some(goesOn)) last.element.scrollIntoView({ block: "center" });
 }
 
 async function forget() {

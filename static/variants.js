@@ -1,6 +1,22 @@
 // The answers that a question has had, one of which is shown: each repetition adds one.
 import { figure, fill, texts } from "./texts.js";
 
+// What tells one answer from another, in every tab. One that was cut short has no request id, and in older records no id.
+export function nameOf({ answer, id, raw }) {
+  return answer?.request_id ?? id ?? raw;
+}
+
+// Both lists in one: what another tab has kept comes first, and what both have is as this one has it, rated as either.
+export function joined(kept, list) {
+  const own = new Map(list.map((one) => [nameOf(one), one]));
+  const names = new Set(kept.map(nameOf));
+  const first = kept.map((one) => {
+    const mine = own.get(nameOf(one));
+    return mine ? Object.assign(mine, { rating: mine.rating ?? one.rating }) : one;
+  });
+  return [...first, ...list.filter((one) => !names.has(nameOf(one)))];
+}
+
 export class Variants {
   // box: the element with the arrows and the number; list, shown: of an exchange that was kept.
   constructor(box, list = [], shown = list.length - 1) {
@@ -16,6 +32,13 @@ export class Variants {
   add(variant) {
     this.list.push(variant);
     this.shown = this.list.length - 1;
+  }
+
+  // Takes up the answers that another tab has kept; the one that is shown stays it.
+  adopt(kept) {
+    const { current } = this;
+    this.list = joined(kept, this.list);
+    this.shown = current ? this.list.indexOf(current) : this.list.length;
   }
 
   // None of them is shown: another one is on its way, or has failed.

@@ -86,6 +86,15 @@ def service(scripted):
 
 
 @pytest.fixture
+def held(service):
+    """No answer that is held open goes on before its test says so."""
+    release = service.process.folder / "release"
+    release.unlink(missing_ok=True)
+    yield
+    release.unlink(missing_ok=True)
+
+
+@pytest.fixture
 def own_service(tmp_path):
     """Start a service for one test, with its own settings."""
     running = []

@@ -5,6 +5,7 @@ from playwright.sync_api import expect
 from tests.fakes import image_bytes
 
 TEXT, IMAGE = "[data-exchanges=text] .exchange", "[data-exchanges=image] .exchange"
+PAST = "[data-past] > details"  # the conversations of the history
 RED = {"name": "red.png", "mimeType": "image/png", "buffer": image_bytes()}
 
 # Hands a file to the page the way a browser does when a user drops or pastes it. The file comes as base64.
@@ -45,3 +46,26 @@ def finished(exchange):
     expect(exchange.locator(".about")).to_be_visible()
     cells = exchange.locator("[data-figure]")
     return {cell.get_attribute("data-figure"): cell.text_content() for cell in cells.all()}
+
+
+def unfold(page, number=0):
+    """Open a conversation of the history; return its exchanges."""
+    entry = page.locator(PAST).nth(number)
+    entry.locator("> summary").click()
+    expect(entry.locator(".exchange").first).to_be_visible()
+    return entry.locator(".exchange")
+
+
+def repeat(service, exchange, text):
+    """Ask again; wait for the answer with this text."""
+    service.script(pieces=[text])
+    exchange.locator("[data-do=again]").click()
+    expect(exchange.locator(".answer")).to_have_text(text)
+    finished(exchange)
+
+
+def go_on(service, text):
+    """Have the answer that is held open go on and end."""
+    draft = service.process.folder / "release.draft"
+    draft.write_text(text)
+    draft.replace(service.process.folder / "release")

@@ -5,13 +5,12 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.browser.steps import IMAGE, TEXT, ask_image, ask_text, choose, finished
+from tests.e2e.browser.steps import IMAGE, PAST, TEXT, ask_image, ask_text, choose, finished, repeat, unfold
 from tests.e2e.browser.test_accessibility import LOOKS, violations
 
 pytestmark = pytest.mark.needs("chromium")
 
 LATE = 300  # milliseconds
-PAST = "[data-past] > details"
 SHIFTS = """window.shifts = 0; new PerformanceObserver((list) => {
   for (const one of list.getEntries()) if (!one.hadRecentInput) window.shifts += one.value;
 }).observe({ type: "layout-shift", buffered: true })"""
@@ -28,22 +27,6 @@ def painted_before_it_is_read(page):
     page.route("**/static/*.js*", late)
     yield
     page.unroute("**/static/*.js*")
-
-
-def unfold(page, number=0):
-    """Open a conversation of the history; return its exchanges."""
-    entry = page.locator(PAST).nth(number)
-    entry.locator("> summary").click()
-    expect(entry.locator(".exchange").first).to_be_visible()
-    return entry.locator(".exchange")
-
-
-def repeat(service, exchange, text):
-    """Ask again; wait for the answer with this text."""
-    service.script(pieces=[text])
-    exchange.locator("[data-do=again]").click()
-    expect(exchange.locator(".answer")).to_have_text(text)
-    finished(exchange)
 
 
 def test_answers_to_one_question_are_kept_beside_each_other(service, open_page):

@@ -115,3 +115,40 @@ def test_all_of_it_works_without_scripts(guarded, open_page):
     expect(page.locator(f"{TEXT} .answer")).to_have_text("An answer.")
     page.click("footer button")
     expect(page.locator("#key")).to_be_visible()
+
+
+# What the browser keeps of a page: the names of databases, and what was typed.
+KEPT = """async () => [
+  (await indexedDB.databases()).map((one) => one.name),
+  Object.values(sessionStorage).filter((text) => text.includes("Mine")),
+]"""
+
+
+def test_signing_out_leaves_nothing_of_a_visitor(guarded, open_page):
+    """Neither in this tab nor in another, open or elsewhere; who signs in next finds an empty page."""
+    operator = open_page(f"{guarded.url}/status", extra_http_headers=ELSEWHERE)
+    enter(operator, KEY)
+    texts = [make_key(operator, guarded.url, name) for name in ("first", "second")]
+    page = open_page(guarded.url)
+    wait_for(guarded, texts[0], 200)
+    enter(page, texts[0])
+    finished(ask_text(page, "Mine, asked"))
+    page.fill("#text-prompt", "Mine, typed")
+    away, other = page.context.new_page(), page.context.new_page()
+    for tab in (away, other):
+        tab.goto(guarded.url)
+        tab.fill("#image-prompt", "Mine, in another tab")
+        tab.locator("[data-past] > details > summary").click()
+    away.goto(f"{guarded.url}/api/docs")
+    page.click("#sign-out button")
+    for tab in (page, other):
+        expect(tab.locator("#key")).to_be_visible()
+    away.goto(guarded.url)
+    assert [tab.evaluate(KEPT) for tab in (page, away, other)] == [[[], []]] * 3
+    wait_for(guarded, texts[1], 200)
+    enter(page, texts[1])
+    for tab in (page, away, other):
+        tab.goto(guarded.url)
+        for field in ("#text-prompt", "#image-prompt"):
+            expect(tab.locator(field)).to_have_value("")
+        expect(tab.locator("[data-past] > details")).to_have_count(0)

@@ -5,11 +5,11 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.browser.steps import IMAGE, TEXT, ask_image, ask_text, choose, finished
+from tests.e2e.browser.steps import IMAGE, TEXT, ask_image, ask_text, choose, finished, go_on
 from tests.e2e.browser.test_accessibility import LOOKS, violations
 from tests.e2e.gunicorn_process import until
 
-pytestmark = pytest.mark.needs("chromium")
+pytestmark = [pytest.mark.needs("chromium"), pytest.mark.usefixtures("held")]
 
 PAST = "[data-past] .exchange"
 
@@ -17,22 +17,6 @@ PAST = "[data-past] .exchange"
 def kept_streams(page):
     """Return how many streams the service keeps."""
     return float(re.search(r"^avito_ai_resumable_streams (\S+)$", page.request.get("/metrics").text(), re.MULTILINE)[1])
-
-
-def go_on(service, text):
-    """Have the answer that is held open go on and end."""
-    draft = service.process.folder / "release.draft"
-    draft.write_text(text)
-    draft.replace(service.process.folder / "release")
-
-
-@pytest.fixture(autouse=True)
-def held(service):
-    """No answer goes on before its test says so."""
-    release = service.process.folder / "release"
-    release.unlink(missing_ok=True)
-    yield
-    release.unlink(missing_ok=True)
 
 
 def test_a_reload_amid_an_answer_continues_it(service, open_page):
