@@ -48,7 +48,7 @@ from keys.registry import KeyRegistry
 from keys.store import KeyStore
 from keys.tokens import TokenVerifier
 from models import ModelNames, ModelSet, build_models
-from routes import admin_audit, admin_keys, admin_usage, api, assets, docs, feedback, pages, sign_in, status
+from routes import admin_audit, admin_keys, admin_usage, api, assets, docs, feedback, language, pages, sign_in, status
 from routes.answer_cache import AnswerCache
 from routes.anthropic.views import anthropic
 from routes.chat.grammars import GrammarCache
@@ -111,7 +111,8 @@ def create_app(
     served = (health.health, health.metrics, api.api, feedback.feedback, usage_api)
     protocols = (openai, responses_api, anthropic, docs.docs)
     operators = (status.status, admin_keys.admin_keys, admin_usage.admin_usage, admin_audit.admin_audit)
-    for blueprint in (*served, *protocols, *operators, pages.pages, streams_again, sign_in.sign_in, assets.assets):
+    visited = (pages.pages, language.language, streams_again, sign_in.sign_in, assets.assets)
+    for blueprint in (*served, *protocols, *operators, *visited):
         app.register_blueprint(blueprint)
     check_routes(app)
     for name, uses in _renewed(wired).items():

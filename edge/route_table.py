@@ -81,7 +81,8 @@ API = Row(need=Need.CLIENT, budget=Budget.GENERATION, protocol=Protocol.API)
 ROUTES: Mapping[str, Row] = {
     "GET /": Row(),
     "GET /state": Row(),
-    "POST /language": Row(bodies=FORM_OF_TEXT, own_page=True),
+    "GET /language": Row(),
+    "POST /language": Row(bodies={FORM: 5 * MIB, MULTIPART: MIB}, own_page=True),  # with the image that the page keeps
     "GET /static/<path:filename>": Row(),
     "GET /favicon.ico": Row(),
     "GET /manifest.webmanifest": Row(),

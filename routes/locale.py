@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flask import request
+from flask import g, request
 
 from edge.errors import Sentence
 from edge.ready_made import LANGUAGE_HEADER
@@ -91,9 +91,14 @@ def sentence_in(language: str) -> Sentence:
     return LOCALES.get(language, LOCALES[DEFAULT]).sentence
 
 
+def speak(code: str) -> None:
+    """Answer the current request in a language, which the visitor chooses with it."""
+    g.language = code
+
+
 def visitors_locale() -> Locale:
     """Return the language that the visitor chose, or else the best match for the browser's Accept-Language."""
-    chosen = request.cookies.get(COOKIE)
+    chosen = g.get("language", request.cookies.get(COOKIE))
     if chosen in LOCALES:
         return LOCALES[chosen]
     return LOCALES[request.accept_languages.best_match(sorted(LOCALES), DEFAULT) or DEFAULT]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -21,7 +20,6 @@ from engine.errors import (
     RetryLater,
     ServiceError,
     UnsupportedMediaType,
-    ValidationError,
 )
 from engine.text import images
 from engine.types import EncodedImage
@@ -30,26 +28,22 @@ from routes.assets import asset
 from routes.compressed import compressed
 from routes.generation import GenerationResult, generate
 from routes.generation_run import watching
-from routes.locale import COOKIE, LOCALES, visitors_locale
+from routes.locale import LOCALES, visitors_locale
 from routes.markdown import rendered
-from routes.parsing import submitted_form
 from routes.privacy import readers
-from routes.request_models import MAX_TEMPERATURE, LanguageForm
+from routes.request_models import MAX_TEMPERATURE
 from routes.services import services
 from routes.state import state_of_service
 from routes.status import is_for_the_operator, operators_sign_in_page
 from routes.thumbnail import thumbnail_url
-from routes.validation import validated
 from routes.visitor import Kept, Visitor, visitor
 
 pages = Blueprint("pages", __name__)
 
 MIB = 1024 * 1024
-A_YEAR = 365 * 24 * 3600  # seconds
 MAX_UNREAD = 5 * MIB  # of a form with an image that can be kept (kept_image.MAX_BYTES)
 FORMS = {"/avibe": "text", "/avision": "image"}
 EXAMPLE_PARAMETERS = {"text": "text", "image": "picture"}  # in the address, by form
-SWITCHABLE = re.compile(rf"/|/sign-in|/api/docs|{operator_page.ADDRESS.pattern}", re.ASCII)
 ICON_SIZES = (192, 512)  # pixels; those that an installation asks for
 BACKGROUND = "#f4f6f9"  # of the style sheet
 # Browsers give icons one of two types, and animated PNG files one of their own.
@@ -90,18 +84,6 @@ def manifest() -> FlaskResponse:
         icons=icons,
     )
     response.mimetype = "application/manifest+json"
-    return response
-
-
-@pages.post("/language")
-def language() -> Response:
-    """Store the chosen language in a cookie and redirect back to the page."""
-    chosen = validated(LanguageForm, submitted_form().fields)
-    if chosen.language not in LOCALES:
-        raise ValidationError(f"language must be one of {', '.join(LOCALES)}.", "language")
-    page = chosen.page if chosen.page and SWITCHABLE.fullmatch(chosen.page) else None
-    response = redirect(page or url_for("pages.index"), 303)
-    response.set_cookie(COOKIE, chosen.language, max_age=A_YEAR, httponly=True, samesite="Lax")
     return response
 
 

@@ -130,11 +130,37 @@ class ImageJsonRequest(StreamedImageRequest):
     image: Annotated[list[str], BeforeValidator(_in_list)]
 
 
-class LanguageForm(RequestModel):
-    """The language that a visitor chooses, and the page to return to."""
+class TypedForm(RequestModel):
+    """What was typed into a form of the page, which is shown again.
+
+    kept_image: images in base64, with commas between them.
+    """
+
+    prompt: str | None = None
+    max_tokens: str | None = None
+    temperature: str | None = None
+    template: str | None = None
+    item: str | None = None
+    condition: str | None = None
+    price: str | None = None
+    city: str | None = None
+    message: str | None = None
+    length: str | None = None
+    tone: str | None = None
+    kept_image: str | None = None
+
+
+class LanguageForm(TypedForm):
+    """The language that a visitor chooses, and the page to return to, or what was typed into a form of it."""
 
     language: Annotated[str, Field(json_schema_extra={"enum": sorted(LOCALES)})]
     page: str | None = None
+
+
+class LanguageQuery(RequestModel):
+    """form: the one whose fields come along, to be shown again."""
+
+    form: Literal["text", "image"] | None = None
 
 
 class FeedbackRequest(RequestModel):
@@ -186,25 +212,10 @@ class OperatorSignInForm(SignInForm):
     page: str | None = None
 
 
-class ClientSignInForm(SignInForm):
-    """A client's key or token, and what was typed into a form of the page before, which is shown again.
-
-    form: `text` or `image`, the form that it was typed into; kept_image: images in base64, with commas between them.
-    """
+class ClientSignInForm(SignInForm, TypedForm):
+    """A client's key or token, and what was typed into a form of the page before. form: which, `text` or `image`."""
 
     form: str | None = None
-    prompt: str | None = None
-    max_tokens: str | None = None
-    temperature: str | None = None
-    template: str | None = None
-    item: str | None = None
-    condition: str | None = None
-    price: str | None = None
-    city: str | None = None
-    message: str | None = None
-    length: str | None = None
-    tone: str | None = None
-    kept_image: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,16 +13,14 @@ from edge import caller, client_session, csrf
 from edge.errors import Unauthorized
 from edge.rate_limit import OverBudget
 from edge.request_state import request_state
-from routes import kept_image, seller_templates
+from routes import kept_image
 from routes.locale import visitors_locale
-from routes.pages import FORMS, page_with, problem_of, sign_in_page
+from routes.pages import page_with, problem_of, sign_in_page
 from routes.parsing import submitted_form
 from routes.services import services
-from routes.visitor import Kept, Visitor
+from routes.visitor import Visitor, typed_into
 
 sign_in = Blueprint("sign_in", __name__)
-
-FIELDS = ("prompt", "max_tokens", "temperature", *seller_templates.FIELDS)
 
 
 @sign_in.app_template_global()
@@ -49,7 +47,8 @@ def enter() -> ResponseReturnValue:
     if not services().authenticator.demanded:
         return redirect(url_for("pages.index"), 303)
     form = kept_image.form_with_image()
-    offered, kept = form.fields.get("key", "").strip(), _kept(form.fields, form.files.get("image", ()))
+    offered = form.fields.get("key", "").strip()
+    kept = typed_into(form.fields.get("form", ""), form.fields, form.files.get("image", ()))
     texts = visitors_locale().texts["key_sign_in"]
     try:
         account = services().authenticator.account_for(offered, caller.budget_key(request_state().client))
@@ -77,10 +76,3 @@ def leave() -> FlaskResponse:
     response = cast(FlaskResponse, redirect(url_for("pages.index"), 303))
     client_session.end(response)
     return response
-
-
-def _kept(fields: dict[str, str], images: tuple[bytes, ...]) -> Kept | None:
-    """Return what the form of the page held when its visitor was asked to sign in."""
-    if fields.get("form") not in FORMS.values():
-        return None
-    return Kept(fields["form"], {name: fields[name] for name in FIELDS if fields.get(name)}, images)

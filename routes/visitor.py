@@ -13,7 +13,10 @@ from edge.errors import RateLimitExceeded, Unauthorized
 from edge.rate_limit import OverBudget
 from edge.request_state import request_state
 from keys.account import Account
+from routes import seller_templates
 from routes.services import services
+
+FIELDS = ("prompt", "max_tokens", "temperature", *seller_templates.FIELDS)  # that are typed into a form
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Visitor:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What was typed into a form of the page before the visitor had to sign in. form: `text` or `image`."""
+    """What was typed into a form of the page, which is shown again. form: `text` or `image`."""
 
     form: str
     typed: Mapping[str, str] = field(default_factory=dict)
@@ -50,3 +53,10 @@ def visitor() -> Visitor:
     except (Unauthorized, OverBudget, RateLimitExceeded):
         return Visitor(signed_out=True)
     return Visitor(signed_out=False, account=account, by_session=not offered)
+
+
+def typed_into(form: str, fields: Mapping[str, str], images: tuple[bytes, ...]) -> Kept | None:
+    """Return what a form of the page held, None for another one. form: its kind."""
+    if form not in seller_templates.TEMPLATES:
+        return None
+    return Kept(form, {name: fields[name] for name in FIELDS if fields.get(name)}, images)

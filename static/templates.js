@@ -3,7 +3,7 @@ import { readDraft, writeDraft } from "./drafts.js";
 import { extra, fill } from "./texts.js";
 
 const texts = extra.templates ? JSON.parse(extra.templates) : {};
-const FIELDS = ["template", "item", "condition", "price", "city", "message", "length", "tone"];
+const FIELDS = ["template", "item", "condition", "price", "city", "message", "length", "tone", "max_tokens", "temperature"];
 
 export class Templates {
   constructor(form) {
@@ -27,7 +27,9 @@ export class Templates {
 
   put(name, value) {
     const field = this.form.elements.namedItem(name);
-    if (field) field.value = value;
+    if (!field) return;
+    field.value = value;
+    if (value && field.closest) field.closest("details")?.setAttribute("open", ""); // of a list of radio buttons, there is none
   }
 
   choose(template) {

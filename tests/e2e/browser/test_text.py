@@ -208,3 +208,52 @@ def test_text_behind_a_table_stays_whole(service, open_page, size):
     answer = exchange.locator(".answer")
     expect(answer.locator("table").first).to_have_text("1234")
     expect(answer.locator(":scope > p")).to_have_text(["Итого 5 | 6 рублей"])
+
+
+def test_a_change_of_language_without_scripts_loses_nothing(service, open_page):
+    """Whichever form something is typed into; where both have something, the text form."""
+    page = open_page(service.url, java_script_enabled=False)
+    page.locator("#text-form .choice").nth(1).click()
+    page.fill("#text-item", "bicycle")
+    page.locator("#text-form summary").click()
+    page.fill("#text-temperature", "0.5")
+    page.locator("button[lang=ru]:visible").click()
+    expect(page.locator("html")).to_have_attribute("lang", "ru")
+    expect(page.locator("#text-item")).to_have_value("bicycle")
+    expect(page.locator("#text-temperature")).to_have_value("0.5")
+    page.fill("#text-item", "")
+    page.fill("#image-prompt", "Что это?")
+    page.locator("button[lang=en]:visible").click()
+    expect(page.locator("html")).to_have_attribute("lang", "en")
+    expect(page.locator("#image-prompt")).to_have_value("Что это?")
+
+
+def test_a_change_of_language_keeps_every_field(service, open_page):
+    """Of both forms and of a follow-up."""
+    page = open_page(service.url)
+    finished(ask_text(page))
+    typed = {"#text-prompt": "Hello", "#text-length": "77", "#image-prompt": "What?", "#image-temperature": "0.5"}
+    for form in ("text", "image"):
+        page.locator(f"#{form}-form summary").click()
+    for field, text in typed.items():
+        page.fill(field, text)
+    page.locator(f"{TEXT} .change textarea").fill("Without the price")
+    page.click("button[lang=ru]")
+    expect(page.locator("html")).to_have_attribute("lang", "ru")
+    for field, text in typed.items():
+        expect(page.locator(field)).to_have_value(text)
+        expect(page.locator(field)).to_be_visible()
+    expect(page.locator("[data-past] .change textarea")).to_have_value("Without the price")
+
+
+def test_nothing_typed_is_lost_while_the_models_load(service, open_page):
+    """Without scripts the page stays as it is; another tab shows how far they are."""
+    service.script(status="loading", progress=[4_000_000_000, 16_000_000_000])
+    page = open_page(service.url, java_script_enabled=False, locale="ru-RU")
+    page.fill("#text-prompt", "Hello")
+    with page.context.expect_page() as opened:
+        page.locator("noscript a").click()
+    expect(opened.value.locator("#state progress").first).to_be_visible()
+    expect(page.locator("#text-prompt")).to_have_value("Hello")
+    page.click("form[data-kind=text] [data-do=send]")
+    expect(page.locator("#text-prompt")).to_have_value("Hello")
