@@ -10,6 +10,10 @@ const TAGS = new Map([
   ...[smd.HEADING_1, smd.HEADING_2, smd.HEADING_3, smd.HEADING_4, smd.HEADING_5, smd.HEADING_6].map((type) => [type, "h3"]),
 ]);
 
+const MARKS = /^ {0,3}(?:> ?)+/; // of a quote, at the beginning of a line
+const MAYBE_MARKS = /^ {0,3}(?:> ?)*$/; // a line that has not come further yet
+const LEAVE = "\n".repeat(5); // ends a table, whatever is missing of it, and the quotes around it
+
 const DIRECTED = /^(p|h3|ul|ol|li|blockquote|th|td)$/;
 
 // Returns { write, end }; `said` is called with the plain text, without Markdown marks.
@@ -38,16 +42,25 @@ export function writer(root, said) {
   });
   // The parser holds back its last character, which may begin a mark. A letter or digit cannot, so it is shown already.
   const tail = document.createTextNode("");
-  const inTable = () => node !== root && node.closest("table") && !node.closest("blockquote"); // whose lines begin with a mark
+  const inTable = () => node !== root && node.closest("table");
   let begins = true; // a line
+  let held = ""; // the beginning of a line that may be the mark of a quote
+  // The parser ends a table at an empty line alone, would tear what stands right behind it, and knows no marks of quotes in it.
+  const inRows = (line) => {
+    const row = node.closest("blockquote") ? line.replace(MARKS, "") : line;
+    if (row === line && node.closest("blockquote")) smd.parser_write(parser, LEAVE);
+    else if (!/^[|\s]/.test(row)) smd.parser_write(parser, "\n");
+    return row;
+  };
   return {
     write(text) {
       tail.remove();
-      for (const line of text.split(/(?<=\n)/)) {
-        // The parser ends a table at an empty line alone, and would tear what stands right behind it.
-        if (begins && line && !/^[|\s]/.test(line) && inTable()) smd.parser_write(parser, "\n");
-        smd.parser_write(parser, line);
-        begins = line ? line.endsWith("\n") : begins;
+      const lines = (held + text).split(/(?<=\n)/).filter(Boolean);
+      held = "";
+      for (const line of lines) {
+        if (begins && MAYBE_MARKS.test(line) && inTable()) held = line;
+        else smd.parser_write(parser, begins && inTable() ? inRows(line) : line);
+        begins = held ? begins : line.endsWith("\n");
       }
       tail.data = /^[\p{L}\p{N}]+$/u.test(parser.pending) ? parser.pending : "";
       node.append(tail);

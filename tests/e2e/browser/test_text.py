@@ -257,3 +257,33 @@ def test_nothing_typed_is_lost_while_the_models_load(service, open_page):
     expect(page.locator("#text-prompt")).to_have_value("Hello")
     page.click("form[data-kind=text] [data-do=send]")
     expect(page.locator("#text-prompt")).to_have_value("Hello")
+
+
+QUOTED = "> Цены:\n>\n> | a | b |\n> |---|---|\n> | 1 | 2 |\n> | 3 | 4 |\n>\n> Итого **10**\n\nПосле | неё"
+BARE = "> | a | b |\n> |---|---|\n> | 1 | 2 |\n> Прямо за ней\n\n> | c |\n> |---|\n\nПосле"
+
+
+@pytest.mark.parametrize("scripts", [1, 5, 1000, 0])
+def test_a_table_in_a_quote_is_one(service, open_page, scripts):
+    """With what stands behind it in the quote and behind the quote, however the answer was cut, without scripts too."""
+    size = scripts or 1000
+    answers = []
+    for text in (QUOTED, BARE):
+        service.script(pieces=[text[at : at + size] for at in range(0, len(text), size)])
+        page = open_page(service.url, java_script_enabled=bool(scripts))
+        page.fill("#text-prompt", "x")
+        page.click("form[data-kind=text] [data-do=send]")
+        finished(page.locator(TEXT).first)
+        answers.append(page.locator(f"{TEXT} .answer").first)
+    first, second = answers
+    expect(first.locator("blockquote > .scroll > table")).to_have_count(1)
+    expect(first.locator("blockquote tr")).to_have_count(3)
+    expect(first.locator("blockquote td")).to_have_text(["1", "2", "3", "4"])
+    expect(first.locator("blockquote > p")).to_have_text(["Цены:", "Итого 10"])
+    expect(first.locator("blockquote strong")).to_have_text("10")
+    expect(first.locator(":scope > p")).to_have_text(["После | неё"])
+    expect(second.locator("blockquote")).to_have_count(2)
+    expect(second.locator("blockquote > .scroll > table")).to_have_count(2)
+    if scripts:  # the server takes a line right behind a table for another row
+        expect(second.locator("blockquote > p")).to_have_text(["Прямо за ней"])
+    expect(second.locator(":scope > p")).to_have_text(["После"])
