@@ -15,7 +15,7 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 HEADING = "h3"
-DIRECTED = frozenset(("p", "ul", "ol", "li", "blockquote", "th", "td"))  # each has the direction of its own text
+DIRECTED = frozenset(("p", "ul", "ol", "blockquote"))
 LONGEST = 40_000  # characters: the longest answers of most models, and a second of work at the very worst
 NESTED = 20  # levels; the library looks at each bracket as often
 SCHEMES = ("http://", "https://", "mailto:")
@@ -36,8 +36,8 @@ class _Renderer(RendererHTML):
     def image(self, tokens: Sequence[Token], idx: int, options: Any, env: MutableMapping[str, Any]) -> str:
         return Markup.escape(tokens[idx].content)
 
-    def heading_open(self, *_: Any) -> str:
-        return f'<{HEADING} dir="auto">'
+    def heading_open(self, tokens: Sequence[Token], idx: int, options: Any, env: MutableMapping[str, Any]) -> str:
+        return f"<{HEADING}{_direction(tokens[idx])}>"
 
     def heading_close(self, *_: Any) -> str:
         return f"</{HEADING}>\n"
@@ -52,8 +52,8 @@ class _Renderer(RendererHTML):
 
     code_block = fence
 
-    def table_open(self, *_: Any) -> str:
-        return '<div class="scroll" tabindex="0"><table>\n'
+    def table_open(self, tokens: Sequence[Token], idx: int, options: Any, env: MutableMapping[str, Any]) -> str:
+        return f'<div class="scroll" tabindex="0"{_direction(tokens[idx])}><table>\n'
 
     def table_close(self, *_: Any) -> str:
         return "</table></div>\n"
@@ -62,7 +62,12 @@ class _Renderer(RendererHTML):
     def renderAttrs(token: Token) -> str:
         """Write the start of a numbered list and a direction only: the alignment of cells would be an inline style."""
         start = f' start="{token.attrs["start"]}"' if "start" in token.attrs else ""
-        return f'{start} dir="auto"' if token.nesting > 0 and token.tag in DIRECTED else start
+        return start + (_direction(token) if token.tag in DIRECTED else "")
+
+
+def _direction(token: Token) -> str:
+    """Return the attribute of an outermost block, whose text gives it its direction, and so what is in it."""
+    return ' dir="auto"' if token.nesting > 0 and token.level == 0 else ""
 
 
 def _may_lead_there(url: str) -> bool:

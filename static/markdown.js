@@ -14,7 +14,7 @@ const MARKS = /^ {0,3}(?:> ?)+/; // of a quote, at the beginning of a line
 const MAYBE_MARKS = /^ {0,3}(?:> ?)*$/; // a line that has not come further yet
 const LEAVE = "\n".repeat(5); // ends a table, whatever is missing of it, and the quotes around it
 
-const DIRECTED = /^(p|h3|ul|ol|li|blockquote|th|td)$/;
+const DIRECTED = /^(p|h3|ul|ol|blockquote)$/;
 
 // Returns { write, end }; `said` is called with the plain text, without Markdown marks.
 export function writer(root, said) {
@@ -85,6 +85,12 @@ function boxed(code) {
   return box;
 }
 
+// An outermost block has the direction of its text, and what is in it has that of the block: a list with its marks, a table with its columns.
+function directed(element) {
+  if (!element.parentNode.closest(".answer [dir]")) element.dir = "auto";
+  return element;
+}
+
 function open(parent, type) {
   if (type === smd.CODE_BLOCK || type === smd.CODE_FENCE) {
     const code = Object.assign(document.createElement("pre"), { tabIndex: 0 });
@@ -92,7 +98,7 @@ function open(parent, type) {
     return code.appendChild(document.createElement("code"));
   }
   if (type === smd.TABLE) {
-    parent = parent.appendChild(Object.assign(document.createElement("div"), { className: "scroll", tabIndex: 0 }));
+    parent = directed(parent.appendChild(Object.assign(document.createElement("div"), { className: "scroll", tabIndex: 0 })));
     return parent.appendChild(document.createElement("table"));
   }
   if (type === smd.TABLE_ROW) {
@@ -101,7 +107,7 @@ function open(parent, type) {
   }
   const tag = type === smd.TABLE_CELL ? (parent.parentNode.tagName === "THEAD" ? "th" : "td") : (TAGS.get(type) ?? "span");
   const element = parent.appendChild(document.createElement(tag));
-  if (DIRECTED.test(tag)) element.dir = "auto"; // each block has the direction of its own text
+  if (DIRECTED.test(tag)) directed(element);
   if (type === smd.CHECKBOX) {
     element.textContent = "☐ ";
     element.closest("li")?.classList.add("task");

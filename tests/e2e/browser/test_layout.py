@@ -93,3 +93,44 @@ def test_paper_has_the_answer_and_no_forms(service, open_page):
     ours = (f"{TEXT} .actions", f"{TEXT} .about")
     for hidden in ("form[data-kind=text]", "form[data-kind=image]", ".languages", "footer", *ours):
         expect(page.locator(hidden)).to_be_hidden()
+
+
+HEBREW = "שלום\n\n- ראשון\n- English (one).\n\n> ציטוט\n\n| פריט | מחיר |\n|---|---|\n| אופניים | 5000 |"
+    "\n\n`a.b()` כן\n\n- one"
+# Where things stand: the item's mark, the other item's text, the quote's bar, the first column, and a list in English.
+SIDES = """() => {
+  const part = (selector, at = 0) => document.querySelectorAll(`.answer ${selector}`)[at];
+  const text = (element) => {
+    const range = document.createRange();
+    range.selectNodeContents(element);
+    return range.getBoundingClientRect();
+  };
+  const middle = (box) => (box.left + box.right) / 2;
+  const all = part("> ul").getBoundingClientRect();
+  const [first, second] = ["th", "th:nth-child(2)"].map((selector) => middle(part(selector).getBoundingClientRect()));
+  const bar = getComputedStyle(part("blockquote"));
+  return {
+    item: all.right - text(part("li")).right > 20,
+    other: all.right - text(part("li", 1)).right > 20 && text(part("li", 1)).left > middle(all),
+    bar: parseFloat(bar.borderRightWidth) > 0 && parseFloat(bar.borderLeftWidth) === 0,
+    columns: first > second,
+    figure: middle(text(part("td:nth-child(2)"))) > middle(part("td:nth-child(2)").getBoundingClientRect()),
+    code: getComputedStyle(part("code")).direction === "ltr",
+    english: text(part("> ul:last-of-type > li")).left < middle(all),
+  };
+}"""
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_an_answer_from_right_to_left_is_laid_out_so(service, open_page, scripts):
+    """Lists with their marks, quotes with their bars, tables with their columns; what is English beside them is not."""
+    service.script(pieces=list(HEBREW))
+    for colours in ("light", "dark"):
+        page = open_page(
+            service.url, java_script_enabled=scripts, color_scheme=colours, viewport={"width": 360, "height": 740}
+        )
+        page.fill("#text-prompt", "x")
+        page.click("form[data-kind=text] [data-do=send]")
+        finished(page.locator(TEXT).first)
+        assert set(page.evaluate(SIDES).values()) == {True}, page.evaluate(SIDES)
+        assert overflow(page) <= 0
