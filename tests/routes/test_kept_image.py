@@ -74,6 +74,15 @@ def test_a_large_image_has_to_be_chosen_again(client):
     assert kept_in(page) is None
     assert "choose the pictures again" in page
     assert required(page)
+    assert 'href="#image-file"' in page
+    assert "formnovalidate form" not in page
+
+
+def test_what_goes_on_from_a_kept_image_needs_no_file(client):
+    """Whatever else is in the form is not looked at by the browser."""
+    page = client.post("/avision", **upload()).text
+    assert "formnovalidate form" in page
+    assert 'href="#image-file"' not in page
 
 
 def test_the_largest_kept_image_is_accepted(client, avision):

@@ -145,3 +145,20 @@ def test_no_violation_in_a_conversation(service, open_page, look):
     page.locator("#outcome .chips button").first.click()
     expect(page.locator(f"{TEXT} .question")).to_have_count(2)
     assert violations(page) == []
+
+
+def test_a_large_image_is_chosen_again_before_it_is_gone_on_from(service, open_page):
+    """Without scripts: the page says so, and the browser sends nothing without the picture, nor loses what is typed."""
+    page = open_page(service.url, java_script_enabled=False)
+    large = {**RED, "buffer": RED["buffer"] + bytes(3 * 1024 * 1024)}
+    page.set_input_files("#image-file", large)
+    page.fill("#image-prompt", "What is it?")
+    page.click("form[data-kind=image] [data-do=send]")
+    expect(page.locator(".follow-up a[href='#image-file']")).to_be_visible()
+    page.fill(".change textarea", "And its colour?")
+    page.click(".change button")
+    expect(page.locator(".change textarea")).to_have_value("And its colour?")
+    expect(page.locator(f"{IMAGE} .question")).to_have_text(["What is it?"])
+    page.set_input_files("#image-file", large)
+    page.click(".change button")
+    expect(page.locator(f"{IMAGE} .question")).to_have_text(["What is it?", "And its colour?"])

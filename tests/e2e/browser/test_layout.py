@@ -95,8 +95,10 @@ def test_paper_has_the_answer_and_no_forms(service, open_page):
         expect(page.locator(hidden)).to_be_hidden()
 
 
-HEBREW = "שלום\n\n- ראשון\n- English (one).\n\n> ציטוט\n\n| פריט | מחיר |\n|---|---|\n| אופניים | 5000 |"
+HEBREW = (
+    "שלום\n\n- ראשון\n- English (one).\n\n> ציטוט\n\n| פריט | מחיר |\n|---|---|\n| אופניים | 5000 |"
     "\n\n`a.b()` כן\n\n- one"
+)
 # Where things stand: the item's mark, the other item's text, the quote's bar, the first column, and a list in English.
 SIDES = """() => {
   const part = (selector, at = 0) => document.querySelectorAll(`.answer ${selector}`)[at];
