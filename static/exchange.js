@@ -8,6 +8,7 @@ import { duration, extra, figure, fill, sentence, texts, whatNext } from "./text
 import { Variants } from "./variants.js";
 
 const SPOKEN = 30; // sentences that stay in the live region
+const LONGEST = 400; // characters of one; what goes on without an end is said in parts
 const SHOWN = {
   input_tokens: figure,
   generated_tokens: figure,
@@ -258,8 +259,8 @@ export class Exchange {
     this.unsaid += text;
     if (this.silent) return;
     const found = /^[\s\S]*(?:[.!?…](?=\s)|[。！？\n])/.exec(this.unsaid.slice(looked));
-    if (!found) return;
-    const end = looked + found[0].length;
+    if (!found && this.unsaid.length < LONGEST) return;
+    const end = found ? looked + found[0].length : this.unsaid.lastIndexOf(" ") + 1 || this.unsaid.length;
     say(this.unsaid.slice(0, end));
     this.unsaid = this.unsaid.slice(end);
   }

@@ -14,6 +14,9 @@ const MARKS = /^ {0,3}(?:> ?)+/; // of a quote, at the beginning of a line
 const MAYBE_MARKS = /^ {0,3}(?:> ?)*$/; // a line that has not come further yet
 const LEAVE = "\n".repeat(5); // ends a table, whatever is missing of it, and the quotes around it
 
+const PIECE = 1024; // characters of a text node: a layout looks at each node, and each addition copies the node
+const SHOWN = 32; // characters at most of what the parser holds back
+
 const DIRECTED = /^(p|h3|ul|ol|blockquote)$/;
 
 // Returns { write, end }; `said` is called with the plain text, without Markdown marks.
@@ -31,7 +34,7 @@ export function writer(root, said) {
       if (/^T(HEAD|BODY)$/.test(node.tagName)) node = node.parentNode;
     },
     add_text(_, text) {
-      node.append(text);
+      put(node, text);
       said(text);
     },
     set_attr(_, type, value) {
@@ -62,7 +65,8 @@ export function writer(root, said) {
         else smd.parser_write(parser, begins && inTable() ? inRows(line) : line);
         begins = held ? begins : line.endsWith("\n");
       }
-      tail.data = /^[\p{L}\p{N}]+$/u.test(parser.pending) ? parser.pending : "";
+      const pending = parser.pending.slice(0, SHOWN);
+      tail.data = /^[\p{L}\p{N}]+$/u.test(pending) ? pending : "";
       node.append(tail);
     },
     end() {
@@ -70,6 +74,13 @@ export function writer(root, said) {
       smd.parser_end(parser);
     },
   };
+}
+
+// Adds text in few nodes, so that a long paragraph costs little more with each event than a short one.
+function put(parent, text) {
+  const last = parent.lastChild;
+  if (last?.nodeType === Node.TEXT_NODE && last.length < PIECE) last.appendData(text);
+  else parent.append(text);
 }
 
 // Code is mostly wanted alone. The server's markup has no buttons.

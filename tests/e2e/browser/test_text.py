@@ -287,3 +287,39 @@ def test_a_table_in_a_quote_is_one(service, open_page, scripts):
     if scripts:  # the server takes a line right behind a table for another row
         expect(second.locator("blockquote > p")).to_have_text(["Прямо за ней"])
     expect(second.locator(":scope > p")).to_have_text(["После"])
+
+
+# What is written into the page with each of many events: characters, text nodes in the end, what is left to be said.
+WORK = """async ([piece, count]) => {
+  const { Exchange } = await import(document.querySelector("[href*='/exchange.js']").href);
+  const exchange = new Exchange({ prompt: "", files: [], previews: [] }, "text");
+  document.querySelector("[data-exchanges=text]").append(exchange.thread());
+  const observer = new MutationObserver(() => {});
+  observer.observe(document, { subtree: true, childList: true, characterData: true });
+  const written = [];
+  let unsaid = 0;
+  for (let event = 0; event < count; event++) {
+    exchange.write(piece);
+    const added = ({ target, addedNodes }) => [...(addedNodes.length ? addedNodes : [target])];
+    const nodes = new Set(observer.takeRecords().filter((one) => !one.removedNodes.length).flatMap(added));
+    written.push([...nodes].reduce((sum, node) => sum + node.textContent.length, 0));
+    unsaid = Math.max(unsaid, exchange.unsaid.length);
+  }
+  exchange.end("");
+  const answer = exchange.part(".answer");
+  const walker = document.createTreeWalker(answer, NodeFilter.SHOW_TEXT);
+  let nodes = 0;
+  while (walker.nextNode()) nodes += 1;
+  return { most: Math.max(...written), nodes, unsaid, length: answer.textContent.length };
+}"""
+
+
+@pytest.mark.parametrize("piece", ["слово ", "7", "x"])
+def test_a_long_paragraph_costs_no_more_with_each_event(service, open_page, piece):
+    """However long it has become, without the end of a sentence; nothing of it is lost."""
+    page = open_page(service.url)
+    work = page.evaluate(WORK, [piece, 4000])
+    assert work["length"] >= len(piece * 4000) - 1  # a blank at its end is none of its text
+    assert work["most"] <= 2000
+    assert work["nodes"] <= work["length"] / 1000 + 2
+    assert work["unsaid"] <= 500
