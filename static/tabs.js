@@ -3,7 +3,7 @@ import { pause } from "./waiting.js";
 
 const REPLY = 200; // milliseconds in which another tab says that it reads a stream
 const BETWEEN = 800; // milliseconds between two questions
-const SILENCES = 3; // questions without a reply; a tab that is only reloaded is back before
+const SILENCES = 15; // questions without a reply; a tab that is only reloaded, on a slow device too, is back before
 
 const claimed = new Set(); // streams that this tab reads
 const channel = opened();
