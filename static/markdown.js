@@ -48,11 +48,13 @@ export function writer(root, said) {
   const inTable = () => node !== root && node.closest("table");
   let begins = true; // a line
   let held = ""; // the beginning of a line that may be the mark of a quote
+  let rows = 0; // of the open table, behind its first
   // The parser ends a table at an empty line alone, would tear what stands right behind it, and knows no marks of quotes in it.
+  // Whether there is a table at all, it knows by the second line, which is the parser's.
   const inRows = (line) => {
     const row = node.closest("blockquote") ? line.replace(MARKS, "") : line;
     if (row === line && node.closest("blockquote")) smd.parser_write(parser, LEAVE);
-    else if (!/^[|\s]/.test(row)) smd.parser_write(parser, "\n");
+    else if (rows > 1 && !/^[ \t]*(\||\n)/.test(row)) smd.parser_write(parser, "\n");
     return row;
   };
   return {
@@ -62,7 +64,10 @@ export function writer(root, said) {
       held = "";
       for (const line of lines) {
         if (begins && MAYBE_MARKS.test(line) && inTable()) held = line;
-        else smd.parser_write(parser, begins && inTable() ? inRows(line) : line);
+        else {
+          if (begins) rows = inTable() ? rows + 1 : 0;
+          smd.parser_write(parser, begins && rows ? inRows(line) : line);
+        }
         begins = held ? begins : line.endsWith("\n");
       }
       const pending = parser.pending.slice(0, SHOWN);

@@ -210,6 +210,26 @@ def test_text_behind_a_table_stays_whole(service, open_page, size):
     expect(answer.locator(":scope > p")).to_have_text(["Итого 5 | 6 рублей"])
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize(
+    ("text", "table", "behind"),
+    [
+        ("|1|2|\n---|---\n|3|4|\n  Итого | 6", "1234", ["Итого | 6"]),
+        ("|1|2|\n:--|--:\n|3|4|\n\nИтого", "1234", ["Итого"]),
+        ("|1|\nИтого\n\nи ещё", "1", ["Итого", "и ещё"]),
+    ],
+)
+def test_the_second_line_of_a_table_decides_what_it_is(service, open_page, text, table, behind, size):
+    """Its row of dashes may begin without a pipe; what is indented behind the table is none of its rows."""
+    service.script(pieces=[text[at : at + size] for at in range(0, len(text), size)])
+    page = open_page(service.url)
+    exchange = ask_text(page)
+    finished(exchange)
+    answer = exchange.locator(".answer")
+    expect(answer.locator("table")).to_have_text([table])
+    expect(answer.locator(":scope > p")).to_have_text(behind)
+
+
 def test_a_change_of_language_without_scripts_loses_nothing(service, open_page):
     """Whichever form something is typed into; where both have something, the text form."""
     page = open_page(service.url, java_script_enabled=False)
