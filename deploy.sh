@@ -4,6 +4,8 @@
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
+# shellcheck source=deploy/lib/locale.sh
+. "$ROOT/deploy/lib/locale.sh"
 # shellcheck source=deploy/lib/caller.sh
 . "$ROOT/deploy/lib/caller.sh"
 take_paths_of_environment

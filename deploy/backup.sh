@@ -16,6 +16,8 @@
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+# shellcheck source=deploy/lib/locale.sh
+. "$ROOT/deploy/lib/locale.sh"
 # shellcheck source=deploy/lib/say.sh
 . "$ROOT/deploy/lib/say.sh"
 # shellcheck source=deploy/lib/paths.sh
@@ -43,7 +45,7 @@ create() {
     mkdir -p "$ASIDE/copy" "$(dirname "$file")"
     tar -C "${SYSTEM_ROOT:-/}" --files-from="$ASIDE/parts" -cf - | tar -C "$ASIDE/copy" -xpf -
     copy_database "${mode#for-an-update}"
-    (cd "$ASIDE/copy" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) >"$ASIDE/sums"
+    (cd "$ASIDE/copy" && find . -type f -print0 | sort -z | xargs -0 sha256sum) >"$ASIDE/sums"
     mv "$ASIDE/sums" "$ASIDE/copy/$SUMS"
     files_of "$ASIDE/copy" | tar -C "$ASIDE/copy" --null --files-from=- -czf "$file.new"
     chmod 600 "$file.new"
@@ -87,7 +89,7 @@ named_files() {
 again() { "$BASH" "$ROOT/deploy/backup.sh" "$@"; }
 
 # Prints the files of a folder, NUL-terminated. Folders are left out: a restore must not change those of /etc.
-files_of() { (cd "$1" && find . \( -type f -o -type l \) -print0 | LC_ALL=C sort -z); }
+files_of() { (cd "$1" && find . \( -type f -o -type l \) -print0 | sort -z); }
 
 # Prints the paths to back up, apart from files that the settings name elsewhere.
 gather() {

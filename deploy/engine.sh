@@ -12,6 +12,8 @@ set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 ROOT="${AVITO_AI_ROOT:-}" # a prefix of all paths, for tests only
 SETTINGS="$ROOT/etc/avito-ai/.env"
+# shellcheck source=deploy/lib/locale.sh
+. "$HERE/lib/locale.sh"
 # shellcheck source=deploy/lib/vllm.sh
 . "$HERE/lib/vllm.sh"
 ASSIGNED='^[[:space:]]*(export[[:space:]]+)?(VIBE|VISION)_UPSTREAM' # the beginning of a line that sets one

@@ -84,7 +84,7 @@ put_in_place() {
 
 refuse_other_environment() {
     local said
-    said="$(file_setting ENVIRONMENT production | tr '[:upper:]' '[:lower:]')"
+    said="$(file_setting ENVIRONMENT production | LC_ALL=C tr '[:upper:]' '[:lower:]')"
     [ "$said" = production ] ||
         die "$SETTINGS_FILE has ENVIRONMENT=$said, but this is production: remove that line, or set ENVIRONMENT=production."
 }

@@ -51,7 +51,7 @@ test_newest() {
 }
 
 # Prints the newest backup of those that were checked when they were made.
-newest_backup() { { find "$BACKUPS" -maxdepth 1 -name '2*-*.tar.gz' 2>/dev/null || true; } | LC_ALL=C sort | tail -n 1; }
+newest_backup() { { find "$BACKUPS" -maxdepth 1 -name '2*-*.tar.gz' 2>/dev/null || true; } | sort | tail -n 1; }
 
 # Removes backups, those before updates and restores too, older than KEEP_DAYS; never the one in $1.
 remove_old_backups() {

@@ -15,14 +15,14 @@ tree_files() {
         return
     fi
     git_in "$1" ls-files >/dev/null || die "git does not list the files of $1; see its message above."
-    comm -z -12 <(files_found "$1") <(git_in "$1" ls-files -c -o --exclude-standard -z | sed -z 's#^#./#' | LC_ALL=C sort -z -u)
+    comm -z -12 <(files_found "$1") <(git_in "$1" ls-files -c -o --exclude-standard -z | sed -z 's#^#./#' | sort -z -u)
 }
 
 files_found() {
     (cd "$1" && find . \( -name .git -o -name '.venv*' -o -name .release -o -name __pycache__ -o -name '.*_cache' \
         -o -name htmlcov -o -name node_modules -o -path ./run -o -path ./backups -o -path ./.state \) -prune -o \( -type f -o -type l \) \
         ! -name '*.pyc' ! -name '*.so' \( ! -name '.env*' -o -name .env.example \) ! -name '.coverage*' ! -name '*.log' \
-        ! -path './deploy/compose/postgres/*' ! -path './deploy/compose/secrets/*' ! -path './deploy/compose/tls/*' -print0 | LC_ALL=C sort -z)
+        ! -path './deploy/compose/postgres/*' ! -path './deploy/compose/secrets/*' ! -path './deploy/compose/tls/*' -print0 | sort -z)
 }
 
 # Runs git in the checkout $1 as its owner, who keeps what git writes there and has the keys of its remote.
@@ -124,7 +124,7 @@ smoke_test() {
 }
 
 releases_newest_first() {
-    find "$RELEASES" -mindepth 1 -maxdepth 1 -type d 2>/dev/null | LC_ALL=C sort -r
+    find "$RELEASES" -mindepth 1 -maxdepth 1 -type d 2>/dev/null | sort -r
 }
 
 remove_incomplete_releases() {

@@ -16,10 +16,10 @@ from tests.deploy.production_box import ProductionBox
 pytestmark = [pytest.mark.slow, pytest.mark.linux]
 
 
-def backup(box: ProductionBox, *arguments: str) -> subprocess.CompletedProcess[str]:
+def backup(box: ProductionBox, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", str(box.root / "deploy/backup.sh"), *arguments],
-        env=box.environ(),
+        env=box.environ(**extra),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -54,10 +54,10 @@ class Installed:
         path.write_text(text)
         path.chmod(0o755)
 
-    def change(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def change(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         (self.folder / "calls").write_text("")
         command = ["env", "--default-signal", "bash", str(ROOT / "deploy/engine.sh"), *arguments]
-        environ = {"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "AVITO_AI_ROOT": str(self.folder)}
+        environ = {"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "AVITO_AI_ROOT": str(self.folder)} | extra
         return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=600)
 
     def calls(self) -> list[str]:
