@@ -78,9 +78,22 @@ set_upstreams() {
     } | write_settings
 }
 
-# A reload lets the old process serve until the new one is ready; a stopped service is started.
+state_of() { systemctl show --property ActiveState --value "$1"; }
+
+is_down() {
+    case "$(state_of "$1")" in inactive | failed | deactivating) return 0 ;; *) return 1 ;; esac
+}
+
+# A reload lets the old process serve until the new one is ready; a stopped service is started. One that still loads, or
+# waits for its restart, has read the settings of before, and a start would just wait for it.
 take_over() {
-    if systemctl is-active --quiet avito-ai; then systemctl reload avito-ai; else systemctl start avito-ai; fi
+    if is_down avito-ai; then
+        systemctl start avito-ai
+    elif [ "$(state_of avito-ai)" = activating ]; then
+        systemctl restart avito-ai
+    else
+        systemctl reload avito-ai
+    fi
 }
 
 to_vllm() {
@@ -109,13 +122,15 @@ to_own() {
     printf 'Our own engine computes both models.\n'
 }
 
-# Whether a change has begun that is not complete, whether the settings are saved for it, and which units ran before it.
-CHANGING="" SAVED="" RAN=() DID_NOT_RUN=()
+# Whether a change has begun that is not complete, and whether the settings are saved for it; which units ran or loaded
+# before it, which did not, and which were not to start at boot.
+CHANGING="" SAVED="" RAN=() DID_NOT_RUN=() NOT_ENABLED=()
 
 begin() {
     local unit
     for unit in "${UNITS[@]}"; do
-        if systemctl is-active --quiet "$unit"; then RAN+=("$unit"); else DID_NOT_RUN+=("$unit"); fi
+        if is_down "$unit"; then DID_NOT_RUN+=("$unit"); else RAN+=("$unit"); fi
+        systemctl is-enabled --quiet "$unit" 2>/dev/null || NOT_ENABLED+=("$unit")
     done
     CHANGING=yes
 }
@@ -147,8 +162,9 @@ take_back() {
     if [ -n "$SAVED" ]; then mv -f "$SETTINGS.before" "$SETTINGS"; fi
     rm -f "$SETTINGS.new"
     if [ ${#RAN[@]} -gt 0 ]; then systemctl start "${RAN[@]}"; fi
-    if [ ${#DID_NOT_RUN[@]} -gt 0 ]; then systemctl disable --now "${DID_NOT_RUN[@]}" 2>/dev/null; fi
-    if [ -z "$SAVED" ] && systemctl is-active --quiet avito-ai; then return; fi
+    if [ ${#DID_NOT_RUN[@]} -gt 0 ]; then systemctl stop "${DID_NOT_RUN[@]}" 2>/dev/null; fi
+    if [ ${#NOT_ENABLED[@]} -gt 0 ]; then systemctl disable "${NOT_ENABLED[@]}" 2>/dev/null; fi
+    if [ -z "$SAVED" ] && ! is_down avito-ai; then return; fi
     take_over
 }
 

@@ -16,22 +16,38 @@ from tests.system_process import ROOT
 
 DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 OTHERS = "# mine\nADMIN_KEY=0123456789abcdef\n"
+# Files say what runs: `stopped` and `loads` are of the service; `loads` has the settings that it has read.
 SYSTEMCTL = """#!/bin/sh
-case "$*" in is-active*) ;; *) echo "$*" >>"{folder}/calls" ;; esac
+case "$*" in show* | is-*) ;; *) echo "$*" >>"{folder}/calls" ;; esac
+vllm() {{ [ -e "{folder}/vllm-$1" ]; }}
+serve() {{
+    [ ! -e "{folder}/service-fails" ] || {{ rm "{folder}/service-fails"; exit 1; }}
+    cp "{folder}/etc/avito-ai/.env" "{folder}/serves"
+    rm -f "{folder}/stopped" "{folder}/loads"
+}}
 case "$*" in
-"is-active --quiet avito-ai") [ ! -e "{folder}/stopped" ] ;;
-"is-active --quiet avito-ai-vllm@"*) [ -e "{folder}/vllm-runs" ] ;;
+"show "*" avito-ai")
+    if [ -e "{folder}/stopped" ]; then echo inactive
+    elif [ -e "{folder}/loads" ]; then echo activating
+    else echo active; fi ;;
+"show "*" avito-ai-vllm@"*)
+    if vllm runs; then echo active; elif vllm loads; then echo activating; else echo failed; fi ;;
+"is-active --quiet avito-ai") [ ! -e "{folder}/stopped" ] && [ ! -e "{folder}/loads" ] ;;
+"is-active --quiet avito-ai-vllm@"*) vllm runs ;;
+"is-enabled --quiet avito-ai-vllm@"*) vllm enabled ;;
+"stop avito-ai-vllm@"*) rm -f "{folder}/vllm-runs" "{folder}/vllm-loads" ;;
 "stop avito-ai"*)
     touch "{folder}/stopped"
-    case "$*" in *vllm*) rm -f "{folder}/vllm-runs" ;; esac ;;
-"reload avito-ai" | "start avito-ai")
-    [ ! -e "{folder}/service-fails" ] || {{ rm "{folder}/service-fails"; exit 1; }}
-    rm -f "{folder}/stopped" ;;
-"disable --now "*) rm -f "{folder}/vllm-runs" ;;
-"start avito-ai-vllm@"*) touch "{folder}/vllm-runs" ;;
+    case "$*" in *vllm*) rm -f "{folder}/vllm-runs" "{folder}/vllm-loads" ;; esac ;;
+"start avito-ai") if [ -e "{folder}/loads" ]; then mv "{folder}/loads" "{folder}/serves"; else serve; fi ;;
+"reload avito-ai" | "restart avito-ai") serve ;;
+"disable avito-ai-vllm@"*) rm -f "{folder}/vllm-enabled" ;;
+"disable --now "*) rm -f "{folder}/vllm-runs" "{folder}/vllm-loads" "{folder}/vllm-enabled" ;;
+"start avito-ai-vllm@"*) vllm loads || touch "{folder}/vllm-runs" ;;
 "enable --now "*)
+    touch "{folder}/vllm-enabled"
     if [ -e "{folder}/ended-by" ]; then kill -s "$(cat "{folder}/ended-by")" "$PPID"; fi
-    [ ! -e "{folder}/vllm-fails" ] && touch "{folder}/vllm-runs" ;;
+    ! vllm fails && touch "{folder}/vllm-runs" ;;
 esac
 """
 UNITS = "avito-ai-vllm@avibe avito-ai-vllm@avision"
@@ -93,8 +109,7 @@ def test_vllm_that_does_not_start_changes_nothing(installed: Installed) -> None:
     (installed.folder / "vllm-fails").touch()
     done = installed.change("vllm")
     assert (done.returncode, "our own engine serves on" in done.stderr) == (1, True)
-    assert installed.settings.read_text() == OTHERS
-    assert f"disable --now {UNITS}" in installed.calls()
+    assert as_before(installed)
 
 
 @pytest.mark.parametrize("target", ["vllm", "own"])
@@ -121,8 +136,8 @@ def test_a_card_that_holds_one_engine_is_freed_first(installed: Installed) -> No
 
 def as_before(installed: Installed) -> bool:
     """Tell whether the service runs with its own engine, and vLLM does not, also after the next boot."""
-    off = [not (installed.folder / name).exists() for name in ("stopped", "vllm-runs", "etc/avito-ai/.env.before")]
-    return all(off) and installed.settings.read_text() == OTHERS and f"disable --now {UNITS}" in installed.calls()
+    names = ("stopped", "vllm-runs", "vllm-enabled", "etc/avito-ai/.env.before")
+    return not any((installed.folder / name).exists() for name in names) and installed.settings.read_text() == OTHERS
 
 
 @pytest.mark.parametrize("name", ["INT", "TERM", "HUP"])
@@ -151,6 +166,36 @@ def test_a_second_change_that_is_ended_leaves_vllm_as_it_runs(installed: Install
     assert (installed.folder / "vllm-runs").exists()
     assert not (installed.folder / "stopped").exists()
     assert not any(call.startswith("disable") for call in installed.calls())
+
+
+@pytest.mark.parametrize("options", [(), ("--stop-first",)])
+@pytest.mark.parametrize("loads", [True, False])
+def test_vllm_that_does_not_serve_yet_stays_what_it_is(
+    installed: Installed, loads: bool, options: tuple[str, ...]
+) -> None:
+    """It loads for minutes or has failed, and our own engine does not start either; the settings name it again."""
+    installed.change("vllm")
+    before = installed.settings.read_text()
+    (installed.folder / "vllm-runs").rename(installed.folder / ("vllm-loads" if loads else "not-there"))
+    (installed.folder / "service-fails").touch()
+    assert installed.change("own", *options).returncode == 1
+    assert installed.settings.read_text() == before
+    assert (f"start {UNITS}" in installed.calls()) is loads
+    assert (installed.folder / "vllm-enabled").exists()
+    assert not any(call.startswith("disable") for call in installed.calls())
+    assert loads or not (installed.folder / "vllm-runs").exists()
+
+
+@pytest.mark.parametrize("target", ["vllm", "own"])
+def test_a_service_that_loads_reads_the_new_settings(installed: Installed, target: str) -> None:
+    """A start would wait for the process that has read those of before, and tell what is not so."""
+    if target == "own":
+        installed.change("vllm")
+    installed.settings.rename(installed.folder / "loads")
+    installed.settings.write_text((installed.folder / "loads").read_text())
+    assert installed.change(target).returncode == 0
+    assert (installed.folder / "serves").read_text() == installed.settings.read_text()
+    assert ("UPSTREAM" in (installed.folder / "serves").read_text()) is (target == "vllm")
 
 
 def test_what_the_operator_changed_is_kept(installed: Installed) -> None:
