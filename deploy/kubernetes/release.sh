@@ -39,7 +39,13 @@ done
 release="$(mktemp -d ./.release.XXXXXX)" tried=""
 # However the release ends: a canary that is left would keep its share of the requests, and nobody would judge it.
 leave() {
-    if [ -n "$tried" ]; then withdraw || true; fi
+    trap '' INT TERM HUP
+    if [ -n "$tried" ] && ! withdraw; then
+        printf 'Error: The canary could not be removed and keeps its share of the requests. Remove it: %s\n' \
+            "kubectl --namespace avito-ai delete ingress,$CANARY" >&2
+        rm -rf "$release"
+        exit 1
+    fi
     rm -rf "$release"
 }
 trap leave EXIT
@@ -76,11 +82,21 @@ roll_back() {
     die "$1; the previous release was restored."
 }
 
-# The canary's objects; the Ingress first, so that no request meets a pod that is gone.
+CANARY="deployment,service,servicemonitor,networkpolicy,configmap --selector avito-ai/track=canary"
+
+# Removes the canary's objects; the Ingress first, so that no request meets a pod that is gone. The cluster may be out of
+# reach for a moment.
 withdraw() {
-    tried=""
-    in_namespace delete ingress --selector avito-ai/track=canary >&2
-    in_namespace delete deployment,service,servicemonitor,networkpolicy,configmap --selector avito-ai/track=canary >&2
+    local attempt left
+    for attempt in 0 1 2; do
+        sleep "$attempt"
+        left=""
+        in_namespace delete ingress --selector avito-ai/track=canary >&2 || left=yes
+        # shellcheck disable=SC2086  # words
+        in_namespace delete $CANARY >&2 || left=yes
+        [ -n "$left" ] || return 0
+    done
+    return 1
 }
 
 try_canary() {
@@ -101,8 +117,7 @@ YAML
 
 # $1: the exit status.
 ended() {
-    withdraw
-    printf 'Error: The watch was ended, and %s was withdrawn.\n' "$IMAGE" >&2
+    printf 'Error: The watch was ended, and %s is withdrawn.\n' "$IMAGE" >&2
     exit "$1"
 }
 
@@ -113,8 +128,7 @@ if [ -n "$SHARE" ]; then
 fi
 if [ -n "$SHARE" ] && ! try_canary; then
     in_namespace logs --selector app.kubernetes.io/name=avito-ai-canary --tail 20 >&2 || true
-    withdraw
-    die "$IMAGE was withdrawn; the previous release serves on."
+    die "$IMAGE is withdrawn; the previous release serves on."
 fi
 
 trap - INT TERM HUP
@@ -132,5 +146,4 @@ if [ -n "$URL" ]; then
         --header 'Content-Type: application/json' --data '{"prompt": "Привет!", "max_tokens": 10}' >/dev/null ||
         roll_back "$URL did not generate a text"
 fi
-if [ -n "$SHARE" ]; then withdraw; fi
 printf '%s serves.\n' "$IMAGE"

@@ -24,6 +24,8 @@ case "$*" in
 *"rollout status deployment/avito-ai-canary"*) [ ! -e "{folder}/canary-not-ready" ] ;;
 *"rollout status"*) [ ! -e "{folder}/not-ready" ] ;;
 *"rollout undo"*) [ ! -e "{folder}/first" ] ;;
+*"delete "*)
+    if grep -qs "^${{4%%,*}}$" "{folder}/deletes-fail"; then sed -i 1d "{folder}/deletes-fail"; exit 1; fi ;;
 esac
 """
 CURL = """#!/bin/sh
@@ -204,6 +206,29 @@ def test_a_canary_that_nobody_watches_any_more_is_withdrawn(cluster: Cluster, nu
     assert (done.returncode, "The watch was ended" in done.stderr) == (128 + number, True)
     assert "delete ingress --selector avito-ai/track=canary" in cluster.calls()[-2]
     assert sum("apply" in call for call in cluster.calls()) == 1
+    assert cluster.leftovers() == []
+
+
+@pytest.mark.parametrize("kind", ["ingress", "deployment"])
+@pytest.mark.parametrize("share", [True, False])
+def test_a_canary_goes_at_a_second_try(cluster: Cluster, kind: str, share: bool) -> None:
+    """The cluster is out of reach for a moment, at the end of a release or of one that does worse."""
+    with_judge(cluster, int(not share))
+    (cluster.folder / "deletes-fail").write_text(f"{kind}\n")
+    done = cluster.release("--canary", "5", "gpu", IMAGE, PROMETHEUS="http://prometheus:9090")
+    assert (done.returncode, "Remove it" in done.stderr) == (int(not share), False)
+    deleted = [call.split()[4].partition(",")[0] for call in cluster.calls() if "delete" in call]
+    assert deleted == ["ingress", "deployment"] * 2
+    assert cluster.leftovers() == []
+
+
+def test_a_canary_that_cannot_be_removed_is_told_with_the_remedy(cluster: Cluster) -> None:
+    """The release itself serves; the exit status is that of something to do."""
+    with_judge(cluster, 0)
+    (cluster.folder / "deletes-fail").write_text("ingress\n" * 9)
+    done = cluster.release("--canary", "5", "gpu", IMAGE, PROMETHEUS="http://prometheus:9090")
+    assert (done.returncode, f"{IMAGE} serves" in done.stdout) == (1, True)
+    assert "delete ingress,deployment" in done.stderr
     assert cluster.leftovers() == []
 
 
