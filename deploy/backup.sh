@@ -13,6 +13,8 @@
 #                                    which has the OPTIONs, also on a bare machine; stops the service meanwhile if there is a
 #                                    database in it. --settings-only leaves the database as it is, and the service runs on;
 #                                    --files-only applies nothing
+#
+# The exit status is 3 if a backup was made and lacks files that the settings name; it is kept and copied like any other.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
@@ -34,6 +36,8 @@ PARTS=(etc/avito-ai etc/avito-monitoring.env "etc/systemd/system/$UNIT.d" etc/ng
     etc/nginx/avito-ai.d)
 SITE_LINK="$SYSTEM_ROOT/etc/nginx/sites-enabled/avito-ai.conf"
 ASIDE=""
+# Whether the backup that was made has all files that the settings name, of those whose settings are checked.
+WHOLE=yes
 
 # $1: the file; $2: empty, or `as-it-is` to skip the check, for a configuration that may be unusable, or `for-an-update` to
 # skip that of the settings, which are those of another release by then.
@@ -51,8 +55,11 @@ create() {
     chmod 600 "$file.new"
     mv "$file.new" "$file"
     [ "$mode" = as-it-is ] || check "$file" "$mode"
-    [ "$whole$mode" != no ] || die "The backup $file lacks files that the settings name; see the messages above."
     say "The backup is $file. It contains keys: store a copy elsewhere, readable by you only."
+    if [ "$whole$mode" = no ]; then
+        WHOLE=no
+        warn "The backup $file lacks files that the settings name; see the messages above."
+    fi
 }
 
 # One among those that happen by themselves counts as one of them.
@@ -60,7 +67,7 @@ create_kept() {
     local file
     file="$BACKUPS/$(date -u +%Y%m%d-%H%M%S).tar.gz"
     create "$file"
-    note_new_backup "$file"
+    note_new_backup "$file" "$WHOLE"
 }
 
 # Copies the database into the backup. $1: non-empty to go on without it.
@@ -249,3 +256,4 @@ case "${1:-help}:$#" in
         exit 2
         ;;
 esac
+[ "$WHOLE" = yes ] || exit "$LACKS_FILES"

@@ -6,24 +6,32 @@
 BACKUP_SETTINGS="$CONFIG_DIR/backup.env"
 BACKUP_NOTE="$SYSTEM_ROOT/var/lib/avito-ai-backup/status.json"
 KEEP_DAYS_DEFAULT=30
+# The exit status of a backup that was made and lacks files that the settings name.
+LACKS_FILES=3
 
 # Makes a backup, removes old ones, and copies it elsewhere; what failed is noted.
 run_backup() {
-    local file
+    local file status=0 failed
     file="$BACKUPS/$(date -u +%Y%m%d-%H%M%S).tar.gz"
-    if ! again create "$file"; then
-        note_backup "$(noted created)" "$(noted tested)" "$(noted size)" "no backup was made" "$(noted_test_failure)"
-        exit 1
-    fi
+    again create "$file" || status=$?
+    case "$status" in
+        0) ;;
+        "$LACKS_FILES") WHOLE=no ;;
+        *)
+            note_backup "$(noted created)" "$(noted tested)" "$(noted size)" "no backup was made" "$(noted_test_failure)"
+            exit 1
+            ;;
+    esac
     remove_old_backups "$file"
-    note_new_backup "$file"
+    note_new_backup "$file" "$WHOLE"
     if [ -n "$(backup_setting COPY_COMMAND "")" ] && ! copy_elsewhere "$file"; then
-        note_backup "$(noted created)" "$(noted tested)" "$(noted size)" "the copy elsewhere failed" "$(noted_test_failure)"
+        failed="$(noted_failure)"
+        note_backup "$(noted created)" "$(noted tested)" "$(noted size)" "${failed:+$failed; }the copy elsewhere failed" "$(noted_test_failure)"
         die "COPY_COMMAND in $BACKUP_SETTINGS failed; the backup $file is here alone."
     fi
 }
 
-# A backup is unpacked and checked when it is made, so the first one counts as tested.
+# A backup is unpacked and checked when it is made, so the first one counts as tested. $2: no if it lacks files.
 note_new_backup() {
     local now tested failed=""
     now="$(date +%s)" tested="$(noted tested)"
@@ -31,6 +39,7 @@ note_new_backup() {
         failed="the database is not in it, because pg_dump is not installed"
         warn "DATABASE_URL names a PostgreSQL and pg_dump is not installed, so the database is not in the backup. If it is backed up where it runs, write DATABASE=elsewhere into $BACKUP_SETTINGS."
     fi
+    if [ "$2" = no ]; then failed="${failed:+$failed; }it lacks files that the settings name"; fi
     if [ "$tested" -eq 0 ]; then tested="$now"; fi
     note_backup "$now" "$tested" "$(wc -c <"$1")" "$failed" "$(noted_test_failure)"
 }

@@ -104,6 +104,31 @@ def test_a_night_without_a_backup_is_noted(box: ProductionBox) -> None:
     assert noted(box) == before | {"failed": "no backup was made"}
 
 
+def test_a_backup_by_hand_without_one_of_the_files_is_noted_too(box: ProductionBox) -> None:
+    """It counts as one of those that are made by themselves."""
+    with (box.system / "etc/avito-ai/.env").open("a") as file:
+        file.write("JWT_JWKS_FILE=/not/there\n")
+    assert backup(box, "create").returncode == 3
+    assert noted(box)["failed"] == "it lacks files that the settings name"
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_night_without_one_of_the_files_goes_on(box: ProductionBox, tmp_path: Path, copy: bool) -> None:
+    """One that another process writes, for instance: the rest is kept, copied, and removed when it is old."""
+    elsewhere, gone = tmp_path / "elsewhere", old(box, "20200101-000000.tar.gz", 8)
+    elsewhere.mkdir()
+    settings(box, f'COPY_COMMAND=cp "$1" "{elsewhere}/"' if copy else "COPY_COMMAND=exit 7", "KEEP_DAYS=7")
+    with (box.system / "etc/avito-ai/.env").open("a") as file:
+        file.write(f"JWT_JWKS_FILE={box.system}/etc/keys/jwks.json\n")
+    began = int(time.time())
+    done = backup(box, "run")
+    assert (done.returncode, "JWT_JWKS_FILE: there is no file" in done.stderr) == (3 if copy else 1, True)
+    assert (gone.exists(), len(list(elsewhere.iterdir()))) == (False, int(copy))
+    lacks = "it lacks files that the settings name"
+    assert noted(box)["failed"] == (lacks if copy else f"{lacks}; the copy elsewhere failed")
+    assert noted(box)["created"] >= began
+
+
 def test_each_week_the_newest_is_tested(box: ProductionBox) -> None:
     """It is unpacked and checked; one that has been damaged since is noted until a test succeeds."""
     assert backup(box, "test").returncode == 1
