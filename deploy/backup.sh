@@ -77,19 +77,23 @@ copy_database() {
     warn "The database could not be copied; the backup is without it."
 }
 
-# Runs a command of deploy/database_copy.py, with the release's Python or the system's.
-database() {
-    local python="$CURRENT/.venv/bin/python"
-    [ -x "$python" ] || python="$(command -v python3)" || return
-    "$python" -I "$ROOT/deploy/database_copy.py" "$@"
+# Prints the release's Python or the system's, which may be older.
+python_here() {
+    if [ -x "$CURRENT/.venv/bin/python" ]; then echo "$CURRENT/.venv/bin/python"; else command -v python3; fi
 }
 
-# Runs a command of deploy/named_files.py, likewise.
-named_files() {
-    local python="$CURRENT/.venv/bin/python"
-    [ -x "$python" ] || python="$(command -v python3)" || return
-    PYTHONPATH="$ROOT" "$python" -B -P -s -m deploy.named_files "$@"
+# Runs a program of this folder. $1: its name; the others: its arguments. Nothing is taken from the folder of the call and
+# from the user's packages, nothing compiled is left in the tree, and texts are UTF-8 in every locale.
+program() {
+    local python
+    python="$(python_here)" || die "python3 is needed for this, and there is none: apt-get install python3"
+    "$python" -I -B -X utf8 -c 'import runpy, sys
+sys.path.insert(0, sys.argv.pop(1))
+runpy.run_module("deploy." + sys.argv.pop(1), run_name="__main__")' "$ROOT" "$@"
 }
+
+database() { program database_copy "$@"; }
+named_files() { program named_files "$@"; }
 
 # Runs a command of this script in a process of its own, which ends at the first thing that fails; a function that is part
 # of a condition would go on.
@@ -146,6 +150,10 @@ databases() {
 check_settings_of() {
     local python="$CURRENT/.venv/bin/python" report
     [ -f "$1" ] || die "The backup has no settings file."
+    if ! python_here >/dev/null; then
+        warn "There is no python3 here, so the settings of the backup are not checked."
+        return
+    fi
     named_files moved "$1" "${SYSTEM_ROOT:-/}" "$ASIDE/check" >"$ASIDE/settings" || die "The settings of the backup cannot be read."
     if [ ! -x "$python" ]; then
         warn "No release is installed here, so the settings of the backup are not checked."

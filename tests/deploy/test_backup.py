@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sqlite3
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -65,6 +67,43 @@ def test_a_backup_comes_back(keys: ProductionBox, tmp_path: Path) -> None:
     assert (keys.system / "etc/avito-ai/.env").stat().st_mode & 0o777 == 0o640
     assert (keys.system / "etc/systemd/system/avito-ai.service.d/own.conf").exists()
     assert len(list((keys.system / "var/backups/avito-ai").glob("before-restore-*"))) == 1
+
+
+OLD_PYTHON = """
+for option; do
+    case "$option" in -P) echo "Unknown option: -P" >&2; exit 2 ;; -c | -m) break ;; esac
+done
+exec {python} "$@"
+"""
+
+
+@pytest.mark.parametrize("python", ["old", "none"])
+def test_a_backup_is_looked_at_on_another_machine(keys: ProductionBox, tmp_path: Path, python: str) -> None:
+    """Whose Python is older than ours; and settings come back without any, as the installation brings one."""
+    file = str(tmp_path / "copy.tar.gz")
+    assert backup(keys, "create", file).returncode == 0
+    before = keys.settings
+    shutil.rmtree(keys.system / "etc/avito-ai")
+    (keys.prefix / "current").unlink()
+    keys.tool("python3", OLD_PYTHON.format(python=sys.executable))
+    if python == "none":
+        (keys.bin / "python3").unlink()
+    done = backup(keys, "check", file)
+    assert (done.returncode, "are not checked" in done.stderr) == (0, True), done.stderr
+    done = backup(keys, "restore", file, "--files-only")
+    assert (done.returncode, keys.settings) == (0, before), done.stderr
+
+
+def test_a_database_is_not_called_damaged_for_want_of_python(keys: ProductionBox, tmp_path: Path) -> None:
+    """What is missing is said."""
+    with sqlite3.connect(keys.system / "var/lib/avito-ai/avito-ai.db") as database:
+        database.execute("CREATE TABLE api_keys (id)")
+    file = str(tmp_path / "copy.tar.gz")
+    assert backup(keys, "create", file).returncode == 0
+    (keys.prefix / "current").unlink()
+    (keys.bin / "python3").unlink()
+    done = backup(keys, "check", file)
+    assert (done.returncode, "python3 is needed" in done.stderr, "damaged" in done.stderr) == (1, True, False)
 
 
 def test_a_backup_has_a_name_by_its_date(keys: ProductionBox) -> None:
