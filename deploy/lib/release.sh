@@ -20,7 +20,8 @@ tree_files() {
 
 files_found() {
     (cd "$1" && find . \( -name .git -o -name '.venv*' -o -name .release -o -name __pycache__ -o -name '.*_cache' \
-        -o -name htmlcov -o -name node_modules -o -path ./run -o -path ./backups -o -path ./.state \) -prune -o \( -type f -o -type l \) \
+        -o -name '.building-*' -o -name htmlcov -o -name node_modules \
+        -o -path ./run -o -path ./backups -o -path ./.state \) -prune -o \( -type f -o -type l \) \
         ! -name '*.pyc' ! -name '*.so' \( ! -name '.env*' -o -name .env.example \) ! -name '.coverage*' ! -name '*.log' \
         ! -path './deploy/compose/postgres/*' ! -path './deploy/compose/secrets/*' ! -path './deploy/compose/tls/*' -print0 | sort -z)
 }

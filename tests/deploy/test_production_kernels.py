@@ -93,14 +93,16 @@ def test_a_release_that_lacks_its_kernels_gets_them_with_the_next_run(box: Produ
 
 
 def test_a_library_of_the_checkout_stays_there(box: ProductionBox) -> None:
-    """Locally compiled libraries are not part of a release and do not change its hash."""
+    """Locally compiled libraries, and what a killed compiler left, are not part of a release nor change its hash."""
     folder = box.root / "engine/model/kernels"
-    folder.mkdir(parents=True)
-    (folder / "kernels-x86-64-v3-0123456789ab.so").touch()
+    (folder / ".building-a1b2").mkdir(parents=True)
+    for name in ("kernels-x86-64-v3-0123456789ab.so", ".building-a1b2/layers.o"):
+        (folder / name).touch()
     assert "nothing is restarted" in box.run("production").stdout
     box.change()
     assert box.run("production").returncode == 0
-    assert not list((box.prefix / "releases" / box.current).rglob("*.so"))
+    release = box.prefix / "releases" / box.current
+    assert not [*release.rglob("*.so"), *release.rglob(".building-*")]
 
 
 @pytest.mark.parametrize(("device", "packages"), [("cpu", "gcc libc6-dev"), ("auto", f"gcc libc6-dev {HEADERS}")])
