@@ -111,6 +111,8 @@ to_vllm() {
 }
 
 to_own() {
+    # Where the settings name another server, vLLM may never have been installed.
+    [ -e "$ROOT/etc/systemd/system/avito-ai-vllm@.service" ] || UNITS=()
     begin
     save_settings
     set_upstreams
@@ -118,7 +120,7 @@ to_own() {
     take_over ||
         die "Our own engine did not start (journalctl -u avito-ai), and vLLM computes on. Where the card does not hold both, use --stop-first."
     finish
-    systemctl disable --now "${UNITS[@]}"
+    if [ ${#UNITS[@]} -gt 0 ]; then systemctl disable --now "${UNITS[@]}"; fi
     printf 'Our own engine computes both models.\n'
 }
 

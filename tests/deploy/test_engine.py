@@ -26,6 +26,10 @@ serve() {{
     rm -f "{folder}/stopped" "{folder}/loads"
 }}
 case "$*" in
+"disable "*vllm* | "stop "*vllm* | "start "*vllm*)
+    [ -e "{folder}/etc/systemd/system/avito-ai-vllm@.service" ] || {{ echo "$2: no such unit" >&2; exit 5; }} ;;
+esac
+case "$*" in
 "show "*" avito-ai")
     if [ -e "{folder}/stopped" ]; then echo inactive
     elif [ -e "{folder}/loads" ]; then echo activating
@@ -184,6 +188,16 @@ def test_vllm_that_does_not_serve_yet_stays_what_it_is(
     assert (installed.folder / "vllm-enabled").exists()
     assert not any(call.startswith("disable") for call in installed.calls())
     assert loads or not (installed.folder / "vllm-runs").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--stop-first",)])
+def test_our_engine_takes_over_from_another_server(installed: Installed, options: tuple[str, ...]) -> None:
+    """vLLM was never installed here, so there are no units of it."""
+    installed.settings.write_text(f"{OTHERS}VIBE_UPSTREAM=http://elsewhere/v1\n")
+    done = installed.change("own", *options)
+    assert (done.returncode, "Our own engine computes" in done.stdout) == (0, True), done.stderr
+    assert installed.settings.read_text() == OTHERS
+    assert not any("vllm" in call for call in installed.calls())
 
 
 @pytest.mark.parametrize("target", ["vllm", "own"])
