@@ -178,9 +178,19 @@ class _Line:
             if not self._places:
                 self.free += 1
                 return
-            place = min(self._places, key=lambda place: self._service.number(place.client))
+            place = self._next()
             self._places.remove(place)
         place.given()
+
+    def _next(self) -> _Place:
+        """Return the place whose turn it is; hundreds of clients with a request each are not all looked at."""
+        found, fewest = self._places[0], self._service.number(self._places[0].client)
+        for place in self._places:
+            if fewest <= 1:  # the request that waits is its client's only one
+                break
+            if (number := self._service.number(place.client)) < fewest:
+                found, fewest = place, number
+        return found
 
     def _take(self) -> bool:
         if not self.free:

@@ -94,6 +94,18 @@ def test_a_request_that_waits_leaves_its_turn_to_others(pool):
     ended(third)
 
 
+def test_many_clients_with_a_request_each_are_not_all_looked_at(monkeypatch):
+    """The longest waiting one has the fewest that there can be."""
+    among, started, looked = Turns(1, PATIENCE), [], []
+    first = begun(among, "first")
+    for number in range(100):
+        among.begin(str(number), started.append)
+    number_of = among._service.number
+    monkeypatch.setattr(among._service, "number", lambda client: looked.append(client) or number_of(client))
+    first.leave()
+    assert [turn.client for turn in started] == looked == ["0"]
+
+
 def test_an_error_ends_the_turn(pool):
     """So that the next request has it."""
     among = Turns(1, PATIENCE)
