@@ -112,7 +112,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def state_of(folder: Path) -> Commit:
-    """Return the commit of a working tree, "unknown" if there is none, and whether tracked files differ from it."""
+    """Return the commit of a working tree, "unknown" if there is none, and whether tracked files differ from it.
+
+    Results that were written since do not count: they are no part of what is measured.
+    """
 
     def git(*arguments: str) -> str:
         try:
@@ -121,7 +124,7 @@ def state_of(folder: Path) -> Commit:
             return ""
         return done.stdout.strip()
 
-    changes = git("status", "--porcelain", "--untracked-files=no")
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results")
     return {"commit": git("rev-parse", "HEAD") or "unknown", "uncommitted_changes": bool(changes)}
 
 

@@ -15,15 +15,12 @@ from benchmarks.harness.record import RESULTS, ROOT
 REWRITTEN = {
     "card/h100/defaults.json": "417527da9487",
     "drafts.json": "8971a23454ba",
-    "fleet-10.json": "af647d625751",
-    "fleet-100.json": "af647d625751",
     "fleet-1000.json": "af647d625751",
     "hooks_cost.json": "809fbc9d43d1",
     "key_cost.json": "d031e812ced0",
     "lock_holds.json": "c96945f17715",
     "page_latency.json": "8dd87e080898",
     "page_tasks.json": "1389ecc2a9e5",
-    "page_use.json": "707b7972126f",
     "thread_time.json": "17c6bd647cb5",
     "upstream_cost.json": "5863b6ee2cd2",
 }

@@ -36,14 +36,18 @@ def test_a_record_shows_its_plot(tmp_path: Path) -> None:
 def test_the_state_of_a_working_tree_is_recorded(tmp_path: Path) -> None:
     """A clean tree is clean, a changed file is a change, and a folder without a repository has no commit."""
     assert record.state_of(tmp_path) == {"commit": "unknown", "uncommitted_changes": False}
-    tracked = tmp_path / "tracked"
-    tracked.write_text("one")
+    tracked, result = tmp_path / "tracked", tmp_path / "benchmarks" / "results" / "one.json"
+    result.parent.mkdir(parents=True)
+    for path in (tracked, result):
+        path.write_text("one")
     who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
-    for command in (["init", "-q"], ["add", "tracked"], [*who, "commit", "-q", "-m", "first"]):
+    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "first"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True, timeout=600)
     (tmp_path / "untracked").touch()
     clean = record.state_of(tmp_path)
     assert (len(clean["commit"]), clean["uncommitted_changes"]) == (40, False)
+    result.write_text("two")  # by the program before
+    assert record.state_of(tmp_path) == clean
     tracked.write_text("two")
     assert record.state_of(tmp_path) == {**clean, "uncommitted_changes": True}
 
