@@ -243,7 +243,7 @@ def test_what_clients_send_does_not_fill_the_memory() -> None:
     assert not [place for place in nginx["tmpfs"] if folder.startswith(place)]
     assert f"rm -rf {folder}/*" in script
     site = text("deploy/nginx/avito-ai.conf")
-    limits = {name: int(most) for name, most in re.findall(r"'(avito_ai_large_bodies\w*) (\d+)'", script)}
+    limits = {name: int(most) for name, most in re.findall(r"limit_conn (avito_ai_large_bodies\w*) (\d+);", script)}
     assert set(limits) == set(re.findall(r"zone=(avito_ai_large_bodies\w*):", site))
     assert limits["avito_ai_large_bodies_of_client"] * 2 <= limits["avito_ai_large_bodies"]
     included = re.findall(r"include (/\S*)/\*\.conf;", site)

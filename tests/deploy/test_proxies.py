@@ -450,7 +450,7 @@ def test_a_limit_of_requests_is_one_line(limited):
 def test_large_uploads_can_be_limited(copies, tmp_path):
     """By the lines of the containers: a body of 1 MB, or of unknown length, counts until its end, a small one never."""
     (tmp_path / "avito-ai.d").mkdir()
-    zones = re.findall(r"'(avito_ai_large_bodies\w*) \d+'", (ROOT / "deploy/compose/nginx.sh").read_text())
+    zones = re.findall(r"limit_conn (avito_ai_large_bodies\w*) \d+;", (ROOT / "deploy/compose/nginx.sh").read_text())
     lines = [f"limit_conn {zone} {most};" for zone, most in zip(zones, (3, 2), strict=True)]
     (tmp_path / "avito-ai.d/bodies.conf").write_text("\n".join(lines))
     large, unknown, small = "Content-Length: 1000000", "Transfer-Encoding: chunked", "Content-Length: 999999"
