@@ -122,26 +122,25 @@ class ConversationBuilder:
     def _part(self, part: ReadPart) -> dict[str, str]:
         if isinstance(part, str):
             return {"type": "text", "text": part}
-        of_result = isinstance(part, EncodedImage)
-        image = part if isinstance(part, EncodedImage) else self._read(part)
-        if len(self._images) == MAX_IMAGES and not self._forget_a_result():
-            if of_result:
+        full = len(self._images) == MAX_IMAGES
+        if full and not self._of_results:
+            if isinstance(part, EncodedImage):
                 return {"type": "text", "text": UNREAD_IMAGE}
-            raise ValidationError(TOO_MANY, image.param)
+            raise ValidationError(TOO_MANY, part.path)
+        image = part if isinstance(part, EncodedImage) else self._read(part)
+        if full:
+            self._forget_a_result()
         shown = {"type": "image"}
         self._images.append(image)
-        if of_result:
+        if image is part:
             self._of_results.append((shown, image))
         return shown
 
-    def _forget_a_result(self) -> bool:
-        """Put a text in place of the oldest image of a result; False where there is none."""
-        if not self._of_results:
-            return False
+    def _forget_a_result(self) -> None:
+        """Put a text in place of the oldest image of a result."""
         part, oldest = self._of_results.popleft()
         part |= {"type": "text", "text": UNREAD_IMAGE}
         self._images = [image for image in self._images if image is not oldest]
-        return True
 
     def _read(self, source: ImageSource) -> EncodedImage:
         if not self._info.vision:
