@@ -157,9 +157,7 @@ class Conversation {
     if (error.code === "not_ready") {
       this.later(texts.waiting_ready, ready(leaving.signal), question, exchange, leaving);
     } else if (error.code === "overloaded" && exchange.stream) {
-      this.idle(exchange);
-      cede(exchange.stream);
-      this.watch(question, exchange);
+      this.taken(question, exchange, leaving);
     } else if (error.code === "overloaded") {
       const show = (seconds) => exchange.wait(`${sentence(error)} ${fill(texts.again_in, { seconds })}`);
       this.later("", countdown(error.retryAfter ?? 3, show, leaving.signal), question, exchange, leaving);
@@ -172,6 +170,16 @@ class Conversation {
       exchange.keep();
       if (error.code === "rate_limit_exceeded" && error.retryAfter) this.tellWhenFree(error.retryAfter, exchange);
     }
+  }
+
+  // Somebody reads the stream: another tab, or this one as it was before a reload, which the server notices soon.
+  async taken(question, exchange, leaving) {
+    const another = await readElsewhere(exchange.stream);
+    if (leaving.signal.aborted) return;
+    if (!another) return this.later(texts.history.elsewhere, pause(BETWEEN_TRIES, leaving.signal), question, exchange, leaving);
+    this.idle(exchange);
+    cede(exchange.stream);
+    this.watch(question, exchange);
   }
 
   // The stream can be read no more: what was asked in this visit is asked again, unless another tab has kept its answer.
