@@ -158,13 +158,19 @@ def packings(weight: Tensor, kernels: Kernels | None) -> dict[str, Pack]:
     if weight.device.type != "cpu":
         return {}
     allowed: dict[str, Pack] = {}
-    if torch.backends.mkldnn.is_available() and weight.dtype in (torch.float32, torch.bfloat16):
+    if weight.dtype in (torch.float32, torch.bfloat16) and _onednn_packs(weight.dtype):
         allowed["onednn"] = _onednn
     if torch.backends.mkl.is_available() and weight.dtype == torch.float32:
         allowed["mkl"] = _mkl
     if kernels is not None and weight.dtype == torch.float32:
         allowed["kernels"] = _kernels_packing(kernels)
     return allowed
+
+
+def _onednn_packs(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN has products of a dtype on this processor: of bfloat16 it has none with AVX2 alone."""
+    supported = dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return bool(torch.backends.mkldnn.is_available() and supported)
 
 
 def measure(candidates: Mapping[str, Sequence[Gemm]], weights: Sequence[Tensor]) -> dict[str, dict[int, float]]:

@@ -44,8 +44,12 @@ def test_every_layout_is_the_linear_layer(packing, few_rows, bias, rows, add, ke
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
 
 
+HALF = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # not on a processor with AVX2 alone
+
+
 @pytest.mark.parametrize(
-    ("dtype", "names"), [(torch.float32, {"onednn", "mkl", "kernels"}), (torch.bfloat16, {"onednn"})]
+    ("dtype", "names"),
+    [(torch.float32, {"onednn", "mkl", "kernels"}), (torch.bfloat16, {"onednn"} if HALF else set())],
 )
 @pytest.mark.needs("cc")
 def test_each_dtype_has_its_packings(dtype, names, kernels):
@@ -55,6 +59,14 @@ def test_each_dtype_has_its_packings(dtype, names, kernels):
     layout = choose_layout([weight, weight], 1, kernels)
     x = torch.randn(3, 48).to(dtype)
     torch.testing.assert_close(Linear(weight, None, layout)(x), F.linear(x, weight), rtol=1e-2, atol=1e-2)
+
+
+def test_a_processor_without_products_of_bfloat16_computes_without_a_packing(monkeypatch):
+    """oneDNN would end the start there."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    weight = torch.ones(64, 48, dtype=torch.bfloat16)
+    assert choose_layout([weight], 1) == Layout()
+    assert "onednn" in packings(weight.float(), None)
 
 
 @pytest.mark.needs("cc")
