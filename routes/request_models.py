@@ -147,7 +147,7 @@ class TypedForm(RequestModel):
     message: str | None = None
     length: str | None = None
     tone: str | None = None
-    kept_image: str | None = None
+    kept_image: Annotated[str, Field(json_schema_extra={"format": "image-base64"})] | None = None
 
 
 class LanguageForm(TypedForm):

@@ -14,7 +14,7 @@ MAX_MESSAGES = 1024
 TEXT, PARTS, OBJECT = f"{BRANCH}text", f"{BRANCH}parts", f"{BRANCH}object"
 
 
-Unread = Annotated[None, BeforeValidator(lambda _: None)]
+Unread = Annotated[Any, BeforeValidator(lambda _: None)]
 
 
 def _text_or_parts(value: Any) -> str:
