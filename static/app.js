@@ -9,7 +9,7 @@ import { watchLeaving } from "./leave.js";
 import { addCodeButtons } from "./markdown.js";
 import { goesOn, reveal, showPast } from "./past.js";
 import { ready } from "./state.js";
-import { cede, claim, readElsewhere, vacant } from "./tabs.js";
+import { cede, claim, readElsewhere, release, vacant } from "./tabs.js";
 import { Templates } from "./templates.js";
 import { fill, sentence, texts, timeOfDay } from "./texts.js";
 import { Typing } from "./typing.js";
@@ -187,6 +187,7 @@ class Conversation {
     this.idle(exchange);
     exchange.over();
     if (!exchange.revived) return this.attempt(question, exchange);
+    release(exchange.closed);
     exchange.variants.adopt(await answersOf(exchange.id));
     const { length } = exchange.variants.list;
     if (length) exchange.show(length - 1);

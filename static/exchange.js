@@ -60,9 +60,8 @@ export class Exchange {
     if (stream) claim(stream);
   }
 
-  // Its stream is over, or nobody can go on with it.
+  // Its stream is over, or nobody can go on with it. Tabs that wait for it are told once what came of it is kept, which they show.
   over() {
-    release(this.stream);
     this.closed = this.stream || this.closed;
     this.stream = "";
   }
@@ -88,7 +87,8 @@ export class Exchange {
     const { files, previews, ...question } = this.question;
     const { list: variants, shown } = this.variants;
     const { id, conversation: thread, kind, stream, streamAt, ended, closed } = this;
-    const kept = await keep({ id, thread, kind, question, previews: this.previews, variants, shown, stream, streamAt, ended, closed });
+    const record = { id, thread, kind, question, previews: this.previews, variants, shown, stream, streamAt, ended, closed };
+    const kept = await keep(record).finally(() => release(closed));
     this.variants.adopt(kept.variants);
     if (!this.element.hasAttribute("aria-busy")) this.variants.draw();
   }
