@@ -44,16 +44,13 @@ class Drafts:
         gain, rows, trial = float(len(decode)), len(decode), True
         for sequence in decode if modest is None else modest:
             drafter, most = _drafter(sequence), min(self._most, self._rows - rows, _useful(sequence))
-            found = drafter.propose(sequence.token_ids, most) if most > 0 else []
-            if not found:
-                continue  # as in nearly all steps of a text that repeats nothing, which must cost next to nothing
             count = self._worthwhile(drafter.chance, most, gain, rows)
             if not count and trial and len(sequence.token_ids) - drafter.tried_at >= TRIAL * len(decode):
-                count, trial = 1, False
-            if count:
-                sequence.drafts = found[:count]
-                rows += count
-                gain += sum(drafter.chance**place for place in range(1, count + 1))
+                count, trial = min(1, most), False
+            if count > 0:
+                sequence.drafts = drafter.propose(sequence.token_ids, count)
+                rows += len(sequence.drafts)
+                gain += sum(drafter.chance**place for place in range(1, len(sequence.drafts) + 1))
 
     def learn(self, decode: abc.Sequence[Sequence], seconds: float) -> None:
         """Take the time of a step of these sequences, which still have its drafts."""
