@@ -30,7 +30,7 @@ FAILURES = {
     "deadline_exceeded",
     "model_error",
     "internal_error",
-    "upstream_failed",
+    "upstream_error",
     "upstream_timeout",
 }
 REQUESTS, FIRST = "avito_ai_requests_total", "avito_ai_time_to_first_token_seconds_bucket"

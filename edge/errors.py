@@ -115,7 +115,7 @@ ERRORS: dict[type[ServiceError], Meaning] = {
     NotReady: Meaning(503, "not_ready", "server_error"),
     UpstreamTimedOut: Meaning(504, "upstream_timeout", "server_error"),
     DeadlineExceeded: Meaning(504, "deadline_exceeded", "server_error"),
-    UpstreamFailed: Meaning(502, "upstream_failed", "server_error"),
+    UpstreamFailed: Meaning(502, "upstream_error", "server_error"),
     ModelError: Meaning(500, "model_error", "server_error"),
     ServiceError: Meaning(500, "internal_error", "server_error"),
 }

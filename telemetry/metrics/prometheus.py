@@ -36,7 +36,7 @@ WATCHED_ENDS = (
     "deadline_exceeded",
     "model_error",
     "internal_error",
-    "upstream_failed",
+    "upstream_error",
     "upstream_timeout",
 )
 

@@ -110,11 +110,11 @@ def test_a_stream_in_each_protocol(client: FlaskClient, name: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "status", "code"),
     [
-        ("html", 502, "upstream_failed"),
-        ("nonsense", 502, "upstream_failed"),
-        ("half", 502, "upstream_failed"),
-        ("reset", 502, "upstream_failed"),
-        ("401", 502, "upstream_failed"),
+        ("html", 502, "upstream_error"),
+        ("nonsense", 502, "upstream_error"),
+        ("half", 502, "upstream_error"),
+        ("reset", 502, "upstream_error"),
+        ("401", 502, "upstream_error"),
         ("silent", 504, "upstream_timeout"),
         ("stall", 504, "upstream_timeout"),
         ("429", 503, "overloaded"),
@@ -153,7 +153,7 @@ def test_a_stream_that_fails_before_its_text_has_a_status(
     metrics = client.get("/metrics").text
     assert f'http_requests_total{{method="POST",route="{path}",status="502"}} 1.0' in metrics
     assert f'route="{path}",status="200"' not in metrics
-    failed = [line for line in metrics.splitlines() if "upstream_failed" in line and "_created" not in line]
+    failed = [line for line in metrics.splitlines() if "upstream_error" in line and "_created" not in line]
     assert {line.rpartition(" ")[2] for line in failed} - {"0.0"} == {"1.0"}
 
 
