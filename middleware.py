@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 from config import Settings
 from edge import caller, compression, csrf, errors, failover, operator_session, preflight, spending, wrong_addresses
 from edge.authentication import check_model, credential
-from edge.charging import charge
+from edge.charging import charge_unread
 from edge.charset import check_charset
 from edge.failure_shapes import Shape, id_headers, json_body, shape_of
 from edge.gate import CODINGS, body_refused
@@ -77,7 +77,7 @@ def _before() -> None:
         failover.hand_over_early(failover.HEADER in request.headers, services().settings, services().models, row)
         _check_body(row)
         spending.check()
-        charge(only_look=row.cost_in_body)
+        charge_unread()
 
 
 def _begin() -> None:

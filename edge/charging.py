@@ -1,14 +1,19 @@
-"""Charges a request to the caller's budget that the route's row names."""
+"""Charges a request to the caller's budget that the route's row names.
+
+What a model refuses because it takes no requests at all costs nothing: no client is to blame for a start or a stop.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
 from edge.rate_limit import OverBudget
 from edge.request_state import request_state
 from edge.services import services
-from engine.errors import ServiceError, ValidationError
+from engine.backend import Backend
+from engine.errors import NotReady, ServiceError, ValidationError
 
 Requested = TypeVar("Requested")
 
@@ -16,9 +21,8 @@ Requested = TypeVar("Requested")
 def charge(cost: int = 1, *, only_look: bool = False) -> None:
     """Charge the caller for this request. Raises OverBudget, and ValidationError where it asks for too many answers.
 
-    A route with `cost_in_body` calls this itself after reading the body. Before that, middleware calls it with
-    `only_look`, which refuses callers whose budget is spent and charges nothing. What asks for more answers than
-    a limit allows at all is charged as one.
+    only_look: refuse callers whose budget is spent, and charge nothing. What asks for more answers than a limit allows
+    at all is charged as one.
     """
     state = request_state()
     row = state.row
@@ -37,8 +41,32 @@ def charge(cost: int = 1, *, only_look: bool = False) -> None:
         raise
 
 
+def charge_unread() -> None:
+    """Charge a request before its body is read; where the route does that itself, only look. Raises as `charge_for`."""
+    state = request_state()
+    row, account = state.row, state.account
+    itself, model = (False, None) if row is None else (row.charges_itself, row.model)
+    found = model and services().model_names.find(model, account.id, services().models, account.may_use)
+    if found and not itself:
+        charge_for(*found)
+    else:
+        charge(only_look=itself)
+
+
+def charge_for(model: str, backend: Backend, cost: int = 1) -> None:
+    """Charge as `charge` does for answers of one model; while that takes no requests, raise NotReady instead."""
+    state = request_state()
+    refusal = backend.would_refuse(state.account.id)
+    if not isinstance(refusal, NotReady):
+        charge(cost)
+        return
+    charge(cost, only_look=True)
+    state.observer.validated(model, backend.info.served_id, cost, cost, level=logging.DEBUG)
+    raise NotReady(refusal.message, refusal.retry_after)
+
+
 def charge_if_refused(read: Callable[[], Requested]) -> Requested:
-    """Return what `read` returns, for a route with `cost_in_body`. A body that it refuses is charged as one answer."""
+    """Return what `read` returns, for a route that charges itself. A body that it refuses is charged as one answer."""
     try:
         return read()
     except ServiceError:

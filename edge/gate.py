@@ -23,7 +23,7 @@ from edge.ready_made import ReadyMade, Refused, Sentences
 from edge.request_head import RequestHead
 from edge.route_table import ROUTES, Budget, Need, Row
 from engine.backend import Backend
-from engine.errors import RetryLater, ServiceError
+from engine.errors import Overloaded, RetryLater, ServiceError
 from keys.account import of_address
 from models import ModelNames, ModelSet
 from telemetry.metrics import Metrics
@@ -163,9 +163,10 @@ class Gate:
             return self._refuse(case, over)
         error = _refusal_of_all(models, account.id)
         try:
-            # A request that is refused is charged as one answer, like one whose body is refused.
+            # A request that is refused is charged as one answer, like one whose body is refused; by a model that is
+            # not ready, as nothing.
             quota = self._limiter.spend_local(
-                Budget.GENERATION.value, account.id, only_look=error is None, limits=account.limits
+                Budget.GENERATION.value, account.id, only_look=not isinstance(error, Overloaded), limits=account.limits
             )
         except OverBudget as spent:
             return self._refuse(case, spent, spent.quota)

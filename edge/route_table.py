@@ -54,7 +54,7 @@ class Row:
     form_token: it acts on what a browser sends by itself, and wants the token of a form of ours (edge/csrf.py); so does
     every other route from who has signed in on the page.
     bodies: the accepted content types with their limits in bytes; empty for a route that reads no body. cost_in_body:
-    the route charges its budget itself, once it has read how many answers are requested. model: the model whose
+    the body tells how many answers are requested, which are charged each. model: the one that answers, and whose
     figures a failed request counts in, unless the body names it. protocol: of a route that generates.
     """
 
@@ -66,6 +66,11 @@ class Row:
     protocol: Protocol | None = None
     own_page: bool = False
     form_token: bool = False
+
+    @property
+    def charges_itself(self) -> bool:
+        """True for a route that charges for its answers: its body tells how many are requested, or of which model."""
+        return self.budget is Budget.GENERATION and (self.cost_in_body or self.model is None)
 
 
 # Bodies of /v1 name their model; those of SEVERAL_ANSWERS also how many answers they ask for.

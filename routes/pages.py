@@ -16,6 +16,7 @@ from edge.request_state import request_state
 from engine.errors import (
     DeadlineExceeded,
     Message,
+    NotReady,
     PayloadTooLarge,
     RetryLater,
     ServiceError,
@@ -153,7 +154,7 @@ def _forget_or_remember(error: ServiceError) -> None:
     """Keep what was typed, even if its body was not read yet, except images that the model can never read."""
     if isinstance(error, Unauthorized | Forbidden) and not request_state().typed:
         _remember_unread()
-    elif isinstance(error, RateLimitExceeded) and "Content-Encoding" not in request.headers:
+    elif isinstance(error, RateLimitExceeded | NotReady) and "Content-Encoding" not in request.headers:
         with suppress(ServiceError, HTTPException):
             request_reading.remember()
     elif isinstance(error, PayloadTooLarge | UnsupportedMediaType) or getattr(error, "param", None) == "image":

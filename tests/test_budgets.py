@@ -6,7 +6,8 @@ import pytest
 
 from app_production import create_app
 from config import load_settings
-from edge.route_table import ROUTES
+from edge.route_table import ROUTES, Budget
+from engine.types import Status
 from tests.good_requests import GENERATIONS, TEXT, call, good_request
 
 
@@ -35,6 +36,30 @@ def test_generation_routes_share_one_budget(limited):
     page = limited.post("/avibe", data={"prompt": "x"}, headers={"Accept-Language": "ru"})
     assert page.status_code == 429
     assert "Превышен лимит запросов в минуту: 10" in page.text
+
+
+@pytest.mark.parametrize("name", sorted(name for name, row in ROUTES.items() if row.budget is Budget.GENERATION))
+def test_a_model_that_takes_no_requests_costs_nothing(limited, avibe, avision, name):
+    """However often a client comes back while it loads or stops; a spent budget is told as ever."""
+    path = name.split()[1]
+    for model in (avibe, avision):
+        model.become(Status.LOADING)
+    refused = [limited.post(path, **good_request(path)) for _ in range(12)]
+    assert {(one.status_code, one.headers["RateLimit-Remaining"]) for one in refused} == {(503, "10")}
+    assert all("Retry-After" in one.headers for one in refused)
+    for model in (avibe, avision):
+        model.become(Status.READY)
+    assert [limited.post(path, **good_request(path)).status_code for _ in range(11)] == [200] * 10 + [429]
+    avibe.become(Status.LOADING)
+    assert limited.post(path, **good_request(path)).status_code == 429
+
+
+def test_an_unknown_model_is_charged_as_one_answer(limited):
+    """Like every body that is refused."""
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"):
+        refused = limited.post(path, json=good_request(path)["json"] | {"model": "another"})
+        assert refused.status_code == 404
+    assert refused.headers["RateLimit-Remaining"] == "6"
 
 
 def test_health_has_a_budget_of_its_own(limited):

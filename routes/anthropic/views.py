@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
+from edge.charging import charge_if_refused
 from edge.gate import release_body
 from routes import parsing
 from routes.anthropic.answer import MessageResponse
@@ -11,6 +12,7 @@ from routes.anthropic.bodies import TokenCount
 from routes.anthropic.messages import count_message, submit_message
 from routes.anthropic.requests import CountTokensRequest, MessagesRequest
 from routes.chat.body_limits import body_limits
+from routes.chat.models import charge_named
 from routes.generation_run import Run
 from routes.named_user import note_user
 from routes.services import services
@@ -41,7 +43,8 @@ def count_tokens() -> Response:
 
 
 def _submit() -> tuple[Run, MessageResponse, bool]:
-    body = _read(MessagesRequest)
+    body = charge_if_refused(lambda: _read(MessagesRequest))
+    charge_named(body.model)
     chat, response = submit_message(body)
     return chat.run, response, bool(body.stream)
 

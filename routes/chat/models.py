@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from edge.authentication import check_model
+from edge.charging import charge_for, charge_if_refused
 from edge.errors import UnknownModel
 from edge.request_state import request_state
 from engine.backend import Backend
@@ -22,3 +25,8 @@ def find_model(model_id: str) -> tuple[str, Backend]:
     check_model(state.account, *names.names_of(name, backend.info), asked=model_id)
     state.versions[model_id] = name
     return found
+
+
+def charge_named(model_id: str, cost: int = 1) -> None:
+    """Charge a request for so many answers of the model of this name. Raises as `find_model` and `charge_for`."""
+    charge_for(*charge_if_refused(partial(find_model, model_id)), cost)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
-from edge.charging import charge, charge_if_refused
+from edge.charging import charge_if_refused
 from edge.gate import release_body
 from routes import parsing
+from routes.chat.models import charge_named
 from routes.generation_run import Run
 from routes.named_user import note_user
 from routes.openai import catalogue, chat, completions
@@ -63,14 +64,14 @@ def detokenize() -> Response:
 
 def _submit_chat() -> tuple[Run, ChatResponse, bool]:
     body = _read_charged(services().openai_models.chat)
-    charge(body.n or 1)
+    charge_named(body.model, body.n or 1)
     run, response = chat.submit_chat(body)
     return run.run, response, bool(body.stream)
 
 
 def _submit_completion() -> tuple[Run, CompletionResponse, bool]:
     body = _read_charged(services().openai_models.completion)
-    charge(completions.cost(body))
+    charge_named(body.model, completions.cost(body))
     return (*completions.submit_completion(body), bool(body.stream))
 
 

@@ -204,6 +204,14 @@ def test_a_refusal_is_charged_as_one_answer(gate, avibe, avision):
     assert [parsed(judged(gate, CHAT, peer="1.1.1.1"))[0] for _ in range(3)] == [503, 503, 429]
 
 
+def test_a_model_that_is_not_ready_costs_nothing(gate, avibe, avision):
+    """However often a client comes back, it is told so, and not that it came too often."""
+    draining(avibe, avision)
+    for path in (TEXT, CHAT, MESSAGES):
+        refusals = [parsed(judged(gate, path)) for _ in range(4)]
+        assert [(status, headers["ratelimit-remaining"]) for status, headers, _ in refusals] == [(503, "2")] * 4
+
+
 def test_what_may_be_admitted_passes_uncharged(gate, client):
     """The gate only looks where it does not refuse."""
     for path in BODIES:

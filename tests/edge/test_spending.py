@@ -157,7 +157,13 @@ def test_a_failure_gives_back_everything(client, avibe, avision, budgets, path):
     assert client.post(path, **good_request(path)).status_code in (200, 500)
     for model in (avibe, avision):
         model.failure, model.refusal = None, NotReady("The model is not ready.")
-    assert client.post(path, **good_request(path)).status_code in (200, 503)
+    assert client.post(path, **good_request(path)).status_code == 503
+    for model in (avibe, avision):
+        model.refusal = None
+        model.capacity = 0
+    assert path == BATCH or client.post(path, **good_request(path)).status_code == 503
+    for model in (avibe, avision):
+        model.capacity = 1000
     assert client.post(path, json={"nothing": 1}).status_code in (400, 415)
     assert in_flight(budgets) == [0, 0, 0]
 

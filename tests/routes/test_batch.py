@@ -191,11 +191,25 @@ def test_a_text_that_never_gets_capacity_is_overloaded(models, machine, few):
     assert lines(send(client, "a"))[0]["error"] == "overloaded"
 
 
-def test_a_draining_service_refuses_every_text(client, few):
-    """Every text has a line with its error."""
+@pytest.mark.parametrize("status", [Status.LOADING, Status.DRAINING, Status.STALLED, Status.DEAD])
+def test_a_batch_is_refused_as_a_whole_while_the_model_takes_no_requests(client, few, status):
+    """503 with the time to try again, as a single text; a full model is waited for."""
+    few.become(status)
+    response = send(client, "a", "b")
+    assert (response.status_code, response.json["error"], response.headers["Retry-After"]) == (503, "not_ready", "5")
+    assert response.headers["X-Model"] == few.info.served_id
+
+
+def test_texts_that_wait_when_the_service_begins_to_stop_are_refused_each(app, few):
+    """Each has a line with its error, behind those of the texts that run."""
+    few.hold = True
+    reader = Reader(app, ["x"] * 4)
+    few.wait_for(lambda one: len(one.submitted) == 3)
     few.become(Status.DRAINING)
-    found = lines(send(client, "a", "b"))
-    assert {line["error"] for line in found.values()} == {"not_ready"}
+    for request in list(few.submitted):
+        few.finish(request.request_id)
+    found = reader.finished()
+    assert [found[index].get("error") for index in range(4)] == [None, None, None, "not_ready"]
 
 
 def test_a_disconnect_aborts_the_batch(app, few):

@@ -342,3 +342,14 @@ def test_browsers_find_an_icon_by_themselves(client):
     answer = client.get("/favicon.ico", buffered=True)
     assert (answer.status_code, answer.mimetype) == (200, "image/vnd.microsoft.icon")
     assert Image.open(BytesIO(answer.data)).info["sizes"] >= {(16, 16), (32, 32)}
+
+
+@pytest.mark.parametrize("path", ["/avibe", "/avision"])
+def test_what_was_typed_stays_while_the_models_load(client, avibe, avision, path):
+    """The page of the refusal has it in its form, though the body was not read before it was refused."""
+    for model in (avibe, avision):
+        model.become(Status.LOADING)
+    response = client.post(path, **multipart([("prompt", "Typed <before>"), ("max_tokens", "77")]))
+    assert response.status_code == 503
+    assert "Typed &lt;before&gt;" in response.text
+    assert 'value="77"' in response.text

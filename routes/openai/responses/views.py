@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
+from edge.charging import charge_if_refused
 from edge.gate import release_body
 from edge.route_table import JSON
 from engine.errors import Unsupported
 from routes import parsing
 from routes.chat.body_limits import body_limits
+from routes.chat.models import charge_named
 from routes.json_writing import json_bytes
 from routes.named_user import note_user
 from routes.openai.responses import stored
@@ -69,7 +71,8 @@ def input_items(response_id: str) -> Response:
 
 
 def _submit() -> tuple[Answer, bool]:
-    body = _read()
+    body = charge_if_refused(_read)
+    charge_named(body.model)
     return submit_response(body), bool(body.stream)
 
 
