@@ -190,8 +190,8 @@ def _refusal_of_all(models: list[Backend], client: str) -> RetryLater | None:
 
 
 def _credential(head: RequestHead) -> str:
-    """Return the key or token of a request; fields that come more than once are joined, as the server does."""
-    return credential(*(",".join(head.fields.get(name, [])) for name in ("authorization", "x-api-key")))
+    """Return the key or token of a request."""
+    return credential(head.get("authorization"), head.get("x-api-key"))
 
 
 def _is_read(head: RequestHead, row: Row) -> bool:

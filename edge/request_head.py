@@ -31,8 +31,8 @@ class RequestHead:
     fields: dict[str, list[str]]
 
     def get(self, name: str, default: str = "") -> str:
-        """Return the first value of a field."""
-        return self.fields[name][0] if name in self.fields else default
+        """Return the value of a field; of one that comes more than once, all of them joined, as the server does."""
+        return ",".join(self.fields[name]) if name in self.fields else default
 
     def has(self, name: str) -> bool:
         """Return whether the request has this field."""

@@ -151,6 +151,23 @@ class TestTheSameResponse:
         assert counted[0] == counted[1]
 
 
+def test_a_field_that_comes_twice_is_read_as_by_the_hooks(app, gate, avibe):
+    """Two ids are no id, and two languages no language."""
+    avibe.capacity = 0
+    twice = "".join(
+        f"{name}: {value}\r\n" for name, value in {"X-Request-ID": "two", "X-Message-Language": "ru"}.items()
+    )
+    first = {"X-Request-ID": "one", "X-Message-Language": "ru"}
+    body = json.dumps(BODIES[TEXT]).encode()
+    head = head_of(TEXT, body, first).removesuffix(b"\r\n") + twice.encode() + b"\r\n"
+    _, headers, shown = parsed(judge(gate, head, "1.1.1.1").refusal)
+    joined = {"X-Request-ID": "one,two", "X-Message-Language": "ru,ru"}
+    hooks = app.test_client().post(TEXT, json=BODIES[TEXT], headers=joined)
+    assert re.fullmatch(r"[0-9a-f-]{36}", headers["x-request-id"])
+    assert re.fullmatch(r"[0-9a-f-]{36}", hooks.headers["X-Request-ID"])
+    assert shown["message"] == hooks.json["message"]
+
+
 def test_the_access_line_is_written_once(client, gate, avibe, caplog):
     """One line with the request's id, route, status and client, as the hooks write it."""
     avibe.capacity = 0
