@@ -27,6 +27,15 @@ HISTORY_HERE = replace(
     notes=dict.fromkeys(("images", "image", "image_url", "input_image"), "Use blocks of the type image.")
     | dict.fromkeys(("tool_calls", "function_call"), "Use blocks of the type tool_use."),
 )
+# Of texts they are what an earlier answer had; of what can be cited, they ask for them in the next one.
+CITABLE = replace(
+    HISTORY_HERE,
+    neutral={**HISTORY_HERE.neutral, **neutral(({"enabled": False}, {}), "citations")},
+    notes={**HISTORY_HERE.notes, "citations": "This service makes none."},
+)
+CHOICE = PassedOver(hints("cache_control disable_parallel_tool_use"))
+THINKING = PassedOver(hints("block_binding budget_tokens effort"))
+OUTPUT = PassedOver(hints("effort task_budget"))
 
 
 class AnthropicRequest(ProtocolRequest):
@@ -46,7 +55,7 @@ class AnthropicRequest(ProtocolRequest):
 
 
 class Passing(AnthropicRequest):
-    """A part whose other fields are passed over: hints, such as `cache_control`, and what comes back of an answer."""
+    """A part whose other fields are passed over, whatever they are."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -57,3 +66,9 @@ class HistoryPart(Passing):
     """A part of the conversation. What would vanish from it in silence is refused by name."""
 
     passed_over = HISTORY_HERE
+
+
+class CitablePart(HistoryPart):
+    """A part of the conversation that answers could cite."""
+
+    passed_over = CITABLE

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from routes.anthropic.base import HistoryPart
+from routes.anthropic.base import CitablePart, HistoryPart
 from routes.validation import BRANCH
 
 STRING, BLOCKS = f"{BRANCH}string", f"{BRANCH}blocks"
@@ -76,7 +76,7 @@ class BlocksSource(HistoryPart):
     content: TextsAndImages
 
 
-class DocumentBlock(HistoryPart):
+class DocumentBlock(CitablePart):
     """A document of text, and of images for a model that reads them. PDFs are not read."""
 
     type: Literal["document"]
@@ -85,7 +85,7 @@ class DocumentBlock(HistoryPart):
     context: str | None = None
 
 
-class SearchResultBlock(HistoryPart):
+class SearchResultBlock(CitablePart):
     """What a search of the client has found."""
 
     type: Literal["search_result"]

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field
 
-from routes.anthropic.base import AnthropicRequest, Passing
+from routes.anthropic.base import CHOICE, OUTPUT, THINKING, AnthropicRequest, Passing
 from routes.anthropic.blocks import Texts, Turn
 from routes.chat.toolbox import MAX_TOOLS
+from routes.passed_over import FORMAT
 
 MAX_TURNS = 1024
 MAX_STOP_SEQUENCES = 16
@@ -30,21 +31,27 @@ class CustomTool(Passing):
     defer_loading: bool | None = None
 
 
-class FreeChoice(Passing):
+class Choice(AnthropicRequest):
+    """How tools are chosen."""
+
+    passed_over = CHOICE
+
+
+class FreeChoice(Choice):
     """The model decides whether it calls tools."""
 
     type: Literal["auto"]
     disable_parallel_tool_use: bool | None = None
 
 
-class AnyChoice(Passing):
+class AnyChoice(Choice):
     """The model must call a tool, or several."""
 
     type: Literal["any"]
     disable_parallel_tool_use: bool | None = None
 
 
-class OneChoice(Passing):
+class OneChoice(Choice):
     """The model must call this tool."""
 
     type: Literal["tool"]
@@ -52,7 +59,7 @@ class OneChoice(Passing):
     disable_parallel_tool_use: bool | None = None
 
 
-class NoChoice(Passing):
+class NoChoice(Choice):
     """The model calls no tool."""
 
     type: Literal["none"]
@@ -61,27 +68,33 @@ class NoChoice(Passing):
 ToolChoiceObject = Annotated[FreeChoice | AnyChoice | OneChoice | NoChoice, Discriminator("type")]
 
 
-class Thinking(Passing):
+class Thinking(AnthropicRequest):
     """Whether the model may reason first. `adaptive`: it may, unless the answer has a fixed form or has begun already.
 
     budget_tokens is passed over. display: `omitted` sends the block of the reasoning without its text.
     """
 
+    passed_over = THINKING
+
     type: Literal["enabled", "adaptive", "between_tools", "disabled"]
     display: str | None = None
 
 
-class JsonSchemaOutput(Passing):
+class JsonSchemaOutput(AnthropicRequest):
     """JSON that conforms to a schema."""
 
     model_config = ConfigDict(populate_by_name=True)
+
+    passed_over = FORMAT
 
     type: Literal["json_schema"]
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
 
 
-class OutputConfig(Passing):
+class OutputConfig(AnthropicRequest):
     """The form of the answer; `effort` is passed over."""
+
+    passed_over = OUTPUT
 
     format: JsonSchemaOutput | None = None
 

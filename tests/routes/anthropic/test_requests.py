@@ -16,6 +16,9 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
 CALL = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": "the sea"}}
 RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "It is blue."}
 SHOWN_CALL = {"id": "toolu_1", "type": "function", "function": {"name": "look", "arguments": '{"at":"the sea"}'}}
+FORM = {"type": "json_schema", "schema": {"type": "object"}}
+PLAIN = {"type": "text", "data": "Waves."}
+FOUND = {"type": "search_result", "title": "Sea", "source": "a.b", "content": [{"type": "text", "text": "Wet."}]}
 CACHE = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
 
 
@@ -129,8 +132,10 @@ def test_an_earlier_answer_comes_back_as_it_was_sent(client, avibe):
         ([text("It is blue.", **CACHE), text("It is wide.")], "It is blue.\nIt is wide."),
         ([], ""),
         (None, ""),
-        ([document({"type": "text", "data": "Waves."}, title="Sea")], "Sea\nWaves."),
-        ([{"type": "search_result", "title": "Sea", "source": "a.b", "content": [text("Wet.")]}], "Sea\na.b\nWet."),
+        ([document(PLAIN, title="Sea")], "Sea\nWaves."),
+        ([document(PLAIN, citations={"enabled": False}), FOUND | {"citations": None}], "Waves.\nSea\na.b\nWet."),
+        ([FOUND], "Sea\na.b\nWet."),
+        ([text("Wet.", citations=[{"type": "char_location", "cited_text": "Wet."}])], "Wet."),
     ],
 )
 def test_results_of_calls_are_texts(client, avibe, content, shown):
@@ -238,7 +243,9 @@ PASSED_OVER = {
     "diagnostics": {"previous_message_id": None},
     "inference_geo": "eu",
     "speed": "fast",
-    "output_config": {"effort": "high"},
+    "output_config": {"effort": "high", "task_budget": {"type": "tokens", "total": 9}, "format": None, "other": None},
+    "thinking": {"type": "disabled", "budget_tokens": 1024, "block_binding": {"type": "all"}},
+    "tool_choice": {"type": "auto", "disable_parallel_tool_use": False, "cache_control": {"type": "ephemeral"}},
     "anthropic_version": "bedrock-2023-05-31",
     "anthropic_beta": ["a"],
     "betas": ["a"],
@@ -312,6 +319,24 @@ def test_headers_of_anthropics_clients_are_accepted(client):
         ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "b"}}, "tool_choice names a function"),
         ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice.name is required"),
         ({"tools": [TOOL], "tool_choice": "auto"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "auto", "mode": "x"}}, "Unknown field: tool_choice.mode"),
+        ({"tools": [TOOL], "tool_choice": {"type": "none", "name": "look"}}, "Unknown field: tool_choice.name"),
+        ({"thinking": {"type": "disabled", "depth": 3}}, "Unknown field: thinking.depth"),
+        ({"output_config": {"language": "ru"}}, "Unknown field: output_config.language"),
+        ({"output_config": {"format": FORM | {"lark": "a"}}}, "Unknown field: output_config.format.lark"),
+        ({"output_format": FORM | {"lark": "a"}}, "Unknown field: output_format.lark"),
+        (
+            {"messages": [user(document(PLAIN, citations={"enabled": True}))]},
+            "messages[0].content[0].citations must be",
+        ),
+        (
+            {"messages": [user(FOUND | {"citations": {"enabled": True}})]},
+            "other values are not supported. This service",
+        ),
+        (
+            {"messages": [user(RESULT | {"content": [FOUND | {"citations": {"enabled": 1}}]})]},
+            "content[0].content[0].cit",
+        ),
         ({"output_config": {"format": {"type": "json"}}}, "output_config.format.type must be json_schema"),
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema is required"),
     ],
