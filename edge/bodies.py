@@ -38,6 +38,7 @@ class OpenaiFailureDetails(Body):
     type: str
     param: Annotated[str | None, Field(description="The field that is wrong, if it is one field.")]
     code: str | None
+    request_id: str
     retry_after: NotRequired[Annotated[int, Field(description=AFTER)]]
     details: NotRequired[Annotated[dict[str, str], Field(description=WHICH)]]
 

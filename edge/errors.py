@@ -236,11 +236,13 @@ def api_body(error: ServiceError, request_id: str, sentence: Sentence) -> ApiFai
     return body
 
 
-def openai_body(error: ServiceError) -> OpenaiFailure:
+def openai_body(error: ServiceError, request_id: str) -> OpenaiFailure:
     """Return the body of a failure under /v1, in the shape that OpenAI's clients read."""
     meaning, param = meaning_of(error), getattr(error, "param", None)
     code = meaning.openai_code or meaning.code
-    details = OpenaiFailureDetails(message=error.message, type=meaning.kind, param=param, code=code)
+    details = OpenaiFailureDetails(
+        message=error.message, type=meaning.kind, param=param, code=code, request_id=request_id
+    )
     if isinstance(error, REFUSED_FOR_NOW):
         details["retry_after"] = error.retry_after
         if which := limit_of(error):

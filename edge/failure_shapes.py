@@ -65,7 +65,7 @@ def json_body(
     """
     if shape is Shape.ANTHROPIC:
         return anthropic_body(error, request_id, status)
-    return openai_body(error) if shape is Shape.OPENAI else api_body(error, request_id, sentence)
+    return openai_body(error, request_id) if shape is Shape.OPENAI else api_body(error, request_id, sentence)
 
 
 def anthropic_body(error: ServiceError, request_id: str, status: int | None = None) -> AnthropicFailure:

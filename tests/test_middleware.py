@@ -105,12 +105,13 @@ def test_unknown_addresses_elsewhere_are_a_page(client, path):
 
 def test_failures_under_v1_have_the_shape_of_openai(client):
     """Every failure under /v1 has OpenAI's format, an unknown address included."""
-    error = client.get("/v1/nothing").json["error"]
+    error = client.get("/v1/nothing", headers={"X-Request-ID": "mine"}).json["error"]
     assert error.pop("message").startswith("There is nothing at this address.")
     assert error == {
         "type": "invalid_request_error",
         "param": None,
         "code": "not_found",
+        "request_id": "mine",
     }
 
 

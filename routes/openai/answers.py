@@ -22,9 +22,9 @@ DONE = b"data: [DONE]\n\n"
 LOWEST_LOGPROB = -9999.0  # OpenAI's value for a token of negligible probability
 
 
-def error_event(error: ServiceError) -> bytes:
+def error_event(error: ServiceError, request_id: str) -> bytes:
     """Return the last event of a stream that fails; no [DONE] follows it."""
-    return sse.event(errors.openai_body(error))
+    return sse.event(errors.openai_body(error, request_id))
 
 
 def fingerprint(found: str | None) -> dict[str, str]:

@@ -30,7 +30,8 @@ class RunResponse(ABC):
         self._include_usage = bool(options.include_usage)
         counted = self._include_usage and options.continuous_usage_stats
         self._running_usage = RunningUsage(run) if counted else None
-        self._id, self._created = f"{prefix}-{request_state().request_id}", int(time.time())
+        self._request_id = request_state().request_id
+        self._id, self._created = f"{prefix}-{self._request_id}", int(time.time())
 
     def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
         """Yield the events of the stream; an error is the last one, without [DONE]. idle: seconds to a keep-alive."""
@@ -38,7 +39,7 @@ class RunResponse(ABC):
             running = self._running_usage
             yield from running.written(self._events(idle)) if running else self._events(idle)
         except Exception as error:
-            yield answers.error_event(self._run.failed(error))
+            yield answers.error_event(self._run.failed(error), self._request_id)
 
     def chunk(self, choices: list[Any]) -> dict[str, Any]:
         """Return the object of one event."""

@@ -117,7 +117,8 @@ def failure_of_openai(response, body):
     """Return the code of an error under /v1, in the OpenAI format."""
     assert response.headers["Content-Type"] == "application/json"
     said = json.loads(body)["error"]
-    assert set(said) == {"message", "type", "param", "code"}
+    assert set(said) == {"message", "type", "param", "code", "request_id"}
+    assert said["request_id"] == response.headers["X-Request-ID"]
     return said["code"]
 
 

@@ -28,7 +28,9 @@ def refused(response, status, code, kind="invalid_request_error"):
     assert response.status_code == status
     assert set(response.json) == {"error"}
     error = response.json["error"]
-    assert set(error) == {"message", "type", "param", "code"} | ({"retry_after", "details"} if status == 429 else set())
+    more = {"retry_after", "details"} if status == 429 else set()
+    assert set(error) == {"message", "type", "param", "code", "request_id"} | more
+    assert error["request_id"] == response.headers["X-Request-ID"]
     assert (error["type"], error["code"]) == (kind, code)
     return error["message"], error["param"]
 

@@ -196,6 +196,7 @@ def test_a_failure_after_the_first_byte_is_one_event_without_done(client, avibe,
         "type": "server_error",
         "param": None,
         "code": "model_error",
+        "request_id": "mine",
     }
     assert len([event for event in events if "error" in event]) == 1
     assert client.get("/api/metrics").json["application"]["failed_requests"] == 1

@@ -103,7 +103,10 @@ class ResponseFailure(Body):
 
 
 class ResponseObject(Body):
-    """A response. Streamed: its events, each with a type and a number, until one with the whole object."""
+    """A response. Streamed: its events, each with a type and a number, until one with the whole object.
+
+    request_id: of the request that made it, as in the header; the id is none that others could guess.
+    """
 
     id: str
     object: Literal["response"]
@@ -132,6 +135,7 @@ class ResponseObject(Body):
     top_p: float
     truncation: Literal["auto", "disabled"]
     usage: ResponseUsage | None
+    request_id: str
 
 
 class DeletedResponse(Body):

@@ -142,6 +142,7 @@ def _begun(body: ResponseRequest, backend: Backend, model_id: str) -> ResponseOb
         top_p=default.top_p if body.top_p is None else body.top_p,
         truncation=body.truncation or "disabled",
         usage=None,
+        request_id=request_state().request_id,
     )
 
 

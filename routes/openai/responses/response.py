@@ -115,7 +115,8 @@ class Answer:
 
     def _failed(self, events: Events, output: OutputItems, error: ServiceError) -> bytes:
         """Return the last events of a stream that fails."""
-        told = events("error", code=meaning_of(error).code, message=error.message, param=None)
+        request_id = self._begun["request_id"]
+        told = events("error", code=meaning_of(error).code, message=error.message, param=None, request_id=request_id)
         failure = ResponseFailure(code="server_error", message=error.message)
         return told + self._event(events, self._with(output, status="failed", error=failure))
 

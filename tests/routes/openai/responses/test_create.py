@@ -2,6 +2,7 @@
 
 import threading
 
+import openai
 import pytest
 
 from engine.types import TokenLogprob, Vocabulary
@@ -14,7 +15,8 @@ CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "я"}}\n</tool_call>'
 def test_a_response_has_exactly_the_promised_fields(client):
     """Names, nesting and values in force are what OpenAI's clients read; ids cannot be guessed."""
     fields = {"model": "avibe", "input": "Hello", "instructions": "Be brief.", "max_output_tokens": 9}
-    response = client.post(PATH, json=fields | {"metadata": {"a": "b"}, "top_p": 0.5})
+    headers = {"X-Request-ID": "mine"}
+    response = client.post(PATH, json=fields | {"metadata": {"a": "b"}, "top_p": 0.5}, headers=headers)
     body = response.json
     assert response.status_code == 200
     assert len(body.pop("id")) == len("resp_") + 48
@@ -58,6 +60,7 @@ def test_a_response_has_exactly_the_promised_fields(client):
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": 12,
         },
+        "request_id": "mine",
     }
     assert response.headers["X-Model"] == "avibe"
 
@@ -66,6 +69,16 @@ def test_the_client_reads_it(respond):
     """The text of all messages, by the helper of OpenAI's client."""
     response = respond()
     assert (response.output_text, response.status, response.usage.total_tokens) == ("An answer.", "completed", 12)
+
+
+def test_the_client_finds_the_request_id_in_bodies_as_in_the_header(api, respond):
+    """Of an answer and of a refusal."""
+    response = respond()
+    assert response.request_id == response._request_id is not None
+    with pytest.raises(openai.BadRequestError) as refused:
+        api.chat.completions.create(model="avibe", messages=[])
+    assert refused.value.body["request_id"] == refused.value.request_id is not None
+    assert (refused.value.code, refused.value.param) == ("validation_error", "messages")
 
 
 def test_an_answer_at_its_limit_is_incomplete(respond, avibe):

@@ -150,7 +150,7 @@ def test_no_other_client_finds_it(client):
     made = post(client, store=True).json["id"]
 
     def answers(response_id, **options):
-        address = f"{PATH}/{response_id}"
+        address, options = f"{PATH}/{response_id}", options | {"headers": {"X-Request-ID": "mine"}}
         found = [client.get(address, **options), client.get(f"{address}/input_items", **options)]
         found += [client.delete(address, **options), post(client, options, previous_response_id=response_id)]
         return [(one.status_code, one.json) for one in found]

@@ -62,9 +62,11 @@ def test_a_stream_ends_with_what_a_whole_answer_is(client, avibe):
     streamed = events(client, **fields)[-1]["response"]
     whole = client.post(PATH, json={"model": "avibe", "input": "Hello"} | fields).json
 
+    ids = ("id", "call_id", "request_id")
+
     def without_ids(value):
         if isinstance(value, dict):
-            return {k: without_ids(v) for k, v in value.items() if k not in ("id", "call_id") and "_at" not in k}
+            return {k: without_ids(v) for k, v in value.items() if k not in ids and "_at" not in k}
         return [without_ids(one) for one in value] if isinstance(value, list) else value
 
     assert without_ids(streamed) == without_ids(whole)
@@ -140,6 +142,7 @@ def test_a_failure_in_the_middle_ends_the_stream(client, avibe):
     assert (found[-2]["code"], found[-2]["message"], found[-2]["param"]) == ("model_error", "It failed.", None)
     assert found[-1]["response"]["error"] == {"code": "server_error", "message": "It failed."}
     assert found[-1]["response"]["status"] == "failed"
+    assert found[-2]["request_id"] == found[-1]["response"]["request_id"] == avibe.submitted[-1].request_id
 
 
 def test_what_fails_before_the_first_byte_has_its_status(client, avibe):
