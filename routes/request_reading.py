@@ -42,9 +42,9 @@ def texts_in_json() -> list[TextRequest | ValidationError]:
     return [_one_text(item) for item in batch.prompts]
 
 
-def _one_text(item: str | dict[str, Any]) -> TextRequest | ValidationError:
+def _one_text(item: object) -> TextRequest | ValidationError:
     try:
-        return validated(services().request_models.text_in_batch, {"prompt": item} if isinstance(item, str) else item)
+        return validated(services().request_models.text_in_batch, item if isinstance(item, dict) else {"prompt": item})
     except ValidationError as error:
         return error
 

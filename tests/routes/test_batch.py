@@ -96,6 +96,14 @@ def test_one_bad_text_fails_alone(client, few):
     assert found[3]["error"] == found[4]["error"] == "validation_error"
 
 
+def test_what_is_no_prompt_fails_alone(client, few):
+    """Whatever stands in the list, each in its line."""
+    bad = [5, None, True, ["x"], 1.5]
+    found = lines(send(client, "a", *bad, "b"))
+    assert [index for index, line in sorted(found.items()) if line.get("success")] == [0, len(bad) + 1]
+    assert {found[index]["message"] for index in range(1, len(bad) + 1)} == {"prompt must be a text that is not blank."}
+
+
 def test_a_text_that_the_model_fails_on_fails_alone(app, few):
     """Its line has the error of a single request."""
     few.hold = True
