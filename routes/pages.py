@@ -147,6 +147,8 @@ def failure_page(error: ServiceError, status: int) -> str:
 
 def _says_what_to_do(error: ServiceError) -> bool:
     """True for a refusal whose message has what to do next, which its code alone does not tell."""
+    if isinstance(error, UnsupportedMediaType):
+        return not isinstance(error.message, Message)  # of the request, and not of a picture in it
     return isinstance(error, Forbidden) and isinstance(error.message, Message)
 
 

@@ -353,3 +353,15 @@ def test_what_was_typed_stays_while_the_models_load(client, avibe, avision, path
     assert response.status_code == 503
     assert "Typed &lt;before&gt;" in response.text
     assert 'value="77"' in response.text
+
+
+@pytest.mark.parametrize("code", LOCALES)
+def test_a_request_of_another_kind_is_not_told_to_choose_a_picture(client, code):
+    """Its mistake is no file; a file that is no picture is."""
+    texts, language = LOCALES[code].texts, {"Accept-Language": code}
+    advice = f'<p data-failure="next">{texts["next"]["unsupported_media_type"]}</p>'
+    for path in ("/avibe", "/avision"):
+        refused = client.post(path, json={"prompt": "x"}, headers=language)
+        assert (refused.status_code, advice in refused.text) == (415, False)
+    file = multipart([("prompt", "x"), ("image", (b"text", "a.txt"))])
+    assert advice in client.post("/avision", **file, headers=language).text
