@@ -27,10 +27,10 @@ from edge.gate import CODINGS, body_refused
 from edge.rate_limit import OverBudget
 from edge.ready_made import request_id_of
 from edge.request_state import RequestState, put, request_state
-from edge.response_headers import CORS_EXPOSED, SECURITY_HEADERS
+from edge.response_headers import CORS_EXPOSED, SECURITY_HEADERS, varies
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
-from engine.errors import Message, Overloaded, PayloadTooLarge, ServiceError, UnsupportedMediaType
+from engine.errors import Message, Overloaded, PayloadTooLarge, ServiceError, UnsupportedMediaType, ValidationError
 from keys.account import of_address
 from telemetry.logs import request_id_var
 from telemetry.observer import RequestObserver
@@ -64,12 +64,13 @@ def install(app: Flask, settings: Settings, failures: Failures) -> None:
         expose_headers=CORS_EXPOSED,
         send_wildcard=settings.security.allowed_origins == ("*",),
         supports_credentials=False,
-        max_age=600,  # seconds; what a page may send is set by `_allow`
+        max_age=preflight.MAX_AGE,  # what a page may send is set by `_allow`
     )
 
 
 def _before() -> None:
     _begin()
+    _check_host()
     row = request_state().row
     if row is not None:
         _check_access(row)
@@ -95,6 +96,12 @@ def _begin() -> None:
     observer = RequestObserver(services().metrics, trace, request_id, began, model, protocol)
     put(RequestState(began, row, request_id, client, of_address(caller.budget_key(client)), observer))
     services().forwarded_warning.check(request)
+
+
+def _check_host() -> None:
+    """Refuse a request of HTTP/1.1 that names no host (RFC 9112, section 3.2). Raises ValidationError."""
+    if request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1" and "HTTP_HOST" not in request.environ:
+        raise ValidationError("A request of HTTP/1.1 needs a Host.")
 
 
 def _trace(row: Row | None, request_id: str, began: float) -> Trace:
@@ -228,6 +235,8 @@ def _finish(response: Response) -> Response:
     if response.mimetype == "text/html":
         response.vary.update(("Accept-Language", "Cookie"))
         csrf.set_cookie(response, services().settings.server.trusted_proxies)
+    if varies(services().settings.security.allowed_origins):
+        response.vary.add("Origin")
     if preflight.is_preflight(request.method, request.headers):
         _allow(response)
     begin, state.begin = state.begin, None
@@ -244,7 +253,7 @@ def _finish(response: Response) -> Response:
 def _allow(response: Response) -> None:
     """Complete the answer to a preflight, whose origin has been checked: a page that is not allowed is told nothing."""
     response.vary.update(preflight.VARY)
-    for name in ("Access-Control-Allow-Methods", "Access-Control-Allow-Headers"):
+    for name in preflight.OURS:
         response.headers.pop(name, None)
     if "Access-Control-Allow-Origin" not in response.headers:
         return

@@ -16,6 +16,10 @@ METHODS = ("GET", "POST", "OPTIONS")
 MORE_METHODS = ("DELETE",)
 NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")  # RFC 9110, section 5.6.2
 MAX_NAMES = 100
+MAX_AGE = 600  # seconds
+METHODS_FIELD, NAMES_FIELD = "Access-Control-Allow-Methods", "Access-Control-Allow-Headers"
+AGE_FIELD = "Access-Control-Max-Age"
+OURS = (METHODS_FIELD, NAMES_FIELD, AGE_FIELD)
 VARY = ("Access-Control-Request-Headers", "Access-Control-Request-Method")
 
 
@@ -27,9 +31,9 @@ def is_preflight(method: str, headers: Headers) -> bool:
 def preflight_headers(asked: Headers, has: Iterable[str]) -> dict[str, str]:
     """Return what a page is allowed at an address. has: the methods of the address."""
     methods = [*METHODS, *sorted(set(MORE_METHODS).intersection(has))]
-    headers = {"Access-Control-Allow-Methods": ", ".join(methods)}
+    headers = {METHODS_FIELD: ", ".join(methods), AGE_FIELD: str(MAX_AGE)}
     if names := _names(asked.get("Access-Control-Request-Headers", "")):
-        headers["Access-Control-Allow-Headers"] = ", ".join(names)
+        headers[NAMES_FIELD] = ", ".join(names)
     return headers
 
 

@@ -33,12 +33,18 @@ SECURITY_HEADERS = {
 NO_STORE = {"Cache-Control": "no-store"}
 
 
+def varies(allowed_origins: tuple[str, ...]) -> bool:
+    """Return whether responses differ by the origin of the page that asks, as caches have to know."""
+    return allowed_origins != ("*",)
+
+
 def cors_headers(allowed_origins: tuple[str, ...], origin: str | None) -> dict[str, str]:
     """Return what flask-cors adds to a response that is no preflight's. origin: of the page that asks, if one does."""
     exposed = {"Access-Control-Expose-Headers": ", ".join(sorted(CORS_EXPOSED))}
-    if allowed_origins == ("*",):
+    if not varies(allowed_origins):
         return {"Access-Control-Allow-Origin": "*"} | exposed
+    vary = {"Vary": "Origin"}
     origin = sorted(allowed_origins)[0] if origin is None else origin
     if origin.lower() not in (allowed.lower() for allowed in allowed_origins):
-        return {}
-    return {"Access-Control-Allow-Origin": origin} | exposed | ({"Vary": "Origin"} if len(allowed_origins) > 1 else {})
+        return vary
+    return {"Access-Control-Allow-Origin": origin} | exposed | vary

@@ -4,6 +4,7 @@ import re
 import uuid
 
 import pytest
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 import engine.errors
 from app_production import create_app
@@ -341,7 +342,9 @@ def test_pages_may_delete_where_an_address_allows_it(app):
     """DELETE is offered where a route has it, and nowhere else; other methods never are."""
     app.add_url_rule("/v1/things/<name>", "one_thing", lambda name: "", methods=["GET", "DELETE", "PATCH"])
     client = app.test_client()
-    assert listed(client.options("/v1/things/x", headers=asking("", "DELETE")), "Allow-Methods") == METHODS | {"DELETE"}
+    offered = client.options("/v1/things/x", headers=asking("", "DELETE"))
+    assert listed(offered, "Allow-Methods") == METHODS | {"DELETE"}
+    assert offered.headers["Access-Control-Max-Age"] == "600"
     assert listed(client.options("/v1/models", headers=asking("", "DELETE")), "Allow-Methods") == METHODS
 
 
@@ -362,6 +365,32 @@ def test_a_list_of_origins_is_kept_to(environ, models, machine):
     for origin in ("https://c.example", "https://a.example.evil", "https://aXexample"):
         foreign = client.get("/api/health", headers={"Origin": origin})
         assert "Access-Control-Allow-Origin" not in foreign.headers
+        assert "Origin" in foreign.vary
+
+
+@pytest.mark.parametrize("origins", ["https://a.example", "https://a.example, https://b.example"])
+def test_caches_keep_the_answers_to_each_origin_apart(environ, models, machine, origins):
+    """Also that to an origin that is not allowed, or to none; where every origin may, there is one answer to all."""
+    listed_ones = create_app(load_settings({**environ, "ALLOWED_ORIGINS": origins}, None), models, machine)
+    anybody = create_app(load_settings(environ, None), models, machine)
+    for path in ("/", "/favicon.ico", "/static/app.js", "/api/nothing"):
+        for headers in ({}, {"Origin": "https://a.example"}, {"Origin": "https://c.example"}):
+            asked = {"headers": headers, "buffered": True}
+            assert "Origin" in listed_ones.test_client().get(path, **asked).vary
+            assert "Origin" not in anybody.test_client().get(path, **asked).vary
+
+
+@pytest.mark.parametrize("path", ["/", "/api/health/live", "/api/nothing", "/v1/models", "/static/app.js"])
+def test_a_request_of_http_1_1_names_its_host(app, client, path):
+    """One that does not is refused, whatever it asks for; before HTTP/1.1 there was no such field."""
+
+    def status(protocol):
+        environ = EnvironBuilder(path).get_environ() | {"SERVER_PROTOCOL": protocol}
+        del environ["HTTP_HOST"]
+        return int(run_wsgi_app(app, environ, buffered=True)[1].split()[0])
+
+    assert status("HTTP/1.1") == 400
+    assert status("HTTP/1.0") == client.get(path, buffered=True).status_code
 
 
 @pytest.mark.parametrize("host", ["..", "a..b", "x" * 70])
