@@ -187,7 +187,7 @@ def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnVa
         return original  # a redirect is not a failure
     error, state, shape = errors.as_service_error(original), request_state(), shape_of(request.path)
     state.begin = None
-    if isinstance(original, HTTPException) and original.code == 404 and request.url_rule is None:
+    if isinstance(original, HTTPException) and wrong_addresses.is_none(request, original.code):
         urls = request_ctx.url_adapter
         error, shape = wrong_addresses.not_found(request.path, urls), wrong_addresses.shape_for(request, urls)
     if isinstance(error, PayloadTooLarge) and isinstance(original, HTTPException):

@@ -214,7 +214,7 @@ def headers_of(error: ServiceError, original: Exception) -> dict[str, str]:
             headers[SHOULD_RETRY] = "false"
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(original, MethodNotAllowed) and original.valid_methods:
+    if isinstance(error, MethodRefused) and isinstance(original, MethodNotAllowed) and original.valid_methods:
         headers["Allow"] = ", ".join(sorted(original.valid_methods))
     return headers
 

@@ -19,6 +19,13 @@ NOTHING = "There is nothing at this address."
 BASES = ("/v1", "/api/v1")
 PREFIXES = {"api", "v1", "openai", "anthropic"}  # what base URLs begin with
 MAX_SEGMENTS = 12
+RESPONSES = "/v1/responses"
+COMPACT = f"{RESPONSES}/compact"
+# What OpenAI's API has below RESPONSES and this service does not.
+NOTES = {
+    "compact": "Nothing is compacted here; send less of the conversation.",
+    "cancel": "Nothing runs in the background here; close the connection to end an answer.",
+}
 CHECK = {
     Shape.OPENAI: "check your client's base URL, which should end in /v1",
     Shape.ANTHROPIC: "check your client's base URL, which should not have /v1",
@@ -26,8 +33,18 @@ CHECK = {
 }
 
 
+def is_none(request: Request, status: int | None) -> bool:
+    """Return whether a request leads to no route. status: of the framework's error.
+
+    A part of OpenAI's API that is missing here can have an address that reads as one with an id.
+    """
+    return (status == 404 and request.url_rule is None) or (status == 405 and request.path.rstrip("/") == COMPACT)
+
+
 def not_found(path: str, urls: MapAdapter | None) -> NotFound:
     """Return the error for an address without a route. urls: the routes, None where the host is no name."""
+    if path.startswith(f"{RESPONSES}/") and (note := NOTES.get(path.rstrip("/").rpartition("/")[2])) is not None:
+        return NotFound(f"{NOTHING} {note}")
     if (meant := _meant(path, urls)) is not None:
         return NotFound(f"{NOTHING} The service has {meant}: {CHECK[shape_of(meant)]}.")
     if path == "/v1" or path.startswith("/v1/"):

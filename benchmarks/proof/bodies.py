@@ -177,7 +177,9 @@ def forms() -> Iterator[tuple[str, bytes]]:
 
 def framings() -> Iterator[tuple[str, bytes]]:
     """Yield requests that are no HTTP, or hardly."""
-    head = f"POST {TEXT} HTTP/1.1\r\nConnection: close\r\nContent-Type: application/json\r\n".encode()
+    head = (
+        f"POST {TEXT} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n".encode()
+    )
     for body in CHUNKS:
         yield "chunks", head + b"Transfer-Encoding: chunked\r\n\r\n" + body
     for fields in FIELDS:

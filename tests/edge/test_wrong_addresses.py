@@ -111,3 +111,24 @@ def test_no_part_of_the_address_is_repeated(client, path):
     assert response.status_code == 404
     assert len(response.text) < 500
     assert "<x>" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("path", "note"),
+    [
+        ("/v1/responses/compact", "Nothing is compacted here; send less of the conversation."),
+        ("/v1/responses/compact/", "Nothing is compacted here; send less of the conversation."),
+        ("/v1/responses/resp_1/cancel", "Nothing runs in the background here; close the connection to end an answer."),
+    ],
+)
+def test_what_responses_lack_is_said(client, path, note):
+    """404 with what to do instead, though the end of one address could be the id of a response."""
+    response = client.post(path, json={})
+    assert (response.status_code, message_of(response)) == (404, f"{NOTHING} {note}")
+    assert "Allow" not in response.headers
+
+
+def test_a_response_takes_the_methods_that_it_has(client):
+    """Others are refused with 405, and named."""
+    response = client.post("/v1/responses/resp_1", json={})
+    assert (response.status_code, response.headers["Allow"]) == (405, "DELETE, GET, HEAD, OPTIONS")
