@@ -40,6 +40,7 @@ STATUSES = {
     415: "The content type, or the format of an image, is not supported.",
     429: "The caller's rate limit is reached; `Retry-After`, and `retry_after` in the body, hold the seconds to wait.",
     500: "The model failed on this request.",
+    502: "The server that answers for the model failed, where it is another one.",
     503: "The service is at capacity or not ready; `Retry-After` holds the seconds to wait.",
     504: "The request did not finish in time.",
 }
@@ -150,7 +151,7 @@ def _responses(rule: Rule, row: Row, route: RouteBodies) -> dict[str, Any]:
     statuses = {400, 404} if PARAMETER.search(rule.rule) else {400}
     statuses |= {413, 415} if row.bodies else set()
     statuses |= {429} if row.budget else set()
-    statuses |= {500, 503, 504} if row.budget is Budget.GENERATION else set()
+    statuses |= {500, 502, 503, 504} if row.budget is Budget.GENERATION else set()
     statuses |= {503, 504} if row.budget is Budget.COUNTING else set()
     statuses |= {404} if row.bodies and rule.rule.startswith("/v1") else set()
     statuses |= {401, 403} if row.need not in (Need.OPEN, Need.PROBE) else set()

@@ -8,7 +8,9 @@ import pytest
 
 from app_production import create_app
 from config import load_settings
-from edge.route_table import ROUTES
+from edge.errors import ERRORS
+from edge.route_table import ROUTES, Budget
+from engine.errors import DeadlineExceeded, ModelError
 from routes.assets import FOLDER
 from routes.code_samples import ADDRESS
 from routes.docs import prose
@@ -126,6 +128,17 @@ def test_every_operation_can_be_refused_and_can_succeed(description):
         assert "200" in operation["responses"], name
         assert "400" in operation["responses"], name
     assert "Location" in operations(description)["post /language"]["responses"]["303"]["headers"]
+
+
+def test_generation_can_end_in_every_failure_of_a_model(description):
+    """Those of a server elsewhere included; what generates nothing has none of them."""
+    for name, row in ROUTES.items():
+        method, path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", name).split()
+        told = {int(status) for status in description["paths"][path][method.lower()]["responses"]}
+        failures = {
+            meaning.status for kind, meaning in ERRORS.items() if issubclass(kind, ModelError | DeadlineExceeded)
+        }
+        assert failures & told == (failures if row.budget is Budget.GENERATION else told & {504}), name
 
 
 def test_every_operation_takes_a_request_id(description):
