@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, create_model
 from pydantic_core import PydanticCustomError
 
 from config import Settings
@@ -102,14 +102,11 @@ class TextForm(TextRequest):
     tone: Literal["neutral", "friendly", "businesslike"] | None = None
 
 
-ONE_OF_A_BATCH = {"anyOf": [{"type": "string"}, {"additionalProperties": True, "type": "object"}]}
-
-
 class BatchRequest(RequestModel):
     """Texts to generate; each is a prompt, or an object with the fields of a single request, and fails alone."""
 
     prompts: Annotated[
-        list[Annotated[Any, WithJsonSchema(ONE_OF_A_BATCH)]],
+        list[Any],
         Field(
             min_length=1,
             max_length=MAX_BATCH,
