@@ -43,7 +43,7 @@ class StandingIn:
 
     @property
     def info(self) -> ModelInfo:
-        return replace(self._own.info, identity=None)  # either may answer
+        return replace(self._own.info, identity=None, or_elsewhere=True)
 
     def vocabulary(self) -> Vocabulary | None:
         return self._own.vocabulary()

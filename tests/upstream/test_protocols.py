@@ -11,12 +11,14 @@ import pytest
 from flask.testing import FlaskClient
 
 from config import load_settings
+from engine.errors import Overloaded
 from models import ModelSet
 from tests.fake_upstream import FakeUpstream, Script
-from tests.fakes import FakeMachine
+from tests.fakes import FakeMachine, ScriptedBackend
 from tests.upstream.conftest import Open
 from tests.upstream.test_backend import SAID
 from tests.upstream.test_faults import limits_for
+from upstream.standing_in import StandingIn
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {
@@ -281,6 +283,25 @@ def test_readiness_follows_the_breakers(opened: Open, environ: dict[str, str], s
     assert told is not None
     assert told["status"] == "unhealthy"
     assert client.get("/api/health/live").status_code == 200
+
+
+@pytest.mark.parametrize("role", ["first", "spare"])
+def test_no_answer_is_kept_as_the_checkpoints_that_may_be_the_servers(
+    opened: Open, environ: dict[str, str], role: str
+) -> None:
+    """Nor does an answer say that it might be: each request is asked, of whichever can answer it."""
+    from app_production import create_app
+
+    own, elsewhere = ScriptedBackend(text="Ours."), opened(role=role, retries=0)
+    models = ModelSet({"avibe": StandingIn(own, elsewhere)}, upstreams={"avibe": elsewhere})
+    settings = load_settings(environ | {"ANSWER_CACHE_MIB": "1"}, None)
+    client = create_app(settings, models, FakeMachine()).test_client()
+    path, body, text = PROTOCOLS["chat"]
+    for busy in (True, False):
+        own.refusal = Overloaded("Full.", 3) if busy else None
+        response = client.post(path, json=body | {"temperature": 0})
+        assert text(response.json) == (SAID if busy or role == "first" else "Ours.")
+        assert "X-Cache" not in response.headers
 
 
 def test_further_models_stand_beside_those_of_the_service(
