@@ -35,7 +35,7 @@ from engine.types import GenerationRequest, Piece, Spent, Timings
 from upstream.answer import AnswerReader
 from upstream.checking import AnswerCheck
 from upstream.event_stream import EventReader, EventTooLong
-from upstream.failures import SILENT, AttemptFailed, away, of_exception, of_status, retry_after_of
+from upstream.failures import LIMITS, SILENT, AttemptFailed, away, of_exception, of_status, retry_after_of
 from upstream.fleet import Fleet
 from upstream.generation import UpstreamGeneration
 from upstream.loop import UpstreamLoop
@@ -136,8 +136,8 @@ class Call:
         try:
             await self._attempts()
         except ServiceError as error:
-            if not await self._handed_on(error):
-                self._end_with(error)
+            if (last := await self._handed_on(error)) is not None:
+                self._end_with(last)
 
     async def _attempts(self) -> None:
         failed: dict[Replica, _Refusal] = {}
@@ -158,12 +158,16 @@ class Call:
                 others = any(one.usable and one not in failed for one in self._fleet.replicas)
                 await asyncio.sleep(0 if others else self._delay(failed[_soonest(failed) or replica]))
 
-    async def _handed_on(self, error: ServiceError) -> bool:
-        """Ask what stands in, where nothing was handed to the client; return whether it has taken the request."""
-        refused = isinstance(error, RetryLater) and self.reader.finish_reason is None  # not by the check of an answer
+    async def _handed_on(self, error: ServiceError) -> ServiceError | None:
+        """Ask what stands in, where nothing was handed to the client; return the error that is left if it is not.
+
+        Of what the server does not take, the word of what stands in counts.
+        """
+        limited = isinstance(error, LIMITS)
+        refused = (limited or isinstance(error, RetryLater)) and self.reader.finish_reason is None  # not by the check
         theirs = refused or isinstance(error, UpstreamFailed | UpstreamTimedOut)
         if self._stand_in is None or not theirs or not self.generation.take_back():
-            return False
+            return error
         self._handing_on = True
         asked = self._loop.in_thread(self._ask, self._stand_in)
         try:
@@ -171,17 +175,17 @@ class Call:
         except asyncio.CancelledError:
             asked.add_done_callback(_abort)
             raise
-        except ServiceError:
-            return False
+        except ServiceError as refusal:
+            return refusal if limited and isinstance(refusal, (*LIMITS, RetryLater)) else error
         except Exception:  # a bug of ours, or one behind the checkpoint's interface
             log.exception("What stands in for %s failed unexpectedly.", self._upstream.name)
-            return False
+            return error
         self._restart()
         self._inner = inner
         if self._cancelled:
             inner.abort()
         inner.listen(lambda piece: self._loop.soon(self._from_inner, inner, piece), streaming=True)
-        return True
+        return None
 
     def _ask(self, stand_in: StandIn) -> Generation:
         """Ask what stands in, in a thread that may wait; with the time that is left. Raises what it raises."""

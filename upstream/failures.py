@@ -38,6 +38,9 @@ FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]]{0,63}")
 TOO_LONG = ("context_length_exceeded", "maximum context length", "maximum model length", "context window")
 
 
+LIMITS = (ValidationError, PayloadTooLarge)  # what one server refuses and another may take
+
+
 class AttemptFailed(Exception):
     """One attempt failed. error: what the client is told if it was the last.
 

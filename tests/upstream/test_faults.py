@@ -21,12 +21,12 @@ from engine.errors import (
     RequestAborted,
     RetryLater,
     ServiceError,
-    Unsupported,
     UpstreamFailed,
     UpstreamTimedOut,
     ValidationError,
 )
-from engine.types import GenerationRequest, Status
+from engine.types import AnswerRules, GenerationRequest, Status
+from settings.upstream_kinds import KINDS
 from tests.fake_upstream import FakeUpstream, event
 from tests.fakes import Clock, ScriptedBackend
 from tests.upstream.conftest import Open, asking
@@ -498,12 +498,75 @@ def test_checkpoints_that_take_long_keep_no_host_name_waiting(server: FakeUpstre
         one.stop(0)
 
 
-def test_a_mistake_of_the_client_is_its_own_though_another_could_be_asked(server: FakeUpstream, opened: Open) -> None:
-    """The checkpoint would refuse it as well."""
-    own, elsewhere = ScriptedBackend(text="Ours."), opened(role="first")
-    server.script.faults = ["too long"]
-    assert isinstance(failure_of(StandingIn(own, elsewhere).submit(asking())), ContextTooLong)
-    assert not own.submitted
+LESS: list[tuple[dict[str, object], str]] = [  # of a request, and how the server refuses it, if it is asked
+    ({"max_tokens": 100}, ""),  # its context is 64
+    ({"text": "x" * 100_000}, ""),
+    ({"top_k": 5}, ""),
+    ({"rules": AnswerRules("response_format", {"type": "nothing"})}, ""),
+    ({}, "too long"),
+    ({}, "400"),
+    ({}, "413"),
+    ({}, "422"),
+]
+
+
+def beside(opened: Open, role: str) -> tuple[ScriptedBackend, StandingIn]:
+    """Return a checkpoint, and it with a server that takes less."""
+    own = ScriptedBackend(text="Ours.")
+    return own, StandingIn(own, opened(role=role, max_model_len=64, kind="openai", takes=KINDS["openai"]))
+
+
+@pytest.mark.parametrize(("asked", "fault"), LESS)
+def test_the_checkpoint_answers_what_the_server_before_it_does_not_take(
+    server: FakeUpstream, opened: Open, asked: dict[str, object], fault: str
+) -> None:
+    """What clients are told is the checkpoint's; its word counts where it is busy, or takes no more."""
+    own, backend = beside(opened, "first")
+    busy, wrong = Overloaded("Full.", 3), ContextTooLong("Too long.", "prompt", 4096)
+    for refusal in (None, busy, wrong):
+        own.refusal, server.script.faults = refusal, [fault] if fault else []
+        values = {"max_tokens": 50, **asked}
+        if refusal is None:
+            assert backend.submit(asking(**values)).result().text == "Ours."
+            continue
+        with pytest.raises(type(refusal)) as refused:
+            backend.submit(asking(**values)).result()
+        assert refused.value is refusal
+    assert len(server.heard) == (3 if fault else 0)
+
+
+@pytest.mark.parametrize(("asked", "fault"), LESS)
+def test_a_busy_checkpoint_stays_so_where_the_server_behind_it_takes_less(
+    server: FakeUpstream, opened: Open, asked: dict[str, object], fault: str
+) -> None:
+    """The client may try again, as with a 400 none does; one that has become free meanwhile answers."""
+    own, backend = beside(opened, "spare")
+    own.refusal, server.script.faults = Overloaded("Full.", 3), [fault] if fault else []
+    with pytest.raises(Overloaded) as refused:
+        backend.submit(asking(**{"max_tokens": 50, **asked})).result()
+    assert refused.value.retry_after == 3
+    own.refusal = None
+    assert backend.submit(asking(**{"max_tokens": 50, **asked})).result().text == "Ours."
+
+
+def test_a_request_of_a_batch_that_the_server_does_not_take_waits_for_the_checkpoint(
+    server: FakeUpstream, opened: Open
+) -> None:
+    """As one that the checkpoint alone answers for."""
+    own, backend = beside(opened, "first")
+    taken = backend.submit_when_free(asking(max_tokens=100), True, lambda: None)
+    assert taken is not None
+    assert taken.result().text == "Ours."
+    assert not server.heard
+
+
+def test_what_the_checkpoint_refuses_is_asked_of_no_server(server: FakeUpstream, opened: Open) -> None:
+    """It would be the client's mistake while the checkpoint is free, and none while it is not."""
+    own, backend = beside(opened, "spare")
+    own.refusal = ContextTooLong("Too long.", "prompt", 4096)
+    with pytest.raises(ContextTooLong):
+        backend.submit(asking())
+    assert not server.heard
 
 
 def test_the_upstream_stands_in_for_the_checkpoint(server: FakeUpstream, opened: Open) -> None:
@@ -517,17 +580,3 @@ def test_the_upstream_stands_in_for_the_checkpoint(server: FakeUpstream, opened:
     elsewhere.drain()
     with pytest.raises(Overloaded):
         backend.submit(asking())
-
-
-def test_a_busy_checkpoint_stays_so_where_the_upstream_takes_less(server: FakeUpstream, opened: Open) -> None:
-    """The client may try again; what it asked for is right."""
-    own, elsewhere = ScriptedBackend(), opened(role="spare", takes=frozenset({"stop"}))
-    own.refusal = Overloaded("Full.", 3)
-    backend = StandingIn(own, elsewhere)
-    with pytest.raises(Overloaded):
-        backend.submit(asking(top_k=5))
-    own.refusal = None
-    assert backend.submit(asking(top_k=5)).result().text
-    with pytest.raises(Unsupported):
-        elsewhere.submit(asking(top_k=5))
-    assert not server.heard
