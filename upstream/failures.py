@@ -22,7 +22,8 @@ from engine.errors import (
     UpstreamTimedOut,
     ValidationError,
 )
-from upstream.answer import HALF, NONSENSE, WITHHELD
+from upstream.answer import HALF, WITHHELD
+from upstream.calls import NONSENSE
 
 log = logging.getLogger("avito_ai.upstream")
 
