@@ -15,8 +15,10 @@ from engine.text.estimate import text_tokens
 from engine.types import ChatPrompt, Completion, FinishReason, GenerationRequest, Piece, Timings, TokenLogprob
 from upstream.calls import NONSENSE, Calls, text_of
 
-ENDS: dict[str, FinishReason] = {"stop": "stop", "eos": "stop", "tool_calls": "stop", "function_call": "stop"}
-LENGTHS = ("length", "max_tokens")
+# Finish reasons as servers name them, and what they pass on of Anthropic's, Gemini's, Mistral's and others' models.
+ENDS = "stop eos eos_token end_turn stop_sequence tool_calls tool_use function_call".split()
+LENGTHS = "length max_tokens max_output_tokens model_length".split()
+FILTERS = "content_filter safety sensitive refusal recitation blocklist prohibited_content".split()
 THINK, THINK_END = "<think>\n", "\n</think>\n\n"
 UNKNOWN_TOKEN = -1
 MOST_BYTES = 64 * 1024  # of an answer, beside MOST_BYTES_A_TOKEN for each of its tokens
@@ -129,6 +131,8 @@ class AnswerReader:
     def _chunk(self, chunk: Any) -> Piece | None:
         if chunk.get("error"):
             raise UpstreamFailed(REPORTED)
+        if chunk.get("type") == "ping":  # a sign of life of Anthropic's
+            return None
         usage = chunk.get("usage")
         choices = chunk.get("choices") if usage else chunk["choices"]
         piece = self._chosen(choices[0]) if choices else None
@@ -234,12 +238,13 @@ class AnswerReader:
         self.cached_tokens = min(cached, self.prompt_tokens)
 
     def _finish(self, reason: Any, choice: dict[str, Any]) -> None:
-        if reason in LENGTHS:
+        name = text_of(reason).lower()
+        if name in LENGTHS:
             self.finish_reason = "length"
-        elif reason in ENDS:
-            self.finish_reason = ENDS[reason]
+        elif name in ENDS:
+            self.finish_reason = "stop"
         else:
-            raise UpstreamFailed(WITHHELD if reason == "content_filter" else REPORTED)
+            raise UpstreamFailed(WITHHELD if name in FILTERS else REPORTED)
         stop = choice.get("stop_reason")
         self.stop = text_of(stop) or None if isinstance(stop, str) else None
 

@@ -51,7 +51,7 @@ ERROR_BYTES = 64 * 1024  # of a refusal that are read
 ERROR_PATIENCE = 1.0  # seconds that a server has to send them
 LAST_PATIENCE = 2.0  # seconds that a server has, behind the finish reason, to tell its usage and say that it is done
 END_PATIENCE = 0.5  # seconds that a server has, behind a whole answer, to end its response
-EVENTS = "text/event-stream"
+PAGE = "text/html"  # any other type may be that of events, which some servers call JSON
 
 StandIn = Callable[[GenerationRequest], Generation]
 
@@ -270,7 +270,7 @@ class Call:
                 body = await _beginning(response)
                 after = retry_after_of(response.headers.get("Retry-After"))
                 raise of_status(response.status, after, body, self._upstream.max_model_len)
-            if response.content_type != EVENTS:
+            if response.content_type == PAGE:
                 raise AttemptFailed("nonsense", of_exception(EventTooLong()).error)
             await self._read(response, replica, watch)
             replica.succeeded()

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import re
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from time import time
 
@@ -111,7 +112,8 @@ def retry_after_of(value: str | None) -> float | None:
         seconds = float(value)
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(value).timestamp() - time()
+            date = parsedate_to_datetime(value)
+            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time()  # all are in GMT
         except (ValueError, TypeError, OverflowError):
             return None
     return min(max(0.0, seconds), MOST_RETRY_AFTER) if math.isfinite(seconds) else None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine.errors import ServiceError, UpstreamFailed
 from engine.types import AnswerRules, ChatPrompt, TextPrompt
 from tests.upstream.conftest import asking
-from upstream.answer import MOST_BYTES, MOST_BYTES_A_TOKEN, AnswerReader
+from upstream.answer import MOST_BYTES, MOST_BYTES_A_TOKEN, WITHHELD, AnswerReader
 from upstream.event_stream import MAX_EVENT, MAX_OTHER, EventReader, EventTooLong
 
 RULES = AnswerRules(arguments={"look": {}, "stop": {}})
@@ -266,6 +266,15 @@ def test_lines_without_data_are_given_up_where_they_do_not_end(line: bytes) -> N
         any(events.feed(many) is None for _ in range(2000))
 
 
+@pytest.mark.parametrize("empty", [b"data:\n\n", b"data: \r\n\r\n", b"data:  \n\n", b"data\ndata:\ndata:\n\n"])
+def test_an_event_without_data_is_none(empty: bytes) -> None:
+    """Servers and proxies send them as signs of life; an endless number of them is given up."""
+    events = EventReader()
+    assert events.feed(empty + b"data: a\n\n" + empty + b"data: b\ndata:\ndata: c\n\n" + empty) == [b"a", b"b\n\nc"]
+    with pytest.raises(EventTooLong):
+        any(events.feed(empty * 1000) is None for _ in range(2000))
+
+
 def test_an_event_without_end_is_given_up() -> None:
     """As no server means that."""
     with pytest.raises(EventTooLong):
@@ -384,6 +393,36 @@ def test_arguments_may_come_as_an_object() -> None:
     said = read(one, chunk({"tool_calls": [{"index": 0, "function": {"name": "look", "arguments": {"a": "\u044f"}}}]}))
     assert json.loads(one.calls[0][1]) == {"a": "\u044f"}
     assert one.calls[0][1] in said
+
+
+@pytest.mark.parametrize(
+    ("reason", "found"),
+    [
+        ("stop", "stop"),
+        ("STOP", "stop"),
+        ("end_turn", "stop"),
+        ("eos_token", "stop"),
+        ("tool_use", "stop"),
+        ("MAX_TOKENS", "length"),
+        ("model_length", "length"),
+        ("safety", None),
+        ("sensitive", None),
+    ],
+)
+def test_a_finish_reason_may_have_the_name_that_the_models_maker_gives_it(reason: str, found: str | None) -> None:
+    """Where a server passes on what it was told; an answer that is withheld is so by each of the names."""
+    one = reader()
+    one.read(chunk({"content": "a"}))
+    with nullcontext() if found else pytest.raises(UpstreamFailed) as failed:
+        one.read(chunk(finish_reason=reason))
+    assert one.finish_reason == found
+    assert failed is None or failed.value.message == WITHHELD
+
+
+def test_a_sign_of_life_is_no_part() -> None:
+    """As Anthropic's models have them."""
+    ping = b'{"type": "ping"}'
+    assert read(reader(), ping, chunk({"role": "assistant", "content": None}), ping, chunk({"content": "a"})) == "a"
 
 
 def test_an_empty_finish_reason_is_none() -> None:

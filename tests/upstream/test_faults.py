@@ -185,9 +185,20 @@ def test_what_a_retry_after_says(text: str | None, seconds: float | None) -> Non
     assert retry_after_of(text) == seconds
 
 
-def test_a_date_is_read_too() -> None:
-    """One that has passed asks for no pause."""
-    assert retry_after_of("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+@pytest.mark.parametrize("form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+def test_a_date_is_read_too(monkeypatch: pytest.MonkeyPatch, form: str, zone: str) -> None:
+    """In each of the forms of RFC 9110, section 5.6.7, all in GMT; one that has passed asks for no pause."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        seconds = retry_after_of(time.strftime(form, time.gmtime(time.time() + 40)))
+        assert seconds is not None
+        assert 20 < seconds <= 40
+        assert retry_after_of(time.strftime(form, time.gmtime(1445412480))) == 0.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_redirects_are_not_followed(server: FakeUpstream, opened: Open) -> None:
