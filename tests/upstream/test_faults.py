@@ -297,6 +297,22 @@ def test_one_client_does_not_keep_a_breaker_open(server: FakeUpstream, opened: O
     assert state_of(backend) == "closed"
 
 
+def test_trials_that_fail_for_two_clients_open_it_again(server: FakeUpstream, opened: Open) -> None:
+    """However many failures open it where it is closed."""
+    clock = Clock()
+    backend = opened(clock=clock, retries=0, breaker_failures=4, breaker_seconds=60)
+    server.script.always = "500"
+    for client in "abab":
+        failure_of(backend.submit(asking(client=client)))
+    clock.advance(60)
+    until(lambda: state_of(backend) == "half-open")
+    for client, state in (("a", "half-open"), ("b", "open")):
+        until(lambda: not backend.stats().num_requests_running)
+        failure_of(backend.submit(asking(client=client)))
+        assert state_of(backend) == state
+    assert backend.reports()[0].opened == 2
+
+
 def test_a_server_that_cannot_be_reached_needs_no_second_client(server: FakeUpstream, opened: Open) -> None:
     """No request provokes that."""
     backend = opened(retries=0, breaker_failures=3)
