@@ -154,9 +154,10 @@ class AnswerReader:
 
     def _delta(self, delta: dict[str, Any], choice: dict[str, Any]) -> Piece | None:
         said = ""
-        if reasoning := text_of(delta.get("reasoning_content")) or text_of(delta.get("reasoning")):
+        thought, content = _content(delta.get("content"))
+        if reasoning := text_of(delta.get("reasoning_content")) or text_of(delta.get("reasoning")) or thought:
             said += self._reasoned(reasoning)
-        if content := text_of(delta.get("content")):
+        if content:
             said += self._content(content)
         if text_of(delta.get("refusal")):
             raise UpstreamFailed(WITHHELD)
@@ -170,7 +171,7 @@ class AnswerReader:
             self._hidden += len(text)
             self.events += 1
             return ""
-        opened = "" if self._thinking else THINK
+        opened = "" if self._thinking else self._closed() + THINK
         self._thinking = True
         return opened + text
 
@@ -178,6 +179,8 @@ class AnswerReader:
         if self._only_calls:
             self._hidden += len(text)
             return ""
+        if self._calls.open and not text.strip():
+            return ""  # there it says nothing, and ends no call
         if not self._said and not text.strip():
             self._space += text
             return ""
@@ -256,6 +259,19 @@ def _json(data: bytes) -> Any:
         return value
     text = json.dumps(value, ensure_ascii=False)
     return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _content(value: Any) -> tuple[str, str]:
+    """Return the reasoning and the text in a content, which is a list of parts where Mistral's models reason."""
+    if not isinstance(value, list):
+        return "", text_of(value)
+    thought = text = ""
+    for part in value:
+        if part["type"] == "thinking":
+            thought += _content(part["thinking"])[1]
+        elif part["type"] == "text":
+            text += text_of(part["text"])
+    return thought, text
 
 
 def _tokens(value: Any) -> int:

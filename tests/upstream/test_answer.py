@@ -151,6 +151,30 @@ def test_reasoning_is_shown_where_it_is_asked_for() -> None:
         assert silent.output_tokens >= 2
 
 
+def test_reasoning_may_be_a_part_of_the_content() -> None:
+    """As Mistral's models send it, in lists; the text may be in one, or not."""
+    thought = chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}], "closed": True}]})
+    for text in ("a", [{"type": "text", "text": "a"}, {"type": "reference", "reference_ids": [1]}]):
+        assert read(reader(prompt=THINKING), thought, chunk({"content": text})) == "<think>\nhm\n</think>\n\na"
+        assert read(reader(), thought, chunk({"content": text})) == "a"
+
+
+def test_reasoning_between_calls_closes_the_one_before() -> None:
+    """Some models think again before each."""
+    one = reader(prompt=THINKING, rules=RULES)
+    first, second = TWO_CALLS.split("\n<tool_call>")
+    read(one, call("look", '{"a":1}', index=0), chunk({"reasoning": "hm"}), call("stop", '{"b":2}', index=1))
+    assert one.text == f"{first}<think>\nhm\n</think>\n\n\n<tool_call>{second}"
+
+
+@pytest.mark.parametrize("space", ["\n", " ", "\n\n"])
+def test_white_space_within_a_call_or_behind_it_says_nothing(space: str) -> None:
+    """It ends no call, and more of its arguments may follow."""
+    parts = [call("look", '{"a"', index=0, id="c"), call("", ":1}", index=0), call("stop", '{"b":2}', index=1)]
+    blank = chunk({"content": space})
+    assert read(reader(rules=RULES), *(one for part in parts for one in (part, blank))) == TWO_CALLS
+
+
 def test_a_cut_call_stays_open() -> None:
     """As an engine of ours would leave it, for the parser to show what there is."""
     one = reader(rules=RULES)
