@@ -231,7 +231,7 @@ class Call:
 
     async def _attempt(self, replica: Replica) -> None:
         """Ask one server. Raises AttemptFailed, and ServiceError for what no other attempt mends."""
-        trial = replica.enter()
+        request = replica.enter()
         self._began = self._clock()
         watch = Watch(self._upstream, self._until, self._clock)
         try:
@@ -244,7 +244,7 @@ class Call:
         except Exception as error:
             raise self._noted(replica, of_exception(error)) from None
         finally:
-            replica.leave(trial)
+            replica.leave(request)
 
     def _noted(self, replica: Replica, failure: AttemptFailed) -> AttemptFailed:
         if failure.counts or failure.repeats:

@@ -32,9 +32,10 @@ from tests.fakes import Clock, ScriptedBackend
 from tests.upstream.conftest import Open, asking
 from tests.upstream.test_backend import SAID
 from upstream.backend import UpstreamBackend
-from upstream.failures import retry_after_of
+from upstream.failures import AttemptFailed, retry_after_of
 from upstream.fleet import Fleet
 from upstream.loop import THREADS, UpstreamLoop
+from upstream.replica import Replica
 from upstream.standing_in import StandingIn
 
 PATIENCE = 60.0
@@ -311,6 +312,24 @@ def test_trials_that_fail_for_two_clients_open_it_again(server: FakeUpstream, op
         failure_of(backend.submit(asking(client=client)))
         assert state_of(backend) == state
     assert backend.reports()[0].opened == 2
+
+
+def test_the_end_of_an_old_trial_lets_no_second_one_through() -> None:
+    """It was given up when the breaker opened again, and another is in flight since."""
+    clock = Clock()
+    replica = Replica("avibe", 0, "http://a/v1", fail_max=1, reset=10, clock=clock)
+    requests = []
+    for _ in range(2):
+        replica.failed(AttemptFailed("probe", UpstreamFailed("Away."), away=True))
+        clock.advance(10)
+        replica.half_open()
+        assert replica.usable
+        requests.append(replica.enter())
+    assert not replica.usable
+    replica.leave(requests[0])
+    assert not replica.usable
+    replica.leave(requests[1])
+    assert replica.usable
 
 
 def test_a_server_that_cannot_be_reached_needs_no_second_client(server: FakeUpstream, opened: Open) -> None:
