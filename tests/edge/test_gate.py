@@ -479,3 +479,16 @@ def test_a_fault_of_the_gate_ends_nobody(gate, avibe, caplog):
     avibe.would_refuse = lambda client: 1 / 0
     assert [judged(gate, path) for path in (TEXT, CHAT)] == [None, None]
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+
+
+@pytest.mark.parametrize("path", [TEXT, BATCH, CHAT, MESSAGES])
+def test_a_client_with_a_full_line_is_refused(gate, path):
+    """Before its body is read, and charged as others that are refused; nobody else is."""
+    gate.ask_of_lines(lambda client: client == "10.0.0.1")
+    body = json.dumps(BODIES[path]).encode()
+    verdict = judge(gate, head_of(path, body, {"X-Forwarded-For": "10.0.0.1"}), "127.0.0.1")
+    status, headers, answer = parsed(verdict.refusal)
+    assert status == 503
+    assert headers["retry-after"] == "5"
+    assert "overloaded" in json.dumps(answer)
+    assert judged(gate, path, headers={"X-Forwarded-For": "10.0.0.2"}) is None
