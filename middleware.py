@@ -7,7 +7,6 @@ place (`_answer_failure`), by the table in `edge.errors` and in the format of th
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ from edge.authentication import check_model, credential
 from edge.charging import charge
 from edge.charset import check_charset
 from edge.failure_shapes import Shape, id_headers, json_body, shape_of
-from edge.gate import CODINGS, body_refused
+from edge.gate import CODINGS, arrival, body_refused
 from edge.rate_limit import OverBudget
 from edge.ready_made import request_id_of
 from edge.request_state import RequestState, put, request_state
@@ -81,7 +80,7 @@ def _before() -> None:
 
 
 def _begin() -> None:
-    began = time.monotonic()
+    began = arrival(request)
     request.environ.pop("HTTP_RANGE", None)  # may be passed over (RFC 9110, 14.2): nothing here is read in parts
     for name in PREFERENCES:
         if len(request.environ.get(name, "")) > LONGEST_PREFERENCE:

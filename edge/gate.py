@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -219,6 +220,11 @@ def _forwarded(head: bytes, read: RequestHead | None) -> list[str]:
         if colon and field.strip().lower() == b"x-forwarded-for":
             found.append(value.strip().decode("latin-1"))
     return found
+
+
+def arrival(request: Request) -> float:
+    """Return when the whole request had arrived, before it waited for a thread, in seconds on the monotonic clock."""
+    return float(getattr(request.environ.get("gunicorn.socket"), "arrived", 0.0)) or time.monotonic()
 
 
 def body_refused(request: Request) -> bool:

@@ -29,18 +29,19 @@ AT_ONCE = 2  # on more than one core
 PATIENCE = 0.5  # seconds
 LATE_AT_ONCE = 4
 LONGEST = 5.0
-MANY = 8  # requests in service, or begun lately; fewer are never too many for one client
+MANY = 4  # requests in service, or begun lately; fewer are never too many for one client
 TIMES = 4  # too many are so many times what the others have, or had, on average
 LATELY = 1.0  # seconds, after which requests that were begun count half
 COURTESY = 0.3  # seconds that a request waits for the others' sake while its client has many in service
-PATIENT = 5.0  # the same while its client had many begun lately
+PATIENT = 5.0  # the same, unless told otherwise, while its client had many begun lately
 
 
 class Turns:
     """The turns of one process. at_once: how many there are; patience: seconds after which none is waited for.
 
     late: how many go on without one; longest: seconds after which nobody waits for that. shares_cores: whether a model
-    computes on this process's cores, asked with a lock held.
+    computes on this process's cores, asked with a lock held. patient: seconds for which
+    a client that had many waits for the others' sake.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class Turns:
         longest: float = LONGEST,
         shares_cores: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        patient: float = PATIENT,
     ) -> None:
-        self._service = _InService(at_once, shares_cores, clock)
+        self._service = _InService(at_once, shares_cores, clock, patient)
         self._lines = (_Line(at_once, patience, self._service, clock), _Line(late, longest, self._service, clock))
 
     def begin(self, client: str, start: Callable[[Turn], None], reads: bool = False) -> None:
@@ -94,9 +96,11 @@ class Turns:
 class _InService:
     """The requests in service by client, also those that wait for a turn. lock: guards all and the lines."""
 
-    def __init__(self, at_once: int, shares_cores: Callable[[], bool], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, at_once: int, shares_cores: Callable[[], bool], clock: Callable[[], float], patient: float
+    ) -> None:
         self.lock = threading.Lock()
-        self._at_once, self._shares_cores = at_once, shares_cores
+        self._at_once, self._shares_cores, self._patient = at_once, shares_cores, patient
         self._counts: Counter[str] = Counter()
         self._total = 0
         self._begun = _Lately(clock)
@@ -124,7 +128,7 @@ class _InService:
         own = self._counts[client]
         others = len(self._counts) - (own > 0)
         if not reads and self._had_many(client, own, others) and self._shares_cores():
-            return PATIENT
+            return self._patient
         return COURTESY if others and _are_many(own, self._total, others) and self._shares_cores() else 0.0
 
     def _had_many(self, client: str, own: int, others: int) -> bool:

@@ -33,7 +33,7 @@ from gunicorn.http.message import Request
 
 from edge import errors
 from edge.route_table import MIB, ROUTES, Need
-from edge.turns import AT_ONCE, Turn, Turns
+from edge.turns import AT_ONCE, PATIENT, Turn, Turns
 from engine.errors import StartError
 from engine.loading.control_groups import usable_cores
 from models import ModelSet
@@ -173,11 +173,20 @@ class ServiceWorker(AcceptingWorker):
         return template(self.cfg)
 
     def _share_cores(self) -> None:
-        self._turns = Turns(min(AT_ONCE, usable_cores()), shares_cores=self._models_compute_here)
+        self._turns = Turns(
+            min(AT_ONCE, usable_cores()), shares_cores=self._models_compute_here, patient=self._patience
+        )
         self._held_back = HeldBack(self._turns.courtesy, self._hand_over)
         self._handing_over = threading.Lock()  # held while a request is given a thread
         if self.wsgi is not None:
             self.wsgi.extensions["services"].gate.ask_of_lines(self._held_back.full)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that a request may wait for others' sake: half of those in which it has to start."""
+        if self.wsgi is None:
+            return PATIENT
+        return float(self.wsgi.extensions["services"].settings.engine.queue_timeout) / 2
 
     def _models_compute_here(self) -> bool:
         return any(backend.info.on_processor for _, backend in self.models)

@@ -2,11 +2,14 @@
 
 import json
 import re
+import time
+from types import SimpleNamespace
 
 import pytest
+from flask import Request
 
 from edge.authentication import TRIES_PER_MINUTE
-from edge.gate import GATED, NAMING_BYTES
+from edge.gate import GATED, NAMING_BYTES, arrival
 from edge.ready_made import IDS_AT_ONCE, TEMPLATES, SparseLines
 from edge.request_head import read_head
 from edge.services import services
@@ -492,3 +495,11 @@ def test_a_client_with_a_full_line_is_refused(gate, path):
     assert headers["retry-after"] == "5"
     assert "overloaded" in json.dumps(answer)
     assert judged(gate, path, headers={"X-Forwarded-For": "10.0.0.2"}) is None
+
+
+def test_a_request_has_arrived_when_its_connection_says_so():
+    """Not when a thread begins with it; now, where the connection is not one of the service's own."""
+    own = Request({"gunicorn.socket": SimpleNamespace(arrived=5.0)})
+    assert arrival(own) == 5.0
+    before = time.monotonic()
+    assert before <= arrival(Request({})) <= time.monotonic()

@@ -315,8 +315,8 @@ def test_a_client_waits_that_had_many_times_what_others_had_lately():
     assert not clients.courtesy("other")
     assert not clients.courtesy("nobody")
     clients.serve("third", TIMES)
-    assert not clients.courtesy()  # on average they have had 2.5 of its 8
-    clients.serve("many", 2)
+    assert not clients.courtesy()  # it has had 4, and they 2.5 on average
+    clients.serve("many", 6)
     assert clients.courtesy() == PATIENT
     with clients.among.serving(turn):
         pass

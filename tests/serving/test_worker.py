@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pytest
 from gunicorn.workers.gthread import ThreadWorker
 
-from edge.turns import AT_ONCE, COURTESY, Turns
+from edge.turns import AT_ONCE, COURTESY, MANY, Turns
 from engine.cores import Cores
 from engine.types import ModelInfo
 from models import ModelSet
@@ -308,11 +308,24 @@ def test_on_one_core_one_request_is_worked_on_at_once(idle, monkeypatch, cores, 
 def shared(worker):
     """Let a worker share its cores; return what its gate asks of a client's line."""
     asked = []
-    gate = SimpleNamespace(ask_of_lines=asked.append)
-    worker.tpool, worker.wsgi = None, SimpleNamespace(extensions={"services": SimpleNamespace(gate=gate)})
+    of_worker = SimpleNamespace(
+        gate=SimpleNamespace(ask_of_lines=asked.append),
+        settings=SimpleNamespace(engine=SimpleNamespace(queue_timeout=30.0)),
+        models=[("avibe", SimpleNamespace(info=SimpleNamespace(on_processor=True)))],
+    )
+    worker.tpool, worker.wsgi = None, SimpleNamespace(extensions={"services": of_worker})
     worker._share_cores()
     (full,) = asked
     return full
+
+
+def test_a_request_waits_for_others_for_half_of_its_time_in_the_queue(idle):
+    """The other half is left for the engine's queue."""
+    shared(idle)
+    for _ in range(MANY):
+        idle._turns.begin("many", lambda turn: turn.leave())
+    idle._turns.begin("other", lambda turn: turn.leave())
+    assert idle._turns.courtesy("many") == 15.0
 
 
 def test_the_gate_knows_whose_line_is_full(idle):
