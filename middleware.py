@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from flask import Flask, Response, current_app, jsonify, make_response, request
 from flask.globals import request_ctx
@@ -26,7 +27,7 @@ from edge.gate import CODINGS, arrival, body_refused
 from edge.rate_limit import OverBudget
 from edge.ready_made import request_id_of
 from edge.request_state import RequestState, put, request_state
-from edge.response_headers import CORS_EXPOSED, SECURITY_HEADERS
+from edge.response_headers import CORS_EXPOSED, SECURITY_HEADERS, cors_headers
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
 from engine.errors import Message, Overloaded, PayloadTooLarge, ServiceError, UnsupportedMediaType
@@ -39,6 +40,7 @@ from usage.prices import as_money
 # They may be passed over too (RFC 9110, 12.5). To read one takes time that grows with its square.
 PREFERENCES = ("HTTP_ACCEPT", "HTTP_ACCEPT_LANGUAGE", "HTTP_ACCEPT_ENCODING", "HTTP_ACCEPT_CHARSET")
 LONGEST_PREFERENCE = 1000
+ORIGINS = 256  # of pages, for which the headers of a response are kept
 FOREIGN_PAGE = Message("foreign_page", "Another site's page sent this form; open it here and send it again.")
 
 
@@ -65,6 +67,22 @@ def install(app: Flask, settings: Settings, failures: Failures) -> None:
         supports_credentials=False,
         max_age=600,  # seconds; what a page may send is set by `_allow`
     )
+    # Runs before the hook of CORS, which then has nothing to do.
+    app.after_request(_origin_hook(settings.security.allowed_origins))
+
+
+def _origin_hook(allowed_origins: tuple[str, ...]) -> Callable[[Response], Response]:
+    """Return what says which page may read an ordinary response: what CORS says, in a tenth of its time."""
+    headers_for = lru_cache(ORIGINS)(lambda origin: cors_headers(allowed_origins, origin))
+
+    def name_origin(response: Response) -> Response:
+        asked, headers = request.headers, response.headers
+        ordinary = request.method != "OPTIONS" and "Access-Control-Request-Private-Network" not in asked
+        if ordinary and "Access-Control-Allow-Origin" not in headers:
+            headers.extend(headers_for(asked.get("Origin")))
+        return response
+
+    return name_origin
 
 
 def _before() -> None:
