@@ -26,7 +26,7 @@ from edge.failure_shapes import Shape, id_headers, json_body, shape_of
 from edge.gate import CODINGS, arrival, body_refused
 from edge.rate_limit import OverBudget
 from edge.ready_made import request_id_of
-from edge.request_state import RequestState, put, request_state
+from edge.request_state import RequestState, current_request, put, request_state
 from edge.response_headers import CORS_EXPOSED, SECURITY_HEADERS, cors_headers
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
@@ -76,10 +76,10 @@ def _origin_hook(allowed_origins: tuple[str, ...]) -> Callable[[Response], Respo
     headers_for = lru_cache(ORIGINS)(lambda origin: cors_headers(allowed_origins, origin))
 
     def name_origin(response: Response) -> Response:
-        asked, headers = request.headers, response.headers
-        ordinary = request.method != "OPTIONS" and "Access-Control-Request-Private-Network" not in asked
+        asked, headers = current_request(), response.headers
+        ordinary = asked.method != "OPTIONS" and "Access-Control-Request-Private-Network" not in asked.headers
         if ordinary and "Access-Control-Allow-Origin" not in headers:
-            headers.extend(headers_for(asked.get("Origin")))
+            headers.extend(headers_for(asked.headers.get("Origin")))
         return response
 
     return name_origin
@@ -98,20 +98,21 @@ def _before() -> None:
 
 
 def _begin() -> None:
-    began = arrival(request)
-    request.environ.pop("HTTP_RANGE", None)  # may be passed over (RFC 9110, 14.2): nothing here is read in parts
+    asked, parts = current_request(), services()
+    began, environ = arrival(asked), asked.environ
+    environ.pop("HTTP_RANGE", None)  # may be passed over (RFC 9110, 14.2): nothing here is read in parts
     for name in PREFERENCES:
-        if len(request.environ.get(name, "")) > LONGEST_PREFERENCE:
-            del request.environ[name]
-    row = row_of(request)
-    request_id = request_id_of(request.headers.get("X-Request-ID", ""))
+        if len(environ.get(name, "")) > LONGEST_PREFERENCE:
+            del environ[name]
+    row = row_of(asked)
+    request_id = request_id_of(asked.headers.get("X-Request-ID", ""))
     request_id_var.set(request_id)
-    client = caller.client_address(request, services().settings.server.trusted_proxies)
+    client = caller.client_address(asked, parts.settings.server.trusted_proxies)
     model, protocol = (None, None) if row is None else (row.model, row.protocol)
     trace = _trace(row, request_id, began)
-    observer = RequestObserver(services().metrics, trace, request_id, began, model, protocol)
+    observer = RequestObserver(parts.metrics, trace, request_id, began, model, protocol)
     put(RequestState(began, row, request_id, client, of_address(caller.budget_key(client)), observer))
-    services().forwarded_warning.check(request)
+    parts.forwarded_warning.check(asked)
 
 
 def _trace(row: Row | None, request_id: str, began: float) -> Trace:
@@ -173,23 +174,24 @@ def _key_fits(offered: str, admin_key: str) -> bool:
 def _check_body(row: Row) -> None:
     if not row.bodies:
         return
-    if request.mimetype not in row.bodies:
+    asked = current_request()
+    if asked.mimetype not in row.bodies:
         raise UnsupportedMediaType(f"Send the request as {' or '.join(row.bodies)}.")
-    check_charset(request.mimetype_params)
-    coding = compression.coding_of(request)
+    check_charset(asked.mimetype_params)
+    coding = compression.coding_of(asked)
     if coding not in (None, *CODINGS):
         raise UnsupportedMediaType("A compressed request body must be gzip or deflate.")
-    limit = row.bodies[request.mimetype]
+    limit = row.bodies[asked.mimetype]
     # A body of unknown length is checked while it is read; one byte over the limit shows that it is too long.
-    request.max_content_length = limit + 1
+    asked.max_content_length = limit + 1
     message = Message("body_too_large", "The request body is too large. Maximum size: {n} MiB", n=limit // MIB)
     request_state().too_large = message
-    if (request.content_length or 0) > limit:
+    if (asked.content_length or 0) > limit:
         raise PayloadTooLarge(message)
-    if body_refused(request):
+    if body_refused(asked):
         raise Overloaded(compression.BODIES_FULL)
     if coding is not None:
-        compression.decompress(request, coding)
+        compression.decompress(asked, coding)
 
 
 def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnValue:
@@ -225,8 +227,8 @@ def _page(error: ServiceError, status: int, failures: Failures) -> Response:
 
 
 def _finish(response: Response) -> Response:
-    state = request_state()
-    headers = {**id_headers(request.path, state.request_id), **SECURITY_HEADERS}
+    state, asked = request_state(), current_request()
+    headers = {**id_headers(asked.path, state.request_id), **SECURITY_HEADERS}
     if state.observer.served_id is not None:
         headers["X-Model"] = state.observer.served_id
     if state.fingerprint is not None:
@@ -245,7 +247,7 @@ def _finish(response: Response) -> Response:
     if response.mimetype == "text/html":
         response.vary.update(("Accept-Language", "Cookie"))
         csrf.set_cookie(response, services().settings.server.trusted_proxies)
-    if preflight.is_preflight(request.method, request.headers):
+    if preflight.is_preflight(asked.method, asked.headers):
         _allow(response)
     begin, state.begin = state.begin, None
     if begin is not None:
@@ -271,14 +273,15 @@ def _allow(response: Response) -> None:
 
 def _report(state: RequestState, response: Response) -> float:
     """Report the response; return how long it took, in seconds."""
-    row, rule = state.row, request.url_rule
+    row, asked = state.row, current_request()
+    rule = asked.url_rule
     if row is not None and row.budget is Budget.GENERATION:
         account, failed = state.account, response.status_code >= 400
         services().metrics.busiest.count(account.id, account.name or account.id, failed=failed)
     return state.observer.responded(
-        request.method,
+        asked.method,
         rule.rule if rule else None,
-        request.path,
+        asked.path,
         state.client,
         response.status_code,
         account=state.account.name,
