@@ -7,9 +7,9 @@ place (`_answer_failure`), by the table in `edge.errors` and in the format of th
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from flask import Flask, Response, current_app, jsonify, make_response, request
 from flask.globals import request_ctx
@@ -23,11 +23,11 @@ from edge.authentication import check_model, credential
 from edge.charging import charge_unread
 from edge.charset import check_charset
 from edge.failure_shapes import Shape, id_headers, json_body, shape_of
-from edge.gate import CODINGS, body_refused
+from edge.gate import CODINGS, arrival, body_refused
 from edge.rate_limit import OverBudget
 from edge.ready_made import request_id_of
-from edge.request_state import RequestState, put, request_state
-from edge.response_headers import CORS_EXPOSED, SECURITY_HEADERS, varies
+from edge.request_state import RequestState, current_request, put, request_state
+from edge.response_headers import CORS_EXPOSED, SECURITY_HEADERS, cors_headers, varies
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
 from engine.errors import Message, Overloaded, PayloadTooLarge, ServiceError, UnsupportedMediaType, ValidationError
@@ -40,6 +40,7 @@ from usage.prices import as_money
 # They may be passed over too (RFC 9110, 12.5). To read one takes time that grows with its square.
 PREFERENCES = ("HTTP_ACCEPT", "HTTP_ACCEPT_LANGUAGE", "HTTP_ACCEPT_ENCODING", "HTTP_ACCEPT_CHARSET")
 LONGEST_PREFERENCE = 1000
+ORIGINS = 256  # of pages, for which the headers of a response are kept
 FOREIGN_PAGE = Message("foreign_page", "Another site's page sent this form; open it here and send it again.")
 
 
@@ -66,6 +67,22 @@ def install(app: Flask, settings: Settings, failures: Failures) -> None:
         supports_credentials=False,
         max_age=preflight.MAX_AGE,  # what a page may send is set by `_allow`
     )
+    # Runs before the hook of CORS, which then has nothing to do.
+    app.after_request(_origin_hook(settings.security.allowed_origins))
+
+
+def _origin_hook(allowed_origins: tuple[str, ...]) -> Callable[[Response], Response]:
+    """Return what says which page may read an ordinary response: what CORS says, in a tenth of its time."""
+    headers_for = lru_cache(ORIGINS)(lambda origin: cors_headers(allowed_origins, origin))
+
+    def name_origin(response: Response) -> Response:
+        asked, headers = current_request(), response.headers
+        ordinary = asked.method != "OPTIONS" and "Access-Control-Request-Private-Network" not in asked.headers
+        if ordinary and "Access-Control-Allow-Origin" not in headers:
+            headers.extend(headers_for(asked.headers.get("Origin")))
+        return response
+
+    return name_origin
 
 
 def _before() -> None:
@@ -82,20 +99,21 @@ def _before() -> None:
 
 
 def _begin() -> None:
-    began = time.monotonic()
-    request.environ.pop("HTTP_RANGE", None)  # may be passed over (RFC 9110, 14.2): nothing here is read in parts
+    asked, parts = current_request(), services()
+    began, environ = arrival(asked), asked.environ
+    environ.pop("HTTP_RANGE", None)  # may be passed over (RFC 9110, 14.2): nothing here is read in parts
     for name in PREFERENCES:
-        if len(request.environ.get(name, "")) > LONGEST_PREFERENCE:
-            del request.environ[name]
-    row = row_of(request)
-    request_id = request_id_of(request.headers.get("X-Request-ID", ""))
+        if len(environ.get(name, "")) > LONGEST_PREFERENCE:
+            del environ[name]
+    row = row_of(asked)
+    request_id = request_id_of(asked.headers.get("X-Request-ID", ""))
     request_id_var.set(request_id)
-    client = caller.client_address(request, services().settings.server.trusted_proxies)
+    client = caller.client_address(asked, parts.settings.server.trusted_proxies)
     model, protocol = (None, None) if row is None else (row.model, row.protocol)
     trace = _trace(row, request_id, began)
-    observer = RequestObserver(services().metrics, trace, request_id, began, model, protocol)
+    observer = RequestObserver(parts.metrics, trace, request_id, began, model, protocol)
     put(RequestState(began, row, request_id, client, of_address(caller.budget_key(client)), observer))
-    services().forwarded_warning.check(request)
+    parts.forwarded_warning.check(asked)
 
 
 def _check_host() -> None:
@@ -163,23 +181,24 @@ def _key_fits(offered: str, admin_key: str) -> bool:
 def _check_body(row: Row) -> None:
     if not row.bodies:
         return
-    if request.mimetype not in row.bodies:
+    asked = current_request()
+    if asked.mimetype not in row.bodies:
         raise UnsupportedMediaType(f"Send the request as {' or '.join(row.bodies)}.")
-    check_charset(request.mimetype_params)
-    coding = compression.coding_of(request)
+    check_charset(asked.mimetype_params)
+    coding = compression.coding_of(asked)
     if coding not in (None, *CODINGS):
         raise UnsupportedMediaType("A compressed request body must be gzip or deflate.")
-    limit = row.bodies[request.mimetype]
+    limit = row.bodies[asked.mimetype]
     # A body of unknown length is checked while it is read; one byte over the limit shows that it is too long.
-    request.max_content_length = limit + 1
+    asked.max_content_length = limit + 1
     message = Message("body_too_large", "The request body is too large. Maximum size: {n} MiB", n=limit // MIB)
     request_state().too_large = message
-    if (request.content_length or 0) > limit:
+    if (asked.content_length or 0) > limit:
         raise PayloadTooLarge(message)
-    if body_refused(request):
+    if body_refused(asked):
         raise Overloaded(compression.BODIES_FULL)
     if coding is not None:
-        compression.decompress(request, coding)
+        compression.decompress(asked, coding)
 
 
 def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnValue:
@@ -215,8 +234,8 @@ def _page(error: ServiceError, status: int, failures: Failures) -> Response:
 
 
 def _finish(response: Response) -> Response:
-    state = request_state()
-    headers = {**id_headers(request.path, state.request_id), **SECURITY_HEADERS}
+    state, asked = request_state(), current_request()
+    headers = {**id_headers(asked.path, state.request_id), **SECURITY_HEADERS}
     if state.observer.served_id is not None:
         headers["X-Model"] = state.observer.served_id
     if state.fingerprint is not None:
@@ -237,7 +256,7 @@ def _finish(response: Response) -> Response:
         csrf.set_cookie(response, services().settings.server.trusted_proxies)
     if varies(services().settings.security.allowed_origins):
         response.vary.add("Origin")
-    if preflight.is_preflight(request.method, request.headers):
+    if preflight.is_preflight(asked.method, asked.headers):
         _allow(response)
     begin, state.begin = state.begin, None
     if begin is not None:
@@ -263,14 +282,15 @@ def _allow(response: Response) -> None:
 
 def _report(state: RequestState, response: Response) -> float:
     """Report the response; return how long it took, in seconds."""
-    row, rule = state.row, request.url_rule
+    row, asked = state.row, current_request()
+    rule = asked.url_rule
     if row is not None and row.budget is Budget.GENERATION:
         account, failed = state.account, response.status_code >= 400
         services().metrics.busiest.count(account.id, account.name or account.id, failed=failed)
     return state.observer.responded(
-        request.method,
+        asked.method,
         rule.rule if rule else None,
-        request.path,
+        asked.path,
         state.client,
         response.status_code,
         account=state.account.name,

@@ -82,11 +82,24 @@ def _set(words: list[str], environ: Mapping[str, str]) -> None:
     if not words:
         raise Refused("set takes NAME=VALUE.")
     file, given = env_file_of(environ), dict(map(_given, words))
-    shadowed = [name for name in given if environ.get(name, "").strip()]
-    write(file, given, lambda changed: load_settings({k: v for k, v in environ.items() if k not in given}, changed))
+    others = {name: value for name, value in environ.items() if name not in given}
+    write(file, given, lambda changed: load_settings(others, changed))
     print(f"{', '.join(given)}: written to {file}.")
-    for name in shadowed:
-        print(f"warning: {name} is set in the environment too, which takes precedence", file=sys.stderr)
+    sources = load_settings(others, file).sources
+    for name in given:
+        if environ.get(name, "").strip():
+            print(f"warning: {name} is set in the environment too, which takes precedence", file=sys.stderr)
+        elif (other := _other_half(name, sources)) is not None:
+            print(f"warning: {other} too, which takes precedence over {name}", file=sys.stderr)
+
+
+def _other_half(name: str, sources: Mapping[str, str]) -> str | None:
+    """Return what precedes a line of the settings file, of a secret and the file that may hold it; None if nothing."""
+    setting = name if name in BY_NAME else name.removesuffix("_FILE")
+    pointer, source = f"{setting}_FILE", sources.get(setting)
+    if source == "environment":
+        return f"{setting} is set in the environment"
+    return f"{pointer} is set" if source == pointer and name == setting else None
 
 
 def _given(word: str) -> tuple[str, str]:

@@ -8,7 +8,9 @@ from the head alone is left to the hooks, which check in the same order: failove
 from __future__ import annotations
 
 import logging
+import math
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +18,14 @@ from functools import partial
 from flask import Request
 
 from config import Settings
-from edge import caller, failover
+from edge import caller, failover, turns
 from edge.authentication import Authenticator, credential
 from edge.rate_limit import OverBudget, Quota, RateLimiter
 from edge.ready_made import ReadyMade, Refused, Sentences
 from edge.request_head import RequestHead
 from edge.route_table import ROUTES, Budget, Need, Row
 from engine.backend import Backend
-from engine.errors import Overloaded, RetryLater, ServiceError
+from engine.errors import BUSY, Overloaded, RetryLater, ServiceError
 from keys.account import of_address
 from models import ModelNames, ModelSet
 from telemetry.metrics import Metrics
@@ -77,6 +79,11 @@ class Gate:
         self._names = ModelNames.of(settings)
         self._trusted_proxies = settings.server.trusted_proxies
         self._ready_made = ReadyMade(settings, metrics, sentences)
+        self._line_is_full: Callable[[str], bool] = lambda client: False
+
+    def ask_of_lines(self, full: Callable[[str], bool]) -> None:
+        """Refuse what generates from now on while so many requests of its client wait that `full` says so."""
+        self._line_is_full = full
 
     @property
     def behind_proxy(self) -> bool:
@@ -161,7 +168,7 @@ class Gate:
         account = case.account
         if (over := self._budgets.refusal(account)) is not None:
             return self._refuse(case, over)
-        error = _refusal_of_all(models, account.id)
+        error = self._crowded(account.id) or _refusal_of_all(models, account.id)
         try:
             # A request that is refused is charged as one answer, like one whose body is refused; by a model that is
             # not ready, as nothing.
@@ -171,6 +178,9 @@ class Gate:
         except OverBudget as spent:
             return self._refuse(case, spent, spent.quota)
         return None if error is None else self._refuse(case, error, quota, models[0] if len(models) == 1 else None)
+
+    def _crowded(self, client: str) -> RetryLater | None:
+        return Overloaded(BUSY, math.ceil(turns.PATIENT)) if self._line_is_full(client) else None
 
     def _refuse(
         self, case: Refused, error: ServiceError, quota: Quota | None = None, backend: Backend | None = None
@@ -211,6 +221,11 @@ def _forwarded(head: bytes, read: RequestHead | None) -> list[str]:
         if colon and field.strip().lower() == b"x-forwarded-for":
             found.append(value.strip().decode("latin-1"))
     return found
+
+
+def arrival(request: Request) -> float:
+    """Return when the whole request had arrived, before it waited for a thread, in seconds on the monotonic clock."""
+    return float(getattr(request.environ.get("gunicorn.socket"), "arrived", 0.0)) or time.monotonic()
 
 
 def body_refused(request: Request) -> bool:

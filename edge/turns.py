@@ -7,7 +7,9 @@ waits, and takes one again before it goes on.
 
 A turn goes to the client with the fewest requests in service, so that the hundred of one are not in front of the one of
 another. Where the models compute on the cores of these threads, that is not enough: all work for a client with many
-times the requests of the others lengthens their answers, and is better not begun while they are served.
+times the requests of the others lengthens their answers, and is better not begun while they are served. That is so of
+many at once, and of many one after the other as well, each of which is over before the next one comes: a client that
+had many times the requests of the others lately begins no more while one of theirs is in service.
 
 Who has waited for PATIENCE seconds goes on beside those that have a turn, a few at once as well; and nobody waits for
 longer than LONGEST seconds more, whatever holds the others up.
@@ -27,15 +29,19 @@ AT_ONCE = 2  # on more than one core
 PATIENCE = 0.5  # seconds
 LATE_AT_ONCE = 4
 LONGEST = 5.0
-MANY = 8  # requests in service; fewer are never too many for one client
-TIMES = 4  # too many are so many times what the others have on average
+MANY = 4  # requests in service, or begun lately; fewer are never too many for one client
+TIMES = 4  # too many are so many times what the others have, or had, on average
+LATELY = 1.0  # seconds, after which requests that were begun count half
+COURTESY = 0.3  # seconds that a request waits for the others' sake while its client has many in service
+PATIENT = 5.0  # the same, unless told otherwise, while its client had many begun lately
 
 
 class Turns:
     """The turns of one process. at_once: how many there are; patience: seconds after which none is waited for.
 
     late: how many go on without one; longest: seconds after which nobody waits for that. shares_cores: whether a model
-    computes on this process's cores, asked with a lock held.
+    computes on this process's cores, asked with a lock held. patient: seconds for which
+    a client that had many waits for the others' sake.
     """
 
     def __init__(
@@ -46,16 +52,18 @@ class Turns:
         longest: float = LONGEST,
         shares_cores: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        patient: float = PATIENT,
     ) -> None:
-        self._service = _InService(shares_cores)
+        self._service = _InService(at_once, shares_cores, clock, patient)
         self._lines = (_Line(at_once, patience, self._service, clock), _Line(late, longest, self._service, clock))
 
-    def begin(self, client: str, start: Callable[[Turn], None]) -> None:
+    def begin(self, client: str, start: Callable[[Turn], None], reads: bool = False) -> None:
         """Count a request, and have `start` called once it has its turn: no thread waits for that.
 
-        It is called here, by the thread that gives a turn back, or by `hasten`; it must neither wait nor raise.
+        It is called here, by the thread that gives a turn back, or by `hasten`; it must neither wait nor raise. reads:
+        the request only reads, so it counts while it is in service alone.
         """
-        self._service.enter(client)
+        self._service.enter(client, reads)
         Turn(self._lines, client).take_later(start)
 
     def hasten(self) -> None:
@@ -76,25 +84,33 @@ class Turns:
             turn.leave()
             _turn.reset(token)
 
-    def too_many(self, client: str) -> bool:
-        """Return whether a client has so many requests in service that the others would notice one more."""
+    def courtesy(self, client: str, reads: bool = False) -> float:
+        """Return how many seconds one more request of a client is to wait at most, for the others would notice it.
+
+        0.0 where they would not. To be asked again whenever a request has ended.
+        """
         with self._service.lock:
-            return self._service.too_many(client)
+            return self._service.courtesy(client, reads)
 
 
 class _InService:
     """The requests in service by client, also those that wait for a turn. lock: guards all and the lines."""
 
-    def __init__(self, shares_cores: Callable[[], bool]) -> None:
+    def __init__(
+        self, at_once: int, shares_cores: Callable[[], bool], clock: Callable[[], float], patient: float
+    ) -> None:
         self.lock = threading.Lock()
-        self._shares_cores = shares_cores
+        self._at_once, self._shares_cores, self._patient = at_once, shares_cores, patient
         self._counts: Counter[str] = Counter()
         self._total = 0
+        self._begun = _Lately(clock)
 
-    def enter(self, client: str) -> None:
+    def enter(self, client: str, reads: bool) -> None:
         with self.lock:
             self._counts[client] += 1
             self._total += 1
+            if not reads:
+                self._begun.count(client)
 
     def leave(self, client: str) -> None:
         with self.lock:
@@ -108,10 +124,60 @@ class _InService:
     def number(self, client: str) -> int:
         return self._counts[client]
 
-    def too_many(self, client: str) -> bool:
-        own, others = self._counts[client], len(self._counts) - 1
-        many = own >= MANY and others > 0 and own * others >= TIMES * (self._total - own)
-        return many and self._shares_cores()
+    def courtesy(self, client: str, reads: bool) -> float:
+        own = self._counts[client]
+        others = len(self._counts) - (own > 0)
+        if not reads and self._had_many(client, own, others) and self._shares_cores():
+            return self._patient
+        return COURTESY if others and _are_many(own, self._total, others) and self._shares_cores() else 0.0
+
+    def _had_many(self, client: str, own: int, others: int) -> bool:
+        """Return whether a client had its part lately. Between the others' requests it begins as many as have turns."""
+        begun = self._begun.of(client)
+        if not _are_many(begun, self._begun.total, self._begun.clients - (begun > 0)):
+            return False
+        return others > 0 or (self._begun.total > begun and own >= self._at_once)
+
+
+def _are_many(own: int, total: int, others: int) -> bool:
+    """Return whether a client has many of all, and many times what so many others have on average."""
+    return own >= MANY and own * others >= TIMES * (total - own)
+
+
+class _Lately:
+    """How many requests each client has begun lately; every LATELY seconds half of them are forgotten."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._counts: Counter[str] = Counter()
+        self.total, self._halved = 0, clock()
+
+    @property
+    def clients(self) -> int:
+        """How many have begun any."""
+        return len(self._counts)
+
+    def count(self, client: str) -> None:
+        self._forget()
+        self._counts[client] += 1
+        self.total += 1
+
+    def of(self, client: str) -> int:
+        self._forget()
+        return self._counts[client]
+
+    def _forget(self) -> None:
+        times, self._halved = _passed(self._halved, self._clock())
+        if times and self.total:
+            left = ((client, number >> times) for client, number in self._counts.items())
+            self._counts = Counter({client: number for client, number in left if number})
+            self.total = self._counts.total()
+
+
+def _passed(since: float, now: float) -> tuple[int, float]:
+    """Return how many whole times LATELY has passed, and when the last of them ended."""
+    times = max(0, int((now - since) / LATELY))
+    return times, since + times * LATELY
 
 
 @dataclass(slots=True, eq=False)

@@ -103,6 +103,9 @@ class RetryLater(ServiceError):
         self.retry_after = max(1, retry_after)
 
 
+BUSY = "The service is busy; try again later."
+
+
 class Overloaded(RetryLater):
     """As many requests are in flight as the service admits."""
 

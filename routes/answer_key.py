@@ -25,7 +25,7 @@ def key_of(info: ModelInfo, account: str, protocol: str, answers: Answers) -> by
 
     answers: the prompt and the parameters of each. Takes as long as SHA-256 over all texts and images.
     """
-    if info.elsewhere or not all(_deterministic(sampling) for _, sampling in answers):
+    if info.elsewhere or info.or_elsewhere or not all(_deterministic(sampling) for _, sampling in answers):
         return None
     distinct = {id(prompt): prompt for prompt, _ in answers}
     numbers = {key: number for number, key in enumerate(distinct)}

@@ -23,7 +23,7 @@ from edge.errors import api_body, as_service_error, meaning_of
 from edge.gate import release_body
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
-from engine.errors import Overloaded, RequestAborted, ValidationError
+from engine.errors import BUSY, Overloaded, RequestAborted, ValidationError
 from engine.types import Cancellation, Completion, GenerationRequest, Priority, TextPrompt
 from routes import sse
 from routes.answer_cache import Keeping
@@ -176,7 +176,7 @@ class Batch:
             return generation
         self._reservation.drop(text.index)
         if alone and time.monotonic() >= text.start_clock():
-            raise Overloaded("The service is busy; try again later.")
+            raise Overloaded(BUSY)
         return None
 
     def _found(self, text: _Text) -> Generation | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
@@ -79,7 +80,7 @@ def _counting() -> Iterator[tuple[str, float, Cancellation]]:
     turns.leave()  # it may be long
     release = services().client_watch.watch(request.environ, cancellation.cancel)
     try:
-        yield state.account.id, services().settings.engine.request_timeout, cancellation
+        yield state.account.id, _left(services().settings.engine.request_timeout), cancellation
     finally:
         release()
 
@@ -316,11 +317,16 @@ def _generation_request(
         sampling=sampling,
         client=state.account.id,
         priority=PRIORITY_OF[state.account.priority],
-        queue_timeout=limits.queue_timeout,
-        timeout=limits.request_timeout,
+        queue_timeout=_left(limits.queue_timeout),
+        timeout=_left(limits.request_timeout),
         cancellation=cancellation,
         trace=state.observer.trace_parent or _own_trace(),
     )
+
+
+def _left(seconds: float) -> float:
+    """Return what is left of so many seconds from the request's arrival on: it may have waited for its turn."""
+    return max(0.0, request_state().began + seconds - time.monotonic())
 
 
 def _own_trace() -> str:

@@ -17,6 +17,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -72,10 +73,12 @@ class ClientSocket(socket.socket):
         self.plain_head: RequestHead | None = None  # its head, where no other parser is to read it
         self._reservation: Reservation | None = None
         self.body_refused = False
+        self.arrived = 0.0
 
     def begin_request(self, request: Framing, reservation: Reservation | None, body_refused: bool) -> None:
         """Serve this request next. reservation: the bytes of its body, released when they are no longer needed."""
         self.request, self._reservation, self.body_refused = request, reservation, body_refused
+        self.arrived = time.monotonic()
         plain = request.plain is not None and request.plain.unambiguous and request.stage is Stage.WHOLE
         self.plain_head = request.plain if plain and not body_refused else None
         request.rewind(behind_head=self.plain_head is not None)

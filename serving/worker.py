@@ -33,13 +33,13 @@ from gunicorn.http.message import Request
 
 from edge import errors
 from edge.route_table import MIB, ROUTES, Need
-from edge.turns import AT_ONCE, Turn, Turns
+from edge.turns import AT_ONCE, PATIENT, Turn, Turns
 from engine.errors import StartError
 from engine.loading.control_groups import usable_cores
 from models import ModelSet
 from serving.accepting import AcceptingWorker
 from serving.connection import ClientSocket, Connection, peer_of
-from serving.held_back import HeldBack
+from serving.held_back import HeldBack, reads
 from serving.intake import Intake
 from serving.listener import end_listening, listen_again
 from serving.malformed import FailureResponses, endless
@@ -65,7 +65,6 @@ SWITCH_INTERVAL = 0.0005
 MAX_BODY_BYTES = 64 * MIB
 PROBES = tuple(f"{name} ".encode() for name, row in ROUTES.items() if row.need is Need.PROBE)
 PROBING_THREADS = 2
-READING = (b"GET ", b"HEAD ")
 
 
 class ServiceWorker(AcceptingWorker):
@@ -174,9 +173,20 @@ class ServiceWorker(AcceptingWorker):
         return template(self.cfg)
 
     def _share_cores(self) -> None:
-        self._turns = Turns(min(AT_ONCE, usable_cores()), shares_cores=self._models_compute_here)
-        self._held_back = HeldBack(self._turns.too_many, self._hand_over)
+        self._turns = Turns(
+            min(AT_ONCE, usable_cores()), shares_cores=self._models_compute_here, patient=self._patience
+        )
+        self._held_back = HeldBack(self._turns.courtesy, self._hand_over)
         self._handing_over = threading.Lock()  # held while a request is given a thread
+        if self.wsgi is not None:
+            self.wsgi.extensions["services"].gate.ask_of_lines(self._held_back.full)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that a request may wait for others' sake: half of those in which it has to start."""
+        if self.wsgi is None:
+            return PATIENT
+        return float(self.wsgi.extensions["services"].settings.engine.queue_timeout) / 2
 
     def _models_compute_here(self) -> bool:
         return any(backend.info.on_processor for _, backend in self.models)
@@ -187,7 +197,7 @@ class ServiceWorker(AcceptingWorker):
         if turn is None:
             return self._handle(conn)
         with self._turns.serving(turn):
-            if conn.sock.request_head.startswith(READING) and conn.sock.was_reset:
+            if reads(conn) and conn.sock.was_reset:
                 return False
             return self._handle(conn)
 
@@ -206,7 +216,7 @@ class ServiceWorker(AcceptingWorker):
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def _hand_over(self, conn: Connection) -> None:
-        self._turns.begin(conn.asked_by, partial(self._begin, conn))
+        self._turns.begin(conn.asked_by, partial(self._begin, conn), reads(conn))
 
     def _begin(self, conn: Connection, turn: Turn) -> None:
         """Give a request its thread, and leave its turn to others until one is free; called by any thread."""

@@ -10,7 +10,7 @@ from settings.kinds import MASK, MODEL_NAMES, Kind, Table, web_address
 
 MILLION = 1_000_000
 AMOUNT = re.compile(r"(\d{1,9})(?:\.(\d{1,6}))?", re.ASCII)
-VERSION = re.compile(r"[A-Za-z0-9._-]{1,63}")
+NAME = re.compile(r"[A-Za-z0-9._-]{1,63}(@[A-Za-z0-9._-]{1,63})?")  # which of them there are, the rules know
 Figures = tuple[int, int, int]
 
 
@@ -33,7 +33,7 @@ def prices() -> Kind[Mapping[str, Figures]]:
             return Table(dict.fromkeys(MODEL_NAMES, parse_price(text)))
         pairs = [[half.strip() for half in part.split("=")] for part in text.split(",")]
         by_name = {name: parse_price(figures) for name, figures in pairs}
-        if len(by_name) < len(pairs) or not all(_is_model(name) for name in by_name):
+        if len(by_name) < len(pairs) or not all(map(NAME.fullmatch, by_name)):
             raise ValueError(text)
         return Table(by_name)
 
@@ -77,8 +77,3 @@ def parse_price(text: str) -> Figures:
     if len(figures) not in (2, 3):
         raise ValueError(text)
     return figures[0], figures[1], figures[2] if len(figures) == 3 else figures[0]
-
-
-def _is_model(name: str) -> bool:
-    model, at, version = name.partition("@")
-    return model in MODEL_NAMES and (not at or VERSION.fullmatch(version) is not None)

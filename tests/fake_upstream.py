@@ -40,7 +40,7 @@ class Script:
     for a good answer; rate: the share of further requests with a random one of `random_faults`; end_apart: seconds
     between [DONE] and the end of the response; raw: the parts of the stream as they are, in place of all of it;
     refusal: the parts of the body of a status that is a fault; ending: how what consists of parts ends: "", "open" if
-    it does not, "cut" if the connection is closed.
+    it does not, "cut" if the connection is closed; kind: the content type of streams.
     """
 
     words: list[str] = field(default_factory=lambda: [f"{word} " for word in WORDS])
@@ -59,6 +59,7 @@ class Script:
     raw: list[bytes] | None = None
     refusal: list[bytes] | None = None
     ending: str = ""
+    kind: str = "text/event-stream"
 
 
 def event(value: Any) -> bytes:
@@ -85,7 +86,7 @@ async def _left(reader: asyncio.StreamReader) -> None:
         await asyncio.sleep(0.02)
 
 
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+HEAD = "HTTP/1.1 200 OK\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class FakeUpstream:
@@ -225,9 +226,10 @@ class FakeUpstream:
             writer.write(_response(400, json.dumps(told).encode()))
             return True
         await asyncio.sleep(script.wait)
+        head = HEAD.format(script.kind).encode()
         if script.raw is not None:
-            return await self._parts(writer, HEAD, script.raw)
-        writer.write(HEAD)
+            return await self._parts(writer, head, script.raw)
+        writer.write(head)
         sent = 0
         async for data in self._events(heard.body):
             if fault == "nonsense" and sent == 2:

@@ -232,6 +232,12 @@ def test_a_price_of_a_version_that_there_is_none_is_a_mistake():
     }
 
 
+def test_a_price_of_no_model_is_a_mistake():
+    """It would leave the tokens of the one that was meant free in silence."""
+    (mistake,) = mistakes(PRICES="avibes=1/2")
+    assert mistake == "PRICES: expected the names of models and versions (avibe, avision), and not 'avibes'"
+
+
 def test_settings_that_hold_tables_are_equal_and_hashable():
     """What is made of settings is kept by them, so that any of them has to be a key."""
     tables = {"KV_CACHE_TOKENS": "avibe=4096,avision=8192", "PRICES": "avibe=1/2,avision=3/4"}

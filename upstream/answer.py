@@ -13,10 +13,12 @@ from typing import Any
 from engine.errors import UpstreamFailed
 from engine.text.estimate import text_tokens
 from engine.types import ChatPrompt, Completion, FinishReason, GenerationRequest, Piece, Timings, TokenLogprob
+from upstream.calls import NONSENSE, Calls, text_of
 
-ENDS: dict[str, FinishReason] = {"stop": "stop", "eos": "stop", "tool_calls": "stop", "function_call": "stop"}
-LENGTHS = ("length", "max_tokens")
-CALL, CALL_END = '<tool_call>\n{"name": ', "}\n</tool_call>"
+# Finish reasons as servers name them, and what they pass on of Anthropic's, Gemini's, Mistral's and others' models.
+ENDS = "stop eos eos_token end_turn stop_sequence tool_calls tool_use function_call".split()
+LENGTHS = "length max_tokens max_output_tokens model_length".split()
+FILTERS = "content_filter safety sensitive refusal recitation blocklist prohibited_content".split()
 THINK, THINK_END = "<think>\n", "\n</think>\n\n"
 UNKNOWN_TOKEN = -1
 MOST_BYTES = 64 * 1024  # of an answer, beside MOST_BYTES_A_TOKEN for each of its tokens
@@ -25,7 +27,6 @@ MOST_DATA_A_TOKEN, MOST_DATA_A_SCORE = 2048, 512  # bytes of events for each tok
 MOST_TOKENS = 10_000_000  # that a server may count for one request
 LEAST_LOGPROB = -9999.0  # as servers write the logarithm of 0, for which JSON has no number
 
-NONSENSE = "The server that answers for this model sent something that is no answer."
 HALF = "The server that answers for this model broke off in its answer."
 REPORTED = "The server that answers for this model reported an error in its answer."
 WITHHELD = "The server that answers for this model withheld its answer."
@@ -48,13 +49,7 @@ class AnswerReader:
         self._size = self._hidden = 0  # characters that are shown, and that are not
         self._space = ""  # white space at the beginning, which may stand before a call
         self._thinking = self._said = False
-        self._calling = False  # a call is open
-        self._index: int | None = None  # of it, and its id, as far as they were told
-        self._id = ""
-        self._indices: set[int] = set()  # of all calls so far
-        self._ids: set[str] = set()
-        self._named = self._argued = False
-        self.calls: list[tuple[str, str]] = []  # names and arguments
+        self._calls = Calls()
         self.logprobs: list[TokenLogprob] = []
         self.prompt_tokens, self.cached_tokens = prompt_tokens, 0
         self._told: int | None = None
@@ -75,6 +70,11 @@ class AnswerReader:
     def begun(self) -> bool:
         """Whether anything of the answer has come, shown or not."""
         return bool(self.events or self._hidden or self._told)
+
+    @property
+    def calls(self) -> list[tuple[str, str]]:
+        """The calls so far: names and arguments."""
+        return self._calls.made
 
     @property
     def text(self) -> str:
@@ -131,6 +131,8 @@ class AnswerReader:
     def _chunk(self, chunk: Any) -> Piece | None:
         if chunk.get("error"):
             raise UpstreamFailed(REPORTED)
+        if chunk.get("type") == "ping":  # a sign of life of Anthropic's
+            return None
         usage = chunk.get("usage")
         choices = chunk.get("choices") if usage else chunk["choices"]
         piece = self._chosen(choices[0]) if choices else None
@@ -148,15 +150,16 @@ class AnswerReader:
 
     def _continued(self, choice: dict[str, Any]) -> Piece | None:
         logprobs = self._scored(_legacy(choice.get("logprobs"))) if self._wants_logprobs else ()
-        return self._shown(_text(choice.get("text")), logprobs)
+        return self._shown(text_of(choice.get("text")), logprobs)
 
     def _delta(self, delta: dict[str, Any], choice: dict[str, Any]) -> Piece | None:
         said = ""
-        if reasoning := _text(delta.get("reasoning_content")) or _text(delta.get("reasoning")):
+        thought, content = _content(delta.get("content"))
+        if reasoning := text_of(delta.get("reasoning_content")) or text_of(delta.get("reasoning")) or thought:
             said += self._reasoned(reasoning)
-        if content := _text(delta.get("content")):
+        if content:
             said += self._content(content)
-        if _text(delta.get("refusal")):
+        if text_of(delta.get("refusal")):
             raise UpstreamFailed(WITHHELD)
         for call in delta.get("tool_calls") or ():
             said += self._called(call)
@@ -168,7 +171,7 @@ class AnswerReader:
             self._hidden += len(text)
             self.events += 1
             return ""
-        opened = "" if self._thinking else THINK
+        opened = "" if self._thinking else self._closed() + THINK
         self._thinking = True
         return opened + text
 
@@ -176,6 +179,8 @@ class AnswerReader:
         if self._only_calls:
             self._hidden += len(text)
             return ""
+        if self._calls.open and not text.strip():
+            return ""  # there it says nothing, and ends no call
         if not self._said and not text.strip():
             self._space += text
             return ""
@@ -186,71 +191,19 @@ class AnswerReader:
     def _called(self, call: dict[str, Any]) -> str:
         if not self._tools:
             raise UpstreamFailed(NONSENSE)
-        function, said = call.get("function") or {}, ""
-        if self._opens(call):
+        said = ""
+        if self._calls.begins(call):
             said += self._closed() + ("\n" if self.calls else "")
-            self._calling, self._named, self._argued, self._said = True, False, False, True
-            self.calls.append(("", ""))
-        name, arguments = self.calls[-1]
-        name += _text(function.get("name")) if not self._named else ""
-        new = _text(function.get("arguments"))
-        if name and not self._named:
-            said += f'{CALL}{json.dumps(name, ensure_ascii=False)}, "arguments": '
-            self._named = True
-            new = arguments + new
-            arguments = ""
-        if self._named:
-            said += new
-        self._argued = self._argued or bool((arguments + new).strip())
-        self.calls[-1] = name, arguments + new
-        return said
-
-    def _opens(self, call: dict[str, Any]) -> bool:
-        """Return whether a part of a call begins another than the one that is open, by its index or its id.
-
-        Some servers tell only one of the two, or 0 for every index. Raises UpstreamFailed for mixed calls.
-        """
-        told, new_id = call.get("index"), str(call.get("id") or "")
-        index = None if told is None else int(told)
-        if (
-            self._calling
-            and index is not None
-            and index == self._index
-            and not (call.get("function") or {}).get("name")
-        ):
-            new_id = ""  # of the call that is open, which some servers give another with each part
-        same = self._calling and index in (None, self._index) and (not new_id or new_id == self._id or not self._id)
-        if same:
-            self._id = self._id or new_id
-        elif self._is_new(index, new_id):
-            self._index, self._id = index, new_id
-        else:
-            raise UpstreamFailed(NONSENSE)
-        self._indices |= set() if index is None else {index}
-        self._ids |= {new_id} - {""}
-        return not same
-
-    def _is_new(self, index: int | None, new_id: str) -> bool:
-        """Return whether no call so far has this index or, where that says nothing, this id."""
-        if index is None:
-            return new_id not in self._ids
-        return index not in self._indices or (new_id != "" and new_id not in self._ids)
+            self._calls.begin()
+            self._said = True
+        return said + self._calls.take(call)
 
     def _closed(self) -> str:
         """Return the end of the call or of the reasoning that is open."""
         if self._thinking:
             self._thinking = False
             return THINK_END
-        if not self._calling:
-            return ""
-        self._calling = False
-        if not self._named:
-            raise UpstreamFailed(NONSENSE)
-        if self.finish_reason == "length":
-            return ""
-        if not self._argued:
-            self.calls[-1] = self.calls[-1][0], "{}"
-        return CALL_END if self._argued else "{}" + CALL_END
+        return self._calls.close(cut=self.finish_reason == "length") if self._calls.open else ""
 
     def _shown(self, text: str, logprobs: Sequence[TokenLogprob]) -> Piece | None:
         if not text and not logprobs:
@@ -266,17 +219,21 @@ class AnswerReader:
     def _scored(self, tokens: Sequence[Any]) -> tuple[TokenLogprob, ...]:
         found, offset = [], self._size
         for one in tokens:
-            token, data = _text(one["token"]), _bytes(one)
+            token, data = text_of(one["token"]), _bytes(one)
             alternatives = one.get("top_logprobs") or ()
-            top = [(UNKNOWN_TOKEN, _text(other["token"]), _logprob(other)) for other in alternatives]
-            others = tuple(_bytes(other) or _text(other["token"]).encode() for other in alternatives)
+            top = [(UNKNOWN_TOKEN, text_of(other["token"]), _logprob(other)) for other in alternatives]
+            others = tuple(_bytes(other) or text_of(other["token"]).encode() for other in alternatives)
             found.append(TokenLogprob(UNKNOWN_TOKEN, token, _logprob(one), tuple(top), data, others, offset=offset))
             offset += len(token)
         return tuple(found)
 
-    def _count(self, usage: dict[str, Any]) -> None:
-        prompt, output = _tokens(usage.get("prompt_tokens")), _tokens(usage.get("completion_tokens"))
-        cached = _tokens((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+    def _count(self, usage: Any) -> None:
+        """Take the server's count of tokens; one that cannot be used is none, and spoils no answer."""
+        try:
+            prompt, output = _tokens(usage.get("prompt_tokens")), _tokens(usage.get("completion_tokens"))
+            cached = _tokens((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        except (ValueError, TypeError, AttributeError, OverflowError):
+            return
         if not prompt and not output:
             return  # as some servers say in every event but the last, or in all
         self.prompt_tokens = prompt or self.prompt_tokens
@@ -284,14 +241,15 @@ class AnswerReader:
         self.cached_tokens = min(cached, self.prompt_tokens)
 
     def _finish(self, reason: Any, choice: dict[str, Any]) -> None:
-        if reason in LENGTHS:
+        name = text_of(reason).lower()
+        if name in LENGTHS:
             self.finish_reason = "length"
-        elif reason in ENDS:
-            self.finish_reason = ENDS[reason]
+        elif name in ENDS:
+            self.finish_reason = "stop"
         else:
-            raise UpstreamFailed(WITHHELD if reason == "content_filter" else REPORTED)
+            raise UpstreamFailed(WITHHELD if name in FILTERS else REPORTED)
         stop = choice.get("stop_reason")
-        self.stop = _text(stop) or None if isinstance(stop, str) else None
+        self.stop = text_of(stop) or None if isinstance(stop, str) else None
 
 
 def _json(data: bytes) -> Any:
@@ -303,20 +261,24 @@ def _json(data: bytes) -> Any:
     return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
+def _content(value: Any) -> tuple[str, str]:
+    """Return the reasoning and the text in a content, which is a list of parts where Mistral's models reason."""
+    if not isinstance(value, list):
+        return "", text_of(value)
+    thought = text = ""
+    for part in value:
+        if part["type"] == "thinking":
+            thought += _content(part["thinking"])[1]
+        elif part["type"] == "text":
+            text += text_of(part["text"])
+    return thought, text
+
+
 def _tokens(value: Any) -> int:
     """Return a number of tokens, which some servers write as 5.0. Raises ValueError."""
     if not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS or value != int(value):
         raise ValueError(value)
     return int(value)
-
-
-def _text(value: Any) -> str:
-    """Return a text that may be left out. Raises TypeError for anything else."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise TypeError
-    return value
 
 
 def _logprob(token: dict[str, Any]) -> float:

@@ -80,7 +80,7 @@ class UpstreamBackend:
         self._lock = threading.Lock()  # guards the fields below
         self._started = self._draining = self._stopped = False
         self._calls: set[Call] = set()
-        self._prompt_tokens = self._cached_tokens = self._output_tokens = self.retries = 0
+        self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
 
     @property
     def info(self) -> ModelInfo:
@@ -254,7 +254,6 @@ class UpstreamBackend:
         reader = call.reader
         with self._lock:
             self._calls.discard(call)
-            self.retries += call.retries
             if reader.finish_reason is not None:
                 self._prompt_tokens += reader.prompt_tokens
                 self._cached_tokens += reader.cached_tokens

@@ -35,7 +35,7 @@ from engine.types import GenerationRequest, Piece, Spent, Timings
 from upstream.answer import AnswerReader
 from upstream.checking import AnswerCheck
 from upstream.event_stream import EventReader, EventTooLong
-from upstream.failures import SILENT, AttemptFailed, away, of_exception, of_status, retry_after_of
+from upstream.failures import LIMITS, SILENT, AttemptFailed, away, of_exception, of_status, retry_after_of
 from upstream.fleet import Fleet
 from upstream.generation import UpstreamGeneration
 from upstream.loop import UpstreamLoop
@@ -51,7 +51,7 @@ ERROR_BYTES = 64 * 1024  # of a refusal that are read
 ERROR_PATIENCE = 1.0  # seconds that a server has to send them
 LAST_PATIENCE = 2.0  # seconds that a server has, behind the finish reason, to tell its usage and say that it is done
 END_PATIENCE = 0.5  # seconds that a server has, behind a whole answer, to end its response
-EVENTS = "text/event-stream"
+PAGE = "text/html"  # any other type may be that of events, which some servers call JSON
 
 StandIn = Callable[[GenerationRequest], Generation]
 
@@ -136,8 +136,8 @@ class Call:
         try:
             await self._attempts()
         except ServiceError as error:
-            if not await self._handed_on(error):
-                self._end_with(error)
+            if (last := await self._handed_on(error)) is not None:
+                self._end_with(last)
 
     async def _attempts(self) -> None:
         failed: dict[Replica, _Refusal] = {}
@@ -158,12 +158,16 @@ class Call:
                 others = any(one.usable and one not in failed for one in self._fleet.replicas)
                 await asyncio.sleep(0 if others else self._delay(failed[_soonest(failed) or replica]))
 
-    async def _handed_on(self, error: ServiceError) -> bool:
-        """Ask what stands in, where nothing was handed to the client; return whether it has taken the request."""
-        refused = isinstance(error, RetryLater) and self.reader.finish_reason is None  # not by the check of an answer
+    async def _handed_on(self, error: ServiceError) -> ServiceError | None:
+        """Ask what stands in, where nothing was handed to the client; return the error that is left if it is not.
+
+        Of what the server does not take, the word of what stands in counts.
+        """
+        limited = isinstance(error, LIMITS)
+        refused = (limited or isinstance(error, RetryLater)) and self.reader.finish_reason is None  # not by the check
         theirs = refused or isinstance(error, UpstreamFailed | UpstreamTimedOut)
         if self._stand_in is None or not theirs or not self.generation.take_back():
-            return False
+            return error
         self._handing_on = True
         asked = self._loop.in_thread(self._ask, self._stand_in)
         try:
@@ -171,17 +175,17 @@ class Call:
         except asyncio.CancelledError:
             asked.add_done_callback(_abort)
             raise
-        except ServiceError:
-            return False
+        except ServiceError as refusal:
+            return refusal if limited and isinstance(refusal, (*LIMITS, RetryLater)) else error
         except Exception:  # a bug of ours, or one behind the checkpoint's interface
             log.exception("What stands in for %s failed unexpectedly.", self._upstream.name)
-            return False
+            return error
         self._restart()
         self._inner = inner
         if self._cancelled:
             inner.abort()
         inner.listen(lambda piece: self._loop.soon(self._from_inner, inner, piece), streaming=True)
-        return True
+        return None
 
     def _ask(self, stand_in: StandIn) -> Generation:
         """Ask what stands in, in a thread that may wait; with the time that is left. Raises what it raises."""
@@ -227,7 +231,7 @@ class Call:
 
     async def _attempt(self, replica: Replica) -> None:
         """Ask one server. Raises AttemptFailed, and ServiceError for what no other attempt mends."""
-        trial = replica.enter()
+        request = replica.enter()
         self._began = self._clock()
         watch = Watch(self._upstream, self._until, self._clock)
         try:
@@ -240,7 +244,7 @@ class Call:
         except Exception as error:
             raise self._noted(replica, of_exception(error)) from None
         finally:
-            replica.leave(trial)
+            replica.leave(request)
 
     def _noted(self, replica: Replica, failure: AttemptFailed) -> AttemptFailed:
         if failure.counts or failure.repeats:
@@ -266,7 +270,7 @@ class Call:
                 body = await _beginning(response)
                 after = retry_after_of(response.headers.get("Retry-After"))
                 raise of_status(response.status, after, body, self._upstream.max_model_len)
-            if response.content_type != EVENTS:
+            if response.content_type == PAGE:
                 raise AttemptFailed("nonsense", of_exception(EventTooLong()).error)
             await self._read(response, replica, watch)
             replica.succeeded()

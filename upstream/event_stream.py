@@ -45,10 +45,17 @@ class EventReader:
                 continue
             self._others_left -= len(line) + 1
             if not line and self._data:
-                found.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
-                self._data, self._size = [], 0
+                found += self._ended()
         self._check_size()
         return found
+
+    def _ended(self) -> list[bytes]:
+        """Return the data of the event that a blank line ends; one without any is a sign of life, as a comment is."""
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        if not data.strip():
+            self._others_left -= 2 * self._size
+        self._data, self._size = [], 0
+        return [data] if data.strip() else []
 
     def rest(self) -> list[bytes]:
         """Return the data of an event at the end that no blank line ends, as some servers leave the last one."""

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import re
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from time import time
 
@@ -22,7 +23,8 @@ from engine.errors import (
     UpstreamTimedOut,
     ValidationError,
 )
-from upstream.answer import HALF, NONSENSE, WITHHELD
+from upstream.answer import HALF, WITHHELD
+from upstream.calls import NONSENSE
 
 log = logging.getLogger("avito_ai.upstream")
 
@@ -36,6 +38,9 @@ AWAY = "No server that answers for this model can be reached; try again later."
 MOST_RETRY_AFTER = 60.0  # seconds
 FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]]{0,63}")
 TOO_LONG = ("context_length_exceeded", "maximum context length", "maximum model length", "context window")
+
+
+LIMITS = (ValidationError, PayloadTooLarge)  # what one server refuses and another may take
 
 
 class AttemptFailed(Exception):
@@ -107,7 +112,8 @@ def retry_after_of(value: str | None) -> float | None:
         seconds = float(value)
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(value).timestamp() - time()
+            date = parsedate_to_datetime(value)
+            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time()  # all are in GMT
         except (ValueError, TypeError, OverflowError):
             return None
     return min(max(0.0, seconds), MOST_RETRY_AFTER) if math.isfinite(seconds) else None

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from engine.errors import Overloaded
+from engine.errors import BUSY, Overloaded
 from engine.schedule.in_flight import InFlight, Wake
 
 OTHERS_SHARE = 8  # one of so many places is kept for other clients
@@ -29,7 +29,7 @@ class Capacity:
     def would_refuse(self, client: str) -> Overloaded | None:
         """Return what `admit` would refuse a client with at this moment."""
         full = self._full or self._in_flight.by_client[client] >= self._each
-        return Overloaded("The service is busy; try again later.", 1) if full else None
+        return Overloaded(BUSY, 1) if full else None
 
     def admit(self, client: str) -> None:
         """Count a request. Raises Overloaded."""

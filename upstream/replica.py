@@ -51,7 +51,7 @@ class Replica:
         self._succeeded_at: float | None = None
         self._warned: tuple[str, float] | None = None  # of which failure, and when
         self._opened_at = 0.0
-        self._on_trial = False  # a request is in flight that decides whether the breaker closes
+        self._trial: object | None = None  # a request in flight that decides whether the breaker closes
         self._times_away = 0  # without any answer between
         self._failed_for: Counter[str] = Counter()  # requests by client, without a good answer between
 
@@ -63,7 +63,7 @@ class Replica:
     @property
     def usable(self) -> bool:
         """Whether a request may be sent; a breaker that is half open lets one through at a time."""
-        return self.state == CLOSED or (self.state == HALF_OPEN and not self._on_trial)
+        return self.state == CLOSED or (self.state == HALF_OPEN and self._trial is None)
 
     @property
     def due(self) -> bool:
@@ -84,19 +84,20 @@ class Replica:
         """Return the seconds until an open breaker lets a request through."""
         return max(0.0, self._opened_at + self._reset - self._clock()) if self.state == OPEN else 0.0
 
-    def enter(self) -> bool:
-        """Count a request that is sent; return whether it is the trial of a breaker that is half open."""
+    def enter(self) -> object:
+        """Count a request that is sent, as the trial of a breaker that is half open; return what `leave` takes."""
         self.outstanding += 1
         self.requests += 1
-        trial = self.state == HALF_OPEN
-        self._on_trial = self._on_trial or trial
-        return trial
+        request = object()
+        if self.state == HALF_OPEN:
+            self._trial = request
+        return request
 
-    def leave(self, trial: bool) -> None:
+    def leave(self, request: object) -> None:
         """Count the request no longer."""
         self.outstanding -= 1
-        if trial:
-            self._on_trial = False
+        if self._trial is request:
+            self._trial = None
 
     def answered(self) -> None:
         """Note that the server is there."""
@@ -137,7 +138,7 @@ class Replica:
     def half_open(self) -> None:
         """Let one request through."""
         self._breaker.half_open()
-        self._on_trial = False
+        self._trial = None
         self._times_away = 0
         self._failed_for.clear()
         log.info("The breaker of %s, server %d, is half open: one request tries it.", self.model, self.number)

@@ -1,7 +1,8 @@
 """A model with two backends: one that answers, and another that stands in while the first cannot.
 
-The other is asked where the first refuses at once. Where the first is an upstream, it is asked as well if every attempt
-there has failed before anything of an answer was handed to the client.
+The other is asked where the first refuses at once. The checkpoint is asked as well, or again, where every attempt at
+the upstream has failed before anything of an answer was handed to the client. What a request may ask for is told by
+the checkpoint alone: that the upstream takes less is the mistake of no client.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from engine.types import (
     Vocabulary,
 )
 from upstream.backend import UpstreamBackend
+from upstream.failures import LIMITS
 
 T = TypeVar("T")
 
@@ -38,12 +40,11 @@ class StandingIn:
         self._second: Backend
         upstream_first = elsewhere.upstream.role == "first"
         self._first, self._second = (elsewhere, own) if upstream_first else (own, elsewhere)
-        if upstream_first:
-            elsewhere.stand_in = own.submit
+        elsewhere.stand_in = own.submit
 
     @property
     def info(self) -> ModelInfo:
-        return replace(self._own.info, identity=None)  # either may answer
+        return replace(self._own.info, identity=None, or_elsewhere=True)
 
     def vocabulary(self) -> Vocabulary | None:
         return self._own.vocabulary()
@@ -53,10 +54,7 @@ class StandingIn:
             one.start()
 
     def submit(self, request: GenerationRequest) -> Generation:
-        try:
-            return self._first.submit(request)
-        except (RetryLater, UpstreamFailed) as error:
-            return self._stood_in(error, lambda: self._second.submit(request))
+        return self._asked(lambda one: one.submit(request))
 
     def tokenize(self, request: TokenizeRequest) -> list[int]:
         return self._own.tokenize(request)
@@ -69,10 +67,7 @@ class StandingIn:
         return None if refusal is None or self._second.would_refuse(client) is None else refusal
 
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Wake) -> Generation | None:
-        try:
-            return self._first.submit_when_free(request, alone, wake)
-        except (RetryLater, UpstreamFailed) as error:
-            return self._stood_in(error, lambda: self._second.submit_when_free(request, alone, wake))
+        return self._asked(lambda one: one.submit_when_free(request, alone, wake))
 
     def stop_waiting(self, wake: Wake) -> None:
         for one in (self._first, self._second):
@@ -101,12 +96,24 @@ class StandingIn:
         for one in (self._first, self._second):
             one.stop(timeout)
 
-    def _stood_in(self, error: Exception, ask: Callable[[], T]) -> T:
-        """Return what the second says; where it refuses as well, or takes less, the first's word counts.
+    def _asked(self, ask: Callable[[Backend], T]) -> T:
+        """Return what the first says, or the second; where that refuses as well, or takes less, the first's counts.
 
-        Raises RetryLater.
+        Raises what the first refuses with, and what the checkpoint says of the request.
         """
         try:
-            return ask()
+            return ask(self._first)
+        except (RetryLater, UpstreamFailed) as error:
+            refusal = error
+        except LIMITS:
+            if self._first is self._own:
+                raise
+            return ask(self._own)
+        try:
+            return ask(self._second)
         except (RetryLater, Unsupported):
-            raise error from None
+            raise refusal from None
+        except LIMITS:
+            if self._second is self._own:
+                raise
+            raise refusal from None

@@ -13,7 +13,8 @@ OTHERS = 10
 EVERY = 1.0  # seconds between two requests of a client that keeps to its share
 TOKENS = 64
 TIMES = 100
-ROUNDS = 4  # in which the two take turns: a machine's pace changes within a minute by more than is looked for
+GREEDY_TOKENS = {"": TOKENS, ", of one token each": 1}  # a client may ask for much at once, or often
+ROUNDS = 10  # in which they take turns: a machine's pace changes within seconds by more than is looked for
 GREEDY = "10.6.6.6"
 
 
@@ -33,12 +34,14 @@ async def _others(service: Service, seconds: float) -> list[Answer]:
     return answers
 
 
-async def beside(service: Service, seconds: float, rate: float) -> tuple[list[Answer], list[Answer]]:
-    """Return the answers of the others, and of the greedy client with `rate` requests a second."""
+async def beside(
+    service: Service, seconds: float, rate: float, tokens: int = TOKENS
+) -> tuple[list[Answer], list[Answer]]:
+    """Return the answers of the others, and of the greedy client with `rate` requests a second of so many tokens."""
     greedy: list[Answer] = []
 
     async def one(number: int) -> None:
-        greedy.append(await ask(service.port, chat(f"more {number}", TOKENS, GREEDY)))
+        greedy.append(await ask(service.port, chat(f"more {number}", tokens, GREEDY)))
 
     others, _ = await asyncio.gather(_others(service, seconds), open_loop(rate, seconds, one))
     return others, greedy
@@ -48,23 +51,31 @@ def run(size: Size) -> Report:
     """Compare the others' times beside a modest and a greedy client."""
     report = Report("fairness", "one greedy client does not slow the others")
     cpu = OwnCpu()
-    modest, others, greedy = list[Answer](), list[Answer](), list[Answer]()
+    modest = list[Answer]()
+    others: dict[str, list[Answer]] = {kind: [] for kind in GREEDY_TOKENS}
+    greedy: dict[str, list[Answer]] = {kind: [] for kind in GREEDY_TOKENS}
     with serving(size.model, apart=True) as service:
         asyncio.run(beside(service, 3, 1))
         for _ in range(ROUNDS):
             modest += asyncio.run(beside(service, size.seconds / ROUNDS, 1 / EVERY))[0]
-            answers, more = asyncio.run(beside(service, size.seconds / ROUNDS, TIMES / EVERY))
-            others += answers
-            greedy += more
-        for answer in (*modest, *others):
+            for kind, tokens in GREEDY_TOKENS.items():
+                answers, more = asyncio.run(beside(service, size.seconds / ROUNDS, TIMES / EVERY, tokens))
+                others[kind] += answers
+                greedy[kind] += more
+        for answer in (*modest, *(answer for answers in others.values() for answer in answers)):
             report.count(None if answer.complete else f"another's request: {answer.status} {answer.code}".rstrip())
-        report.notes |= {"greedy_sent": len(greedy), "greedy_finished": sum(answer.complete for answer in greedy)}
-        for what in ("total", "first"):
-            before, after = (percentile((getattr(a, what) for a in answers), 95) for answers in (modest, others))
-            report.notes[f"others_{what}_p95_s"] = [before, after]
-            ratio = after / before if before and after is not None else None
-            figure = "whole answer" if what == "total" else "first token"
-            report.check(f"others' p95, of what it is beside a modest client: {figure}", ratio, 1.25)
+        for kind, answers in others.items():
+            report.notes[f"greedy_sent{kind}"] = len(greedy[kind])
+            report.notes[f"greedy_finished{kind}"] = sum(answer.complete for answer in greedy[kind])
+            _compare(report, kind, modest, answers)
         report.check("the process lives", service.alive, 1, at_least=True)
     report.client_cpu = cpu.share
     return report
+
+
+def _compare(report: Report, kind: str, modest: list[Answer], others: list[Answer]) -> None:
+    for what, figure in (("total", "whole answer"), ("first", "first token")):
+        before, after = (percentile((getattr(a, what) for a in answers), 95) for answers in (modest, others))
+        report.notes[f"others_{what}_p95_s{kind}"] = [before, after]
+        ratio = after / before if before and after is not None else None
+        report.check(f"others' p95, of what it is beside a modest client: {figure}{kind}", ratio, 1.25)

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from engine.errors import NotReady, Overloaded, ServiceError
+from engine.errors import BUSY, NotReady, Overloaded, ServiceError
 from engine.schedule.in_flight import InFlight, Wake
 from engine.schedule.priority_queues import Held, PriorityQueues
 from engine.schedule.sequence import Sequence
@@ -268,7 +268,7 @@ class WaitingRoom:
         return _within_share(waiting, tokens, free)
 
     def _busy(self) -> Overloaded:
-        return Overloaded("The service is busy; try again later.", self._retry_after())
+        return Overloaded(BUSY, self._retry_after())
 
     def _insert(self, sequence: Sequence, front: bool = False) -> None:
         self._queue.put(sequence, front)

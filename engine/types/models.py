@@ -123,7 +123,8 @@ class ModelInfo:
     tools: whether the chat template renders tools and calls; None where that has not been tried. identity: None before
     the model is loaded. version: "" where the model has only one. image_pixels: the most that is looked at of an image,
     larger ones are scaled down to it; None where that is not known. elsewhere: another server answers for it, which is
-    told the rules of an answer and needs no masks. on_processor: this process's cores compute it.
+    told the rules of an answer and needs no masks. or_elsewhere: another server may answer in its place.
+    on_processor: this process's cores compute it.
     """
 
     name: str
@@ -138,6 +139,7 @@ class ModelInfo:
     version: str = ""
     image_pixels: int | None = None
     elsewhere: bool = False
+    or_elsewhere: bool = False
     on_processor: bool = False
 
     @property

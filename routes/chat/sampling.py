@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from engine.backend import Backend
-from engine.types import AnswerRules, SamplingParams
+from engine.types import AnswerRules, SamplingParams, TokenMask
 from routes.chat.grammars import NewMask
 from routes.chat.lengths import bound_of
 from routes.sampling import default_sampling
@@ -50,13 +50,19 @@ def choices(
 
     logprobs: the number of alternatives for each token, None for no log probabilities. rules: what the masks enforce.
     """
-    first = replace(_params(backend, sampling, logprobs), rules=rules)
-    seeds = [None if first.seed is None else first.seed + number for number in range(n)]
-    return [replace(first, seed=seed, token_mask=new_mask()) for seed in seeds]
+    default, seed = default_sampling(backend), sampling.seed
+    seeds = [None if seed is None else seed + number for number in range(n)]
+    return [_params(default, sampling, logprobs, rules, one, new_mask()) for one in seeds]
 
 
-def _params(backend: Backend, sampling: Sampling, logprobs: int | None) -> SamplingParams:
-    default = default_sampling(backend)
+def _params(
+    default: SamplingParams,
+    sampling: Sampling,
+    logprobs: int | None,
+    rules: AnswerRules | None,
+    seed: int | None,
+    mask: TokenMask | None,
+) -> SamplingParams:
     return replace(
         default,
         max_tokens=bound_of(sampling.max_tokens),
@@ -69,13 +75,15 @@ def _params(backend: Backend, sampling: Sampling, logprobs: int | None) -> Sampl
         frequency_penalty=_given(sampling.frequency_penalty, 0.0),
         repetition_penalty=_given(sampling.repetition_penalty, default.repetition_penalty),
         logit_bias=sampling.logit_bias,
-        seed=sampling.seed,
+        seed=seed,
         stop=sampling.stop,
         logprobs=logprobs,
+        token_mask=mask,
         ignore_eos=sampling.ignore_eos,
         min_tokens=sampling.min_tokens,
         return_token_ids=sampling.return_token_ids,
         echo=sampling.echo,
+        rules=rules,
     )
 
 

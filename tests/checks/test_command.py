@@ -132,6 +132,20 @@ def test_set_tells_what_has_no_effect(command: Command, file: Path) -> None:
     assert (done.returncode, "PORT is set in the environment" in done.stderr) == (0, True)
 
 
+def test_set_tells_which_half_of_a_secret_precedes(command: Command, file: Path, tmp_path: Path) -> None:
+    """Whoever replaces a key that has leaked must not believe in one that is not in force."""
+    (tmp_path / "key").write_text(f"old-{KEY}\n")
+    pointer = f"ADMIN_KEY_FILE={tmp_path / 'key'}"
+    assert not command("set", pointer).stderr
+    file_precedes = "ADMIN_KEY_FILE is set too, which takes precedence over ADMIN_KEY\n"
+    assert file_precedes in command("set", f"ADMIN_KEY=new-{KEY}").stderr
+    assert file_precedes in command("set", f"ADMIN_KEY=new-{KEY}", pointer).stderr
+    assert not command("set", f"ADMIN_KEY=new-{KEY}", "ADMIN_KEY_FILE=").stderr
+    assert file_precedes in command("set", f"ADMIN_KEY={KEY}", ADMIN_KEY_FILE=str(tmp_path / "key")).stderr
+    said = command("set", pointer, ADMIN_KEY=KEY).stderr
+    assert "ADMIN_KEY is set in the environment too, which takes precedence over ADMIN_KEY_FILE\n" in said
+
+
 def test_diff_shows_what_differs(command: Command, file: Path, tmp_path: Path) -> None:
     """From the defaults or from another file; of secrets only that they do."""
     shown = command("diff", ADMIN_KEY=KEY, STATE_DIR="").stdout

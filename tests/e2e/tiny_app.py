@@ -87,6 +87,9 @@ class OpenGate:
     def tell_unlogged(self):
         """There is none."""
 
+    def ask_of_lines(self, full):
+        """None is refused."""
+
     def judge(self, head, peer, plain):
         return Verdict(peer)
 

@@ -2,11 +2,14 @@
 
 import json
 import re
+import time
+from types import SimpleNamespace
 
 import pytest
+from flask import Request
 
 from edge.authentication import TRIES_PER_MINUTE
-from edge.gate import GATED, NAMING_BYTES
+from edge.gate import GATED, NAMING_BYTES, arrival
 from edge.ready_made import IDS_AT_ONCE, TEMPLATES, SparseLines
 from edge.request_head import read_head
 from edge.services import services
@@ -504,3 +507,24 @@ def test_a_fault_of_the_gate_ends_nobody(gate, avibe, caplog):
     avibe.would_refuse = lambda client: 1 / 0
     assert [judged(gate, path) for path in (TEXT, CHAT)] == [None, None]
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+
+
+@pytest.mark.parametrize("path", [TEXT, BATCH, CHAT, MESSAGES])
+def test_a_client_with_a_full_line_is_refused(gate, path):
+    """Before its body is read, and charged as others that are refused; nobody else is."""
+    gate.ask_of_lines(lambda client: client == "10.0.0.1")
+    body = json.dumps(BODIES[path]).encode()
+    verdict = judge(gate, head_of(path, body, {"X-Forwarded-For": "10.0.0.1"}), "127.0.0.1")
+    status, headers, answer = parsed(verdict.refusal)
+    assert status == 503
+    assert headers["retry-after"] == "5"
+    assert "overloaded" in json.dumps(answer)
+    assert judged(gate, path, headers={"X-Forwarded-For": "10.0.0.2"}) is None
+
+
+def test_a_request_has_arrived_when_its_connection_says_so():
+    """Not when a thread begins with it; now, where the connection is not one of the service's own."""
+    own = Request({"gunicorn.socket": SimpleNamespace(arrived=5.0)})
+    assert arrival(own) == 5.0
+    before = time.monotonic()
+    assert before <= arrival(Request({})) <= time.monotonic()

@@ -4,23 +4,25 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
+from functools import partial
 from threading import Thread
 
 import pytest
 
 from edge import turns
-from edge.turns import MANY, TIMES, Turns
+from edge.turns import COURTESY, LATELY, MANY, PATIENT, TIMES, Turns
 from tests.fakes import PATIENCE
 
 
 class Request:
     """A request in a thread of its own, which holds its turn until it is told to go on."""
 
-    def __init__(self, pool, among, step=lambda: None, client="a"):
+    def __init__(self, pool, among, step=lambda: None, client="a", reads=False):
         self.begun, self.go_on, self.waits = threading.Event(), threading.Event(), threading.Event()
         self._among, self._step = among, step
         self.done = Future()
-        among.begin(client, lambda turn: pool.submit(Context().run, self._serve, turn).add_done_callback(self._end))
+        go = partial(pool.submit, Context().run, self._serve)
+        among.begin(client, lambda turn: go(turn).add_done_callback(self._end), reads)
 
     def _end(self, done):
         if error := done.exception():
@@ -36,10 +38,10 @@ class Request:
             self.waits.set()
 
 
-def begun(among, client):
+def begun(among, client, reads=False):
     """Return the turn of a request for which there is one."""
     started = []
-    among.begin(client, started.append)
+    among.begin(client, started.append, reads)
     (turn,) = started
     return turn
 
@@ -240,7 +242,7 @@ def crowd(pool):
             left.release()
             assert woken.wait(PATIENCE)
 
-        requests = [Request(pool, among, wait, client="many") for _ in range(many)]
+        requests = [Request(pool, among, wait, client="many", reads=True) for _ in range(many)]
         for request in requests:
             request.go_on.set()
         assert all(left.acquire(timeout=PATIENCE) for _ in requests)
@@ -266,11 +268,11 @@ def test_a_client_has_too_many_requests_where_others_would_notice_one_more(pool,
     crowd(among, many)
     beside = [Request(pool, among, client="other") for _ in range(others)]
     assert all(request.begun.wait(PATIENCE) for request in beside)
-    assert among.too_many("many") == noticed
-    assert not among.too_many("other")
-    assert not among.too_many("nobody")
+    assert among.courtesy("many") == (COURTESY if noticed else 0)
+    assert not among.courtesy("other")
+    assert not among.courtesy("nobody")
     ended(*beside)
-    assert not among.too_many("many")
+    assert not among.courtesy("many")
 
 
 def test_a_request_counts_before_a_thread_has_it():
@@ -278,15 +280,89 @@ def test_a_request_counts_before_a_thread_has_it():
     among = Turns(MANY + 1, PATIENCE, shares_cores=lambda: True)
     begun(among, "other")
     for _ in range(MANY):
-        assert not among.too_many("many")
-        turn = begun(among, "many")
-    assert among.too_many("many")
+        assert not among.courtesy("many", reads=True)
+        turn = begun(among, "many", reads=True)
+    assert among.courtesy("many", reads=True) == COURTESY
     with among.serving(turn):
-        assert among.too_many("many")
-    assert not among.too_many("many")
+        assert among.courtesy("many", reads=True) == COURTESY
+    assert not among.courtesy("many", reads=True)
 
 
-def test_outside_of_a_request_there_are_no_turns():
-    """Whatever is called there, by the shared writer of streams or a test, waits for nothing."""
-    turns.take()
-    turns.leave()
+class OneByOne:
+    """Clients whose requests are over before their next ones come."""
+
+    def __init__(self, shares_cores=True, turns=MANY):
+        self.now = 0.0
+        self.among = Turns(turns, PATIENCE, shares_cores=lambda: shares_cores, clock=lambda: self.now)
+
+    def serve(self, client, many, reads=False):
+        for _ in range(many):
+            with self.among.serving(begun(self.among, client, reads)):
+                pass
+
+    def courtesy(self, client="many", reads=False):
+        return self.among.courtesy(client, reads)
+
+
+def test_a_client_waits_that_had_many_times_what_others_had_lately():
+    """While one of theirs is in service: what is over at once is work as well."""
+    clients = OneByOne()
+    clients.serve("many", MANY - 1)
+    turn = begun(clients.among, "other")
+    assert not clients.courtesy()
+    clients.serve("many", 1)
+    assert clients.courtesy() == PATIENT
+    assert not clients.courtesy("other")
+    assert not clients.courtesy("nobody")
+    clients.serve("third", TIMES)
+    assert not clients.courtesy()  # it has had 4, and they 2.5 on average
+    clients.serve("many", 6)
+    assert clients.courtesy() == PATIENT
+    with clients.among.serving(turn):
+        pass
+    assert not clients.courtesy()  # nobody else is in service
+
+
+def test_it_goes_on_between_the_requests_of_others_as_many_as_have_turns():
+    """For the next one of the others would find all of them in service; where no others come, there is no bound."""
+    clients = OneByOne(turns=2)
+    clients.serve("other", 1)
+    clients.serve("many", MANY)
+    for _ in range(2):
+        assert not clients.courtesy()
+        begun(clients.among, "many")
+    assert clients.courtesy() == PATIENT
+    clients.now = LATELY  # the other's one request counts no longer
+    assert not clients.courtesy()
+
+
+def test_what_was_begun_is_forgotten():
+    """Half of it with every LATELY seconds, so that nobody waits for ever beside a long answer."""
+    clients = OneByOne()
+    clients.serve("many", 3 * MANY)
+    begun(clients.among, "other")
+    for clients.now, wanted in ((0.9 * LATELY, PATIENT), (LATELY, PATIENT), (2 * LATELY, 0), (9 * LATELY, 0)):
+        assert clients.courtesy() == wanted
+    clients.serve("many", MANY)
+    assert clients.courtesy() == PATIENT
+    clients.now = 10 * LATELY
+    assert not clients.courtesy()
+
+
+def test_what_only_reads_counts_for_nothing_and_waits_for_nothing():
+    """A page has many parts, each of them small."""
+    clients = OneByOne()
+    clients.serve("many", 3 * MANY, reads=True)
+    begun(clients.among, "other")
+    assert not clients.courtesy()
+    clients.serve("many", MANY)
+    assert clients.courtesy() == PATIENT
+    assert not clients.courtesy(reads=True)
+
+
+def test_nobody_waits_where_the_models_compute_elsewhere():
+    """The threads have the cores for themselves."""
+    clients = OneByOne(shares_cores=False)
+    clients.serve("many", 3 * MANY)
+    begun(clients.among, "other")
+    assert not clients.courtesy()

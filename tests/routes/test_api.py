@@ -2,6 +2,7 @@
 
 import json
 from io import BytesIO
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,17 +59,22 @@ def test_absent_fields_take_the_settings_and_the_checkpoints_defaults(client, av
     assert avision.only.sampling.max_tokens == 200
 
 
-def test_requested_values_reach_the_model(client, avibe, settings):
-    """Prompt, length, temperature, caller and deadlines are passed on unchanged."""
+def test_requested_values_reach_the_model(client, avibe):
+    """Prompt, length, temperature and caller are passed on unchanged."""
     client.post(TEXT, json={"prompt": " Hi ", "max_tokens": 9, "temperature": 0}, headers={"X-Request-ID": "r-1"})
     submitted = avibe.only
     assert submitted.prompt.messages == ({"role": "user", "content": " Hi "},)
     assert (submitted.sampling.max_tokens, submitted.sampling.temperature) == (9, 0.0)
     assert (submitted.request_id, submitted.client) == ("r-1", "127.0.0.1")
-    assert (submitted.queue_timeout, submitted.timeout) == (
-        settings.engine.queue_timeout,
-        settings.engine.request_timeout,
-    )
+
+
+@pytest.mark.parametrize(("waited", "left"), [(0.0, (30.0, 300.0)), (10.0, (20.0, 290.0)), (40.0, (0.0, 260.0))])
+def test_deadlines_count_from_the_arrival(client, avibe, monkeypatch, waited, left):
+    """What a request has waited for a thread is part of its time."""
+    monkeypatch.setattr("middleware.arrival", lambda request: 100.0)
+    monkeypatch.setattr("routes.generation_run.time", SimpleNamespace(monotonic=lambda: 100.0 + waited))
+    client.post(TEXT, json={"prompt": "x"})
+    assert (avibe.only.queue_timeout, avibe.only.timeout) == left
 
 
 def test_null_counts_as_absent(client, avibe):

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 
 import pytest
 
@@ -82,6 +83,19 @@ def received(client, number):
     while len(data) < number and (more := client.recv(number - len(data))):
         data += more
     return data
+
+
+def test_a_request_has_arrived_when_it_is_whole():
+    """Its deadlines count from then on, however long it waits for a thread; those of the next one anew."""
+    with PairedSockets(5.0) as pair:
+        moments = [time.monotonic()]
+        for _ in range(2):
+            framing = Framing()
+            framing.feed(b"GET / HTTP/1.1\r\n\r\n")
+            pair.server.begin_request(framing, None, body_refused=False)
+            moments += [pair.server.arrived, time.monotonic()]
+            pair.server.end_request()
+        assert moments == sorted(moments)
 
 
 def begun(pair, head):

@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving.held_back import COURTESY, HeldBack
+from serving.held_back import LINE, HeldBack
+
+COURTESY = 0.5
 
 
 class Poller:
@@ -12,10 +14,13 @@ class Poller:
 
     def __init__(self):
         self.now, self.too_many, self.served = 0.0, {"many"}, []
-        self.held = HeldBack(lambda client: client in self.too_many, self.served.append, lambda: self.now)
+        self.held = HeldBack(self.courtesy, self.served.append, lambda: self.now)
 
-    def come(self, client):
-        conn = SimpleNamespace(asked_by=client)
+    def courtesy(self, client, reads):
+        return COURTESY if client in self.too_many and not reads else 0.0
+
+    def come(self, client, head=b"POST /"):
+        conn = SimpleNamespace(asked_by=client, sock=SimpleNamespace(request_head=head))
         self.held.put(conn)
         return conn
 
@@ -69,7 +74,7 @@ def test_each_client_waits_for_itself(poller):
 def test_only_so_many_go_on_as_others_do_not_notice(poller):
     """What was handed over counts at once: the rest waits on."""
     conns = [poller.come("many") for _ in range(5)]
-    poller.held._too_many = lambda client: len(poller.served) >= 2
+    poller.held._courtesy = lambda client, reads: COURTESY * (len(poller.served) >= 2)
     poller.held.hand_on()
     assert poller.served == conns[:2]
 
@@ -79,3 +84,26 @@ def test_at_the_end_all_are_served(poller):
     conns = [poller.come("many"), poller.come("many")]
     poller.held.hand_on(everything=True)
     assert poller.served == conns
+
+
+def test_what_only_reads_is_not_behind_what_waits(poller):
+    """A page is shown, and looked for again, while its client's questions wait."""
+    asked = poller.come("many")
+    read = poller.come("many", b"GET / HTTP/1.1")
+    assert poller.served == [read]
+    poller.too_many.clear()
+    poller.held.hand_on()
+    assert poller.served == [read, asked]
+
+
+def test_a_line_is_full_with_so_many_of_one_client(poller):
+    """Others' lines are not, nor is it once the first of it has gone on."""
+    for _ in range(LINE - 1):
+        poller.come("many")
+    assert not poller.held.full("many")
+    poller.come("many")
+    assert poller.held.full("many")
+    assert not poller.held.full("few")
+    poller.now = COURTESY
+    poller.held.hand_on()
+    assert not poller.held.full("many")

@@ -19,14 +19,14 @@ from types import SimpleNamespace
 import pytest
 from gunicorn.workers.gthread import ThreadWorker
 
-from edge.turns import AT_ONCE, Turns
+from edge.turns import AT_ONCE, COURTESY, MANY, Turns
 from engine.cores import Cores
 from engine.types import ModelInfo
 from models import ModelSet
 from serving.accepting import ACCEPT_PAUSE, ACCEPTED_AT_ONCE, EXHAUSTED, NOT_A_CLIENT
 from serving.connection import ClientSocket
 from serving.framing import Stage
-from serving.held_back import COURTESY, HeldBack
+from serving.held_back import LINE, HeldBack
 from serving.priority import Successors
 from serving.slow_readers import SlowReaders
 from serving.thread_pool import RecentFirstPool
@@ -140,7 +140,7 @@ def idle():
     worker._accept_again, worker._exhaustion_logged, worker._intake = 0.0, -1e9, Waiting()
     worker._addresses, worker.nr_conns, worker.worker_connections = {}, 0, 10
     worker._refused, worker._flooded = 0, False
-    worker._drain_until, worker._held_back = None, HeldBack(lambda client: False, None)
+    worker._drain_until, worker._held_back = None, HeldBack(lambda client, reads: 0.0, None)
     worker._turns = Turns()
     worker.ppid, worker._successors = NO_PROCESS, Successors(Cores())
     worker.log = logging.getLogger("avito_ai.test")
@@ -268,7 +268,7 @@ def test_a_request_that_cannot_be_ended_is_dropped(idle, caplog):
 def test_a_request_that_is_held_back_goes_on_when_others_end(idle):
     """When one has ended, in a sweep once it has waited for long enough, and all of them in a drain."""
     too_many, served, now = ["many"], [], [0.0]
-    idle._held_back = HeldBack(lambda client: client in too_many, served.append, lambda: now[0])
+    idle._held_back = HeldBack(lambda client, reads: COURTESY * (client in too_many), served.append, lambda: now[0])
     idle._intake.sweep = idle._intake.discard = lambda *_: None
     idle.wsgi, idle.lost = None, True
     sock = SimpleNamespace(request_head=b"POST / HTTP/1.1", end_request=lambda: None)
@@ -301,9 +301,43 @@ def test_a_request_that_is_held_back_goes_on_when_others_end(idle):
 def test_on_one_core_one_request_is_worked_on_at_once(idle, monkeypatch, cores, turns):
     """Two would only take turns there."""
     monkeypatch.setattr("serving.worker.usable_cores", lambda: cores)
-    idle.tpool = None
-    idle._share_cores()
+    shared(idle)
     assert idle._turns._lines[0].free == turns
+
+
+def shared(worker):
+    """Let a worker share its cores; return what its gate asks of a client's line."""
+    asked = []
+    of_worker = SimpleNamespace(
+        gate=SimpleNamespace(ask_of_lines=asked.append),
+        settings=SimpleNamespace(engine=SimpleNamespace(queue_timeout=30.0)),
+        models=[("avibe", SimpleNamespace(info=SimpleNamespace(on_processor=True)))],
+    )
+    worker.tpool, worker.wsgi = None, SimpleNamespace(extensions={"services": of_worker})
+    worker._share_cores()
+    (full,) = asked
+    return full
+
+
+def test_a_request_waits_for_others_for_half_of_its_time_in_the_queue(idle):
+    """The other half is left for the engine's queue."""
+    shared(idle)
+    for _ in range(MANY):
+        idle._turns.begin("many", lambda turn: turn.leave())
+    idle._turns.begin("other", lambda turn: turn.leave())
+    assert idle._turns.courtesy("many") == 15.0
+
+
+def test_the_gate_knows_whose_line_is_full(idle):
+    """So that it refuses what would only wait longer."""
+    full = shared(idle)
+    sock = SimpleNamespace(request_head=b"POST / HTTP/1.1")
+    idle._held_back._courtesy = lambda client, reads: COURTESY
+    for _ in range(LINE):
+        assert not full("many")
+        idle.enqueue_req(SimpleNamespace(asked_by="many", sock=sock))
+    assert full("many")
+    assert not full("few")
 
 
 class Unnamed:

@@ -163,8 +163,17 @@ def test_names_elsewhere_may_have_aliases_and_prices(tmp_path: Path) -> None:
     """As the service's own names."""
     path = tmp_path / "upstreams.toml"
     path.write_text(f'[[upstream]]\nname = "big"\nurls = "{URL}"\nmodel = "m"\n')
-    settings = load_settings({"UPSTREAMS_FILE": str(path), "MODEL_ALIASES": "gpt-4=big"}, None, lambda: False)
+    named = {"UPSTREAMS_FILE": str(path), "MODEL_ALIASES": "gpt-4=big", "PRICES": "big=1/2,avibe=3/4"}
+    settings = load_settings(named, None, lambda: False)
     assert settings.model.model_aliases == (("gpt-4", "big"),)
+    assert settings.spending.prices == {
+        "big": (1_000_000, 2_000_000, 1_000_000),
+        "avibe": (3_000_000, 4_000_000, 3_000_000),
+    }
+    path.write_text(path.read_text() + 'price = "5/6"\n')
+    assert load_settings(named, None, lambda: False).spending.prices == settings.spending.prices
+    (mistake,) = mistakes(UPSTREAMS_FILE=str(path), PRICES="bigger=1/2")
+    assert "(avibe, avision, big), and not 'bigger'" in mistake
 
 
 def test_the_document_has_the_table_of_capabilities() -> None:

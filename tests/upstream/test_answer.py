@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine.errors import ServiceError, UpstreamFailed
 from engine.types import AnswerRules, ChatPrompt, TextPrompt
 from tests.upstream.conftest import asking
-from upstream.answer import MOST_BYTES, MOST_BYTES_A_TOKEN, AnswerReader
+from upstream.answer import MOST_BYTES, MOST_BYTES_A_TOKEN, WITHHELD, AnswerReader
 from upstream.event_stream import MAX_EVENT, MAX_OTHER, EventReader, EventTooLong
 
 RULES = AnswerRules(arguments={"look": {}, "stop": {}})
@@ -59,16 +59,9 @@ def read(one: AnswerReader, *chunks: bytes) -> str:
         b'{"choices": [{"delta": {"tool_calls": [{"index": "x"}]}}]}',
         b'{"choices": [{"delta": {"tool_calls": [{"index": 1e400, "function": {}}]}}]}',
         b'{"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"name": 5}}]}}]}',
-        b'{"choices": [], "usage": {"prompt_tokens": 100000000000000000000, "completion_tokens": 1}}',
-        b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": -1}}',
         b'{"choices": [{"delta": {}, "finish_reason": "nonsense"}]}',
         b'{"choices": [{"delta": {}, "finish_reason": 5}]}',
         b'{"choices": [{"delta": {}, "finish_reason": ["stop"]}]}',
-        b'{"choices": [], "usage": {"prompt_tokens": -1, "completion_tokens": 1}}',
-        b'{"choices": [], "usage": {"prompt_tokens": "1", "completion_tokens": 1}}',
-        b'{"choices": [], "usage": {"prompt_tokens": 1}}',
-        b'{"choices": [], "usage": [1]}',
-        b'{"choices": [], "usage": {"prompt_tokens": 5.5, "completion_tokens": 1}}',
         b'{"error": {"message": "secret words"}}',
         b'{"error": "secret words", "choices": []}',
         b"[" * 100_000,
@@ -156,6 +149,30 @@ def test_reasoning_is_shown_where_it_is_asked_for() -> None:
         silent = reader()
         assert read(silent, *parts) == "a"
         assert silent.output_tokens >= 2
+
+
+def test_reasoning_may_be_a_part_of_the_content() -> None:
+    """As Mistral's models send it, in lists; the text may be in one, or not."""
+    thought = chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}], "closed": True}]})
+    for text in ("a", [{"type": "text", "text": "a"}, {"type": "reference", "reference_ids": [1]}]):
+        assert read(reader(prompt=THINKING), thought, chunk({"content": text})) == "<think>\nhm\n</think>\n\na"
+        assert read(reader(), thought, chunk({"content": text})) == "a"
+
+
+def test_reasoning_between_calls_closes_the_one_before() -> None:
+    """Some models think again before each."""
+    one = reader(prompt=THINKING, rules=RULES)
+    first, second = TWO_CALLS.split("\n<tool_call>")
+    read(one, call("look", '{"a":1}', index=0), chunk({"reasoning": "hm"}), call("stop", '{"b":2}', index=1))
+    assert one.text == f"{first}<think>\nhm\n</think>\n\n\n<tool_call>{second}"
+
+
+@pytest.mark.parametrize("space", ["\n", " ", "\n\n"])
+def test_white_space_within_a_call_or_behind_it_says_nothing(space: str) -> None:
+    """It ends no call, and more of its arguments may follow."""
+    parts = [call("look", '{"a"', index=0, id="c"), call("", ":1}", index=0), call("stop", '{"b":2}', index=1)]
+    blank = chunk({"content": space})
+    assert read(reader(rules=RULES), *(one for part in parts for one in (part, blank))) == TWO_CALLS
 
 
 def test_a_cut_call_stays_open() -> None:
@@ -273,6 +290,15 @@ def test_lines_without_data_are_given_up_where_they_do_not_end(line: bytes) -> N
         any(events.feed(many) is None for _ in range(2000))
 
 
+@pytest.mark.parametrize("empty", [b"data:\n\n", b"data: \r\n\r\n", b"data:  \n\n", b"data\ndata:\ndata:\n\n"])
+def test_an_event_without_data_is_none(empty: bytes) -> None:
+    """Servers and proxies send them as signs of life; an endless number of them is given up."""
+    events = EventReader()
+    assert events.feed(empty + b"data: a\n\n" + empty + b"data: b\ndata:\ndata: c\n\n" + empty) == [b"a", b"b\n\nc"]
+    with pytest.raises(EventTooLong):
+        any(events.feed(empty * 1000) is None for _ in range(2000))
+
+
 def test_an_event_without_end_is_given_up() -> None:
     """As no server means that."""
     with pytest.raises(EventTooLong):
@@ -343,6 +369,86 @@ def test_a_call_that_is_gone_on_with_after_another_has_begun_is_none() -> None:
             one.read(call("", "}", **again))
 
 
+@pytest.mark.parametrize("beside", [{}, {"index": None}, {"index": 0}, {"id": ""}, {"index": 0, "id": ""}])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_calls_without_ids_and_indices_are_told_apart_by_what_they_are(beside: dict[str, Any], parts: int) -> None:
+    """By another name, or by another beginning behind arguments that are whole."""
+    for names in (("look", "stop"), ("look", "look")):
+        events = [
+            event
+            for name, letter, number in zip(names, "ab", (1, 2), strict=True)
+            for event in (
+                [call(name, f'{{"{letter}":{number}}}', **beside)]
+                if parts == 1
+                else [call(name, f'{{"{letter}"', **beside), call("", f":{number}}}", **beside)]
+            )
+        ]
+        one = reader(rules=RULES)
+        read(one, *events)
+        assert one.calls == [(names[0], '{"a":1}'), (names[1], '{"b":2}')]
+
+
+def test_calls_without_arguments_are_told_apart_by_their_names() -> None:
+    """As nothing else tells them apart."""
+    one = reader(rules=RULES)
+    read(one, call("look"), call("stop", ""))
+    assert one.calls == [("look", "{}"), ("stop", "{}")]
+
+
+@pytest.mark.parametrize("told", [{}, {"index": 0}, {"index": 0, "id": ""}, {"index": 0, "id": "c"}, {"id": "c"}])
+def test_a_name_that_is_told_with_each_part_begins_no_call(told: dict[str, Any]) -> None:
+    """Neither within the arguments nor at their end."""
+    one = reader(rules=RULES)
+    read(one, *(call("look", part, **told) for part in ("", '{"a": {', "}", "}", "", " ")))
+    assert one.calls == [("look", '{"a": {}} ')]
+
+
+def test_an_index_that_is_counted_up_with_each_part_begins_no_call() -> None:
+    """Where there is neither an id nor a name, and the arguments are not whole."""
+    one, parts = reader(rules=RULES), ("", '{"a": {', "}", "}")
+    events = [call("look" if not at else "", part, index=at) for at, part in enumerate(parts)]
+    read(one, *events, call("stop", "{}", index=4, id="c"))
+    assert one.calls == [("look", '{"a": {}}'), ("stop", "{}")]
+
+
+def test_arguments_may_come_as_an_object() -> None:
+    """It is written as the text that it should have been."""
+    one = reader(rules=RULES)
+    said = read(one, chunk({"tool_calls": [{"index": 0, "function": {"name": "look", "arguments": {"a": "\u044f"}}}]}))
+    assert json.loads(one.calls[0][1]) == {"a": "\u044f"}
+    assert one.calls[0][1] in said
+
+
+@pytest.mark.parametrize(
+    ("reason", "found"),
+    [
+        ("stop", "stop"),
+        ("STOP", "stop"),
+        ("end_turn", "stop"),
+        ("eos_token", "stop"),
+        ("tool_use", "stop"),
+        ("MAX_TOKENS", "length"),
+        ("model_length", "length"),
+        ("safety", None),
+        ("sensitive", None),
+    ],
+)
+def test_a_finish_reason_may_have_the_name_that_the_models_maker_gives_it(reason: str, found: str | None) -> None:
+    """Where a server passes on what it was told; an answer that is withheld is so by each of the names."""
+    one = reader()
+    one.read(chunk({"content": "a"}))
+    with nullcontext() if found else pytest.raises(UpstreamFailed) as failed:
+        one.read(chunk(finish_reason=reason))
+    assert one.finish_reason == found
+    assert failed is None or failed.value.message == WITHHELD
+
+
+def test_a_sign_of_life_is_no_part() -> None:
+    """As Anthropic's models have them."""
+    ping = b'{"type": "ping"}'
+    assert read(reader(), ping, chunk({"role": "assistant", "content": None}), ping, chunk({"content": "a"})) == "a"
+
+
 def test_an_empty_finish_reason_is_none() -> None:
     """Some servers write it in each event before the last."""
     one = reader()
@@ -388,6 +494,48 @@ def test_a_whole_answer_stays_so_whatever_follows_it(told: bytes, tokens: tuple[
         one.read(data)
     one.end()
     assert (one.text, one.done, (one.prompt_tokens, one.output_tokens)) == ("twelve bytes", True, tokens)
+
+
+UNUSABLE: list[object] = [
+    7,
+    [1],
+    "7",
+    {"total_tokens": 9},
+    {"prompt_tokens": 7},
+    {"prompt_tokens": 7, "completion_tokens": None},
+    {"prompt_tokens": "7", "completion_tokens": 1},
+    {"prompt_tokens": 7, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": "0"}},
+    {"prompt_tokens": 7, "completion_tokens": 1, "prompt_tokens_details": [0]},
+    {"prompt_tokens": 10**20, "completion_tokens": 1},
+    {"prompt_tokens": 7, "completion_tokens": -1},
+    {"prompt_tokens": -1, "completion_tokens": 1},
+    {"prompt_tokens": 5.5, "completion_tokens": 1},
+]
+
+
+@pytest.mark.parametrize("told", UNUSABLE)
+def test_usage_that_cannot_be_used_spoils_no_answer(told: object) -> None:
+    """Wherever it stands: beside each part, in the event of the finish reason, or in one of its own before or after."""
+    alone = json.dumps({"choices": [], "usage": told}).encode()
+
+    def beside(delta: dict[str, Any], reason: str | None = None) -> bytes:
+        return json.dumps({"choices": [{"delta": delta, "finish_reason": reason}], "usage": told}).encode()
+
+    one = reader()
+    for data in (alone, beside({"content": "twelve bytes"}), beside({}, "stop"), alone, b"[DONE]"):
+        one.read(data)
+    one.end()
+    assert (one.text, one.finish_reason) == ("twelve bytes", "stop")
+    assert (one.prompt_tokens, one.output_tokens, one.cached_tokens) == (5, 4, 0)
+
+
+def test_usage_beside_the_finish_reason_counts() -> None:
+    """As some servers tell it."""
+    one = reader()
+    one.read(chunk({"content": "twelve bytes"}))
+    one.read(usage(7, 3, choices=[{"delta": {"role": "assistant", "content": None}, "finish_reason": "stop"}]))
+    one.end()
+    assert (one.prompt_tokens, one.output_tokens) == (7, 3)
 
 
 def test_what_is_withheld_at_last_is_withheld() -> None:

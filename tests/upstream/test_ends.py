@@ -74,6 +74,17 @@ def test_the_first_event_counts_behind_a_mark(server: FakeUpstream, opened: Open
     assert opened().submit(asking()).result().text == "Hello."
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/plain; charset=utf-8", "application/x-ndjson"])
+def test_events_are_read_whatever_they_are_called(server: FakeUpstream, opened: Open, kind: str) -> None:
+    """Some servers and gateways call them JSON; what is none of them is no answer."""
+    server.script.kind, server.script.raw = kind, [SAID, END, USAGE, event("[DONE]")]
+    assert opened().submit(asking()).result().text == "Hello."
+    for none in (b'{"choices": [{"message": {"content": "Hello."}}]}', b"\x1f\x8b\x08" + bytes(100), b"x" * (2 << 20)):
+        server.script.raw = [none]
+        with pytest.raises(UpstreamFailed):
+            opened(retries=0).submit(asking()).result()
+
+
 def test_an_answer_that_its_own_stop_string_cut_follows_no_schema(server: FakeUpstream, opened: Open) -> None:
     """The client has asked for it, as it may of a model that is loaded here."""
     rules = AnswerRules("response_format", SCHEMA)

@@ -21,20 +21,21 @@ from engine.errors import (
     RequestAborted,
     RetryLater,
     ServiceError,
-    Unsupported,
     UpstreamFailed,
     UpstreamTimedOut,
     ValidationError,
 )
-from engine.types import GenerationRequest, Status
+from engine.types import AnswerRules, GenerationRequest, Status
+from settings.upstream_kinds import KINDS
 from tests.fake_upstream import FakeUpstream, event
 from tests.fakes import Clock, ScriptedBackend
 from tests.upstream.conftest import Open, asking
 from tests.upstream.test_backend import SAID
 from upstream.backend import UpstreamBackend
-from upstream.failures import retry_after_of
+from upstream.failures import AttemptFailed, retry_after_of
 from upstream.fleet import Fleet
 from upstream.loop import THREADS, UpstreamLoop
+from upstream.replica import Replica
 from upstream.standing_in import StandingIn
 
 PATIENCE = 60.0
@@ -185,9 +186,20 @@ def test_what_a_retry_after_says(text: str | None, seconds: float | None) -> Non
     assert retry_after_of(text) == seconds
 
 
-def test_a_date_is_read_too() -> None:
-    """One that has passed asks for no pause."""
-    assert retry_after_of("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+@pytest.mark.parametrize("form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+def test_a_date_is_read_too(monkeypatch: pytest.MonkeyPatch, form: str, zone: str) -> None:
+    """In each of the forms of RFC 9110, section 5.6.7, all in GMT; one that has passed asks for no pause."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        seconds = retry_after_of(time.strftime(form, time.gmtime(time.time() + 40)))
+        assert seconds is not None
+        assert 20 < seconds <= 40
+        assert retry_after_of(time.strftime(form, time.gmtime(1445412480))) == 0.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_redirects_are_not_followed(server: FakeUpstream, opened: Open) -> None:
@@ -284,6 +296,40 @@ def test_one_client_does_not_keep_a_breaker_open(server: FakeUpstream, opened: O
     until(lambda: not backend.stats().num_requests_running)
     assert backend.submit(asking(client="b")).result().text == SAID
     assert state_of(backend) == "closed"
+
+
+def test_trials_that_fail_for_two_clients_open_it_again(server: FakeUpstream, opened: Open) -> None:
+    """However many failures open it where it is closed."""
+    clock = Clock()
+    backend = opened(clock=clock, retries=0, breaker_failures=4, breaker_seconds=60)
+    server.script.always = "500"
+    for client in "abab":
+        failure_of(backend.submit(asking(client=client)))
+    clock.advance(60)
+    until(lambda: state_of(backend) == "half-open")
+    for client, state in (("a", "half-open"), ("b", "open")):
+        until(lambda: not backend.stats().num_requests_running)
+        failure_of(backend.submit(asking(client=client)))
+        assert state_of(backend) == state
+    assert backend.reports()[0].opened == 2
+
+
+def test_the_end_of_an_old_trial_lets_no_second_one_through() -> None:
+    """It was given up when the breaker opened again, and another is in flight since."""
+    clock = Clock()
+    replica = Replica("avibe", 0, "http://a/v1", fail_max=1, reset=10, clock=clock)
+    requests = []
+    for _ in range(2):
+        replica.failed(AttemptFailed("probe", UpstreamFailed("Away."), away=True))
+        clock.advance(10)
+        replica.half_open()
+        assert replica.usable
+        requests.append(replica.enter())
+    assert not replica.usable
+    replica.leave(requests[0])
+    assert not replica.usable
+    replica.leave(requests[1])
+    assert replica.usable
 
 
 def test_a_server_that_cannot_be_reached_needs_no_second_client(server: FakeUpstream, opened: Open) -> None:
@@ -498,12 +544,75 @@ def test_checkpoints_that_take_long_keep_no_host_name_waiting(server: FakeUpstre
         one.stop(0)
 
 
-def test_a_mistake_of_the_client_is_its_own_though_another_could_be_asked(server: FakeUpstream, opened: Open) -> None:
-    """The checkpoint would refuse it as well."""
-    own, elsewhere = ScriptedBackend(text="Ours."), opened(role="first")
-    server.script.faults = ["too long"]
-    assert isinstance(failure_of(StandingIn(own, elsewhere).submit(asking())), ContextTooLong)
-    assert not own.submitted
+LESS: list[tuple[dict[str, object], str]] = [  # of a request, and how the server refuses it, if it is asked
+    ({"max_tokens": 100}, ""),  # its context is 64
+    ({"text": "x" * 100_000}, ""),
+    ({"top_k": 5}, ""),
+    ({"rules": AnswerRules("response_format", {"type": "nothing"})}, ""),
+    ({}, "too long"),
+    ({}, "400"),
+    ({}, "413"),
+    ({}, "422"),
+]
+
+
+def beside(opened: Open, role: str) -> tuple[ScriptedBackend, StandingIn]:
+    """Return a checkpoint, and it with a server that takes less."""
+    own = ScriptedBackend(text="Ours.")
+    return own, StandingIn(own, opened(role=role, max_model_len=64, kind="openai", takes=KINDS["openai"]))
+
+
+@pytest.mark.parametrize(("asked", "fault"), LESS)
+def test_the_checkpoint_answers_what_the_server_before_it_does_not_take(
+    server: FakeUpstream, opened: Open, asked: dict[str, object], fault: str
+) -> None:
+    """What clients are told is the checkpoint's; its word counts where it is busy, or takes no more."""
+    own, backend = beside(opened, "first")
+    busy, wrong = Overloaded("Full.", 3), ContextTooLong("Too long.", "prompt", 4096)
+    for refusal in (None, busy, wrong):
+        own.refusal, server.script.faults = refusal, [fault] if fault else []
+        values = {"max_tokens": 50, **asked}
+        if refusal is None:
+            assert backend.submit(asking(**values)).result().text == "Ours."
+            continue
+        with pytest.raises(type(refusal)) as refused:
+            backend.submit(asking(**values)).result()
+        assert refused.value is refusal
+    assert len(server.heard) == (3 if fault else 0)
+
+
+@pytest.mark.parametrize(("asked", "fault"), LESS)
+def test_a_busy_checkpoint_stays_so_where_the_server_behind_it_takes_less(
+    server: FakeUpstream, opened: Open, asked: dict[str, object], fault: str
+) -> None:
+    """The client may try again, as with a 400 none does; one that has become free meanwhile answers."""
+    own, backend = beside(opened, "spare")
+    own.refusal, server.script.faults = Overloaded("Full.", 3), [fault] if fault else []
+    with pytest.raises(Overloaded) as refused:
+        backend.submit(asking(**{"max_tokens": 50, **asked})).result()
+    assert refused.value.retry_after == 3
+    own.refusal = None
+    assert backend.submit(asking(**{"max_tokens": 50, **asked})).result().text == "Ours."
+
+
+def test_a_request_of_a_batch_that_the_server_does_not_take_waits_for_the_checkpoint(
+    server: FakeUpstream, opened: Open
+) -> None:
+    """As one that the checkpoint alone answers for."""
+    own, backend = beside(opened, "first")
+    taken = backend.submit_when_free(asking(max_tokens=100), True, lambda: None)
+    assert taken is not None
+    assert taken.result().text == "Ours."
+    assert not server.heard
+
+
+def test_what_the_checkpoint_refuses_is_asked_of_no_server(server: FakeUpstream, opened: Open) -> None:
+    """It would be the client's mistake while the checkpoint is free, and none while it is not."""
+    own, backend = beside(opened, "spare")
+    own.refusal = ContextTooLong("Too long.", "prompt", 4096)
+    with pytest.raises(ContextTooLong):
+        backend.submit(asking())
+    assert not server.heard
 
 
 def test_the_upstream_stands_in_for_the_checkpoint(server: FakeUpstream, opened: Open) -> None:
@@ -517,17 +626,3 @@ def test_the_upstream_stands_in_for_the_checkpoint(server: FakeUpstream, opened:
     elsewhere.drain()
     with pytest.raises(Overloaded):
         backend.submit(asking())
-
-
-def test_a_busy_checkpoint_stays_so_where_the_upstream_takes_less(server: FakeUpstream, opened: Open) -> None:
-    """The client may try again; what it asked for is right."""
-    own, elsewhere = ScriptedBackend(), opened(role="spare", takes=frozenset({"stop"}))
-    own.refusal = Overloaded("Full.", 3)
-    backend = StandingIn(own, elsewhere)
-    with pytest.raises(Overloaded):
-        backend.submit(asking(top_k=5))
-    own.refusal = None
-    assert backend.submit(asking(top_k=5)).result().text
-    with pytest.raises(Unsupported):
-        elsewhere.submit(asking(top_k=5))
-    assert not server.heard

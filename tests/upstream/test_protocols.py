@@ -11,12 +11,14 @@ import pytest
 from flask.testing import FlaskClient
 
 from config import load_settings
+from engine.errors import Overloaded
 from models import ModelSet
 from tests.fake_upstream import FakeUpstream, Script
-from tests.fakes import FakeMachine
+from tests.fakes import FakeMachine, ScriptedBackend
 from tests.upstream.conftest import Open
 from tests.upstream.test_backend import SAID
 from tests.upstream.test_faults import limits_for
+from upstream.standing_in import StandingIn
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {
@@ -57,8 +59,9 @@ CODES: dict[str, Text] = {
     "chat": lambda body: body["error"]["code"],
     "completions": lambda body: body["error"]["code"],
     "responses": lambda body: body["error"]["code"],
-    "messages": lambda body: body["error"]["details"]["code"] if "details" in body["error"] else body["error"]["type"],
+    "messages": lambda body: body["error"]["type"],
 }
+ANTHROPIC = {502: "api_error", 503: "overloaded_error", 504: "timeout_error"}
 
 
 @pytest.fixture
@@ -130,8 +133,7 @@ def test_a_fault_has_the_status_of_its_kind_and_the_shape_of_its_protocol(
         response = client.post(path, json=body)
         assert response.status_code == status, name
         assert response.json is not None
-        if name != "messages":
-            assert CODES[name](response.json) == code
+        assert CODES[name](response.json) == (ANTHROPIC[status] if name == "messages" else code)
         assert "secret" not in response.text
         assert ("Retry-After" in response.headers) == (status == 503)
 
@@ -175,7 +177,7 @@ def test_a_prompt_that_the_server_finds_too_long_is_named_as_its_field(
     said = []
     for stream in (False, True):
         server.script.faults = ["too long"]
-        response = client.post(path, json={**body, "stream": stream})
+        response = client.post(path, json={**body, "stream": stream}, headers={"X-Request-ID": "mine"})
         assert response.status_code == 400
         said.append(response.json["error"])  # type: ignore[index]
     fields = {"chat": "messages", "completions": "prompt", "responses": "input"}
@@ -281,6 +283,25 @@ def test_readiness_follows_the_breakers(opened: Open, environ: dict[str, str], s
     assert told is not None
     assert told["status"] == "unhealthy"
     assert client.get("/api/health/live").status_code == 200
+
+
+@pytest.mark.parametrize("role", ["first", "spare"])
+def test_no_answer_is_kept_as_the_checkpoints_that_may_be_the_servers(
+    opened: Open, environ: dict[str, str], role: str
+) -> None:
+    """Nor does an answer say that it might be: each request is asked, of whichever can answer it."""
+    from app_production import create_app
+
+    own, elsewhere = ScriptedBackend(text="Ours."), opened(role=role, retries=0)
+    models = ModelSet({"avibe": StandingIn(own, elsewhere)}, upstreams={"avibe": elsewhere})
+    settings = load_settings(environ | {"ANSWER_CACHE_MIB": "1"}, None)
+    client = create_app(settings, models, FakeMachine()).test_client()
+    path, body, text = PROTOCOLS["chat"]
+    for busy in (True, False):
+        own.refusal = Overloaded("Full.", 3) if busy else None
+        response = client.post(path, json=body | {"temperature": 0})
+        assert text(response.json) == (SAID if busy or role == "first" else "Ours.")
+        assert "X-Cache" not in response.headers
 
 
 def test_further_models_stand_beside_those_of_the_service(

@@ -227,6 +227,30 @@ def test_tokens_of_a_minute_return_one_by_one(shop):
     shop.budgets.check(account)
 
 
+@pytest.mark.parametrize("fraction", [0, 0.25, 0.999])
+def test_the_minute_of_an_answer_is_a_whole_one(shop, fraction):
+    """Wherever in a second it ended: it counts for 60 seconds, and for one more at most."""
+    account = holder(tokens_per_minute=10)
+    shop.monotonic.advance(fraction)
+    shop.answer(account, 10)
+    shop.monotonic.advance(59.9)
+    with pytest.raises(LimitReached):
+        shop.budgets.check(account)
+    shop.monotonic.advance(1.1)
+    shop.budgets.check(account)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_answer_that_the_database_was_read_with_counts_once(sign):
+    """Though it is counted here only after that; by its position in the journal, or in memory."""
+    day, month, ledger = day_of(NOON), month_of(NOON), Ledger(0.0)
+    ledger.merge(Reading(day, month, 10, Used(5, 5), Used(5, 5), of_memory=10))
+    ledger.add(sign * 10, NOON, 5, 5)
+    assert (ledger.used_in(day), ledger.used_in(month)) == (Used(5, 5), Used(5, 5))
+    ledger.add(sign * 20, NOON, 7, 7)
+    assert (ledger.used_in(day), ledger.used_in(month)) == (Used(12, 12), Used(12, 12))
+
+
 def test_a_clock_that_is_set_does_not_move_the_minute(shop):
     """Minutes are counted on a clock that cannot be set; days are those of the calendar, in both directions."""
     account = holder(tokens_per_minute=10, tokens_per_day=50)

@@ -68,9 +68,12 @@ def test_the_database_gets_each_record_once(database, recorder, new_record):
         assert total(database) == number + 1
 
 
-def test_a_commit_whose_answer_was_lost_is_not_repeated(database, recorder, new_record, monkeypatch):
-    """The position in the database tells what it has, whatever the writer was told."""
+@pytest.mark.parametrize("with_journal", [True, False])
+def test_a_commit_whose_answer_was_lost_is_not_repeated(database, recorder, new_record, monkeypatch, with_journal):
+    """The position in the database tells what it has, whatever the writer was told; of records in memory as well."""
     add = store.add
+    if not with_journal:
+        recorder._journal = None
 
     def lost(*arguments):
         add(*arguments)
