@@ -341,8 +341,8 @@ def test_a_server_that_cannot_be_reached_needs_no_second_client(server: FakeUpst
     assert state_of(backend) == "open"
 
 
-def test_a_trial_that_fails_opens_it_again(server: FakeUpstream, opened: Open) -> None:
-    """And only one request at a time is such a trial."""
+def test_only_one_request_at_a_time_tries_a_breaker(server: FakeUpstream, opened: Open) -> None:
+    """Another may, once that one has ended undecided; the fewest failures that open a breaker do so again."""
     backend = opened(retries=0, breaker_failures=1, breaker_seconds=0.2)
     server.script.faults = ["500"]
     failure_of(backend.submit(asking()))
@@ -359,6 +359,21 @@ def test_a_trial_that_fails_opens_it_again(server: FakeUpstream, opened: Open) -
     assert backend.reports()[0].opened == 2
 
 
+def test_trials_that_fail_for_two_clients_open_it_again(server: FakeUpstream, opened: Open) -> None:
+    """One of each is enough, however many failures opened it at first."""
+    clock = Clock()
+    backend = opened(clock=clock, retries=0, breaker_failures=3, breaker_seconds=60)
+    server.script.always = "500"
+    for client in "aab":
+        failure_of(backend.submit(asking(client=client)))
+    clock.advance(60)
+    until(lambda: state_of(backend) == "half-open")
+    for client in "ab":
+        until(lambda: not backend.stats().num_requests_running)
+        failure_of(backend.submit(asking(client=client)))
+    assert (state_of(backend), backend.reports()[0].opened) == ("open", 2)
+
+
 def test_probes_find_a_server_that_is_away_and_one_that_is_back(server: FakeUpstream, opened: Open) -> None:
     """Without any request of a client, so that readiness recovers behind a load balancer."""
     server.script.always = "500"
@@ -373,14 +388,18 @@ def test_probes_find_a_server_that_is_away_and_one_that_is_back(server: FakeUpst
 
 
 def test_probes_find_a_server_that_goes_away_again_before_any_request(server: FakeUpstream, opened: Open) -> None:
-    """Half open, it would be taken for one that is there."""
-    backend = opened(probe_seconds=0.1, breaker_seconds=0.2, breaker_failures=1, retries=0)
-    server.script.faults = ["500"]
-    failure_of(backend.submit(asking()))
+    """Half open, it would be taken for one that is there: the first failed probe opens it again."""
+    clock = Clock()
+    backend = opened(clock=clock, probe_seconds=1, breaker_seconds=60, breaker_failures=3, retries=0)
+    server.script.faults = ["500"] * 3
+    for client in "aab":
+        failure_of(backend.submit(asking(client=client)))
+    clock.advance(60)
     until(lambda: state_of(backend) == "half-open")
     server.script.always = "500"
+    clock.advance(2)
     until(lambda: backend.state().status is Status.STALLED)
-    assert len(server.heard) == 1
+    assert (len(server.heard), backend.reports()[0].failures["probe"]) == (3, 1)
 
 
 def test_probes_leave_a_server_half_open_until_a_request_is_answered(server: FakeUpstream, opened: Open) -> None:
