@@ -83,6 +83,39 @@ def test_copies_that_start_together_migrate_once(tmp_path):
     assert set(METADATA.tables) <= set(inspect(open_database(url)).get_table_names())
 
 
+def test_a_copy_that_migrates_lets_no_other_process_write(engine, monkeypatch):
+    """From its look at the version on; else two would see no tables, and both make them."""
+    held, is_older = [], database.connect._is_older
+
+    def look(*arguments):
+        with closing(sqlite3.connect(engine.url.database, timeout=0)) as other:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("BEGIN IMMEDIATE")
+        held.append(True)
+        return is_older(*arguments)
+
+    monkeypatch.setattr(database.connect, "_is_older", look)
+    migrate(engine)
+    assert held == [True]
+
+
+def test_readers_and_the_writer_do_not_wait_for_each_other(tmp_path, monkeypatch):
+    """Each reader has all of one moment, and a change is kept while it reads."""
+    monkeypatch.setattr(database.connect, "BUSY_SECONDS", 0.0)
+    engine = open_database(sqlite_url(tmp_path / "avito-ai.db"))
+    migrate(engine)
+    count = text("SELECT count(*) FROM revisions")
+    with engine.connect() as reader, engine.connect() as another:
+        reader.exec_driver_sql("BEGIN")
+        assert reader.execute(count).scalar_one() == 0
+        with engine.begin() as writer:
+            writer.execute(text("INSERT INTO revisions VALUES ('keys', 7)"))
+            assert another.execute(count).scalar_one() == 0
+        assert reader.execute(count).scalar_one() == 0
+    with engine.connect() as reader:
+        assert reader.execute(count).scalar_one() == 1
+
+
 @pytest.mark.parametrize("url", ["nonsense", "mysql://host/name", "sqlite:////proc/none/at/all.db"])
 def test_a_database_that_cannot_be_used_is_told(url):
     """A wrong URL, a driver that is not there and a folder that cannot be made are one typed error."""
