@@ -69,7 +69,7 @@ def test_every_secret_may_stand_in_a_file_and_is_read_again(tmp_path: Path, name
 
 @pytest.mark.parametrize("text", ["", "short", None])
 def test_an_unusable_file_leaves_the_secret(file: Path, caplog: pytest.LogCaptureFixture, text: str | None) -> None:
-    """One that is being written, emptied or gone: it is told once, without what is in it."""
+    """One that is being written, emptied or gone: it is told once, without what is in it; and again the next time."""
     watched = live(ADMIN_KEY_FILE=str(file))
     if text is None:
         file.unlink()
@@ -84,6 +84,11 @@ def test_an_unusable_file_leaves_the_secret(file: Path, caplog: pytest.LogCaptur
     written(file, SECOND)
     watched.refresh()
     assert watched.current.security.admin_key == SECOND
+    caplog.clear()
+    written(file, "")
+    watched.refresh()
+    assert watched.current.security.admin_key == SECOND
+    assert "ADMIN_KEY_FILE has no usable secret any more" in caplog.text
 
 
 def test_a_secret_in_the_environment_is_not_looked_for() -> None:
