@@ -559,6 +559,14 @@ def test_usage_that_is_told_early_is_not_the_last_word() -> None:
     assert one.output_tokens == 15
 
 
+def test_no_more_of_a_prompt_is_cached_than_it_has() -> None:
+    """Whatever the server tells: else its answer would cost less than nothing."""
+    one = reader()
+    told = {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 9}}
+    read(one, json.dumps({"choices": [], "usage": told}).encode())
+    assert (one.prompt_tokens, one.cached_tokens) == (7, 7)
+
+
 def test_what_is_written_around_a_call_is_no_token_of_the_server() -> None:
     """Its count stays, though the end of the call is written behind it."""
     one = reader(rules=RULES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 
@@ -10,11 +11,19 @@ from engine.errors import ContextTooLong, NotReady, Overloaded, RequestAborted, 
 from engine.types import AnswerRules, ChatPrompt, DetokenizeRequest, EncodedImage, Spent, TextPrompt, TokenizeRequest
 from settings.upstream_kinds import KINDS
 from tests.fake_upstream import WORDS, FakeUpstream
+from tests.fakes import ScriptedBackend
 from tests.upstream.conftest import Open, asking
+from upstream.standing_in import StandingIn
 
 SAID = "".join(f"{word} " for word in WORDS)
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+def call(index: int) -> dict[str, object]:
+    """Return the part of an answer with a whole call."""
+    function = {"name": "look", "arguments": "{}"}
+    return {"tool_calls": [{"index": index, "id": str(index), "function": function}]}
 
 
 def test_an_answer_is_the_servers_with_its_usage(server: FakeUpstream, opened: Open) -> None:
@@ -127,6 +136,38 @@ def test_an_answer_that_breaks_its_schema_is_none(server: FakeUpstream, opened: 
     assert opened().submit(asking(rules=rules)).result().finish_reason == "length"
 
 
+@pytest.mark.parametrize(
+    ("rules", "deltas"),
+    [
+        (AnswerRules(choice=("yes", "no")), [{"content": "maybe"}]),
+        (AnswerRules(arguments={"look": {}}, parallel=False), [call(0), call(1)]),
+    ],
+)
+def test_an_answer_that_breaks_a_rule_is_none(
+    server: FakeUpstream, opened: Open, rules: AnswerRules, deltas: list[dict[str, object]]
+) -> None:
+    """A text that is none of those to choose from, and a second call where one is allowed."""
+    backend = opened(retries=0)
+    server.script.deltas = deltas
+    with pytest.raises(UpstreamFailed):
+        backend.submit(asking(rules=rules)).result()
+
+
+@pytest.mark.parametrize(
+    ("rules", "delta"),
+    [
+        (AnswerRules(choice=("yes", "no")), {"content": "no"}),
+        (AnswerRules(arguments={"look": {}}, parallel=False), call(0)),
+    ],
+)
+def test_an_answer_that_keeps_a_rule_is_given(
+    server: FakeUpstream, opened: Open, rules: AnswerRules, delta: dict[str, object]
+) -> None:
+    """One of the texts, and one call."""
+    server.script.deltas = [delta]
+    assert opened(retries=0).submit(asking(rules=rules)).result().finish_reason == "stop"
+
+
 def test_calls_are_the_text_that_templates_write(server: FakeUpstream, opened: Open) -> None:
     """So that the same parser reads them, whoever has made them."""
     server.script.deltas = [
@@ -180,6 +221,22 @@ def test_a_batch_leaves_half_of_the_capacity(server: FakeUpstream, opened: Open)
     assert backend.submit_when_free(asking(), False, woken.set) is None
     held.abort()
     assert woken.wait(30)
+
+
+def test_a_batch_that_has_ended_is_not_woken_by_what_stands_in(server: FakeUpstream, opened: Open) -> None:
+    """It stops waiting wherever it waits, so that the next one has the room."""
+    server.script.wait = 30
+    own, elsewhere, woken = ScriptedBackend(), opened(capacity=2, role="spare"), list[str]()
+    own.refusal, backend = NotReady("It is loading."), StandingIn(own, elsewhere)
+    wakes = [partial(woken.append, name) for name in ("ended", "next")]
+    held = elsewhere.submit(asking())
+    for wake in wakes:
+        assert backend.submit_when_free(asking(), False, wake) is None
+    backend.stop_waiting(wakes[0])
+    held.abort()
+    with pytest.raises(RequestAborted):
+        held.result()
+    assert woken == ["next"]
 
 
 def test_a_connection_serves_one_request_after_the_other(server: FakeUpstream, opened: Open) -> None:

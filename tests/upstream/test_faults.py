@@ -374,6 +374,18 @@ def test_trials_that_fail_for_two_clients_open_it_again(server: FakeUpstream, op
     assert (state_of(backend), backend.reports()[0].opened) == ("open", 2)
 
 
+def test_a_trial_that_refuses_a_clients_mistake_closes_the_breaker(server: FakeUpstream, opened: Open) -> None:
+    """The server works again; what it was asked is not its fault."""
+    clock = Clock()
+    backend = opened(clock=clock, retries=0, breaker_failures=1, breaker_seconds=60)
+    server.script.faults = ["500", "400"]
+    failure_of(backend.submit(asking()))
+    clock.advance(60)
+    until(lambda: state_of(backend) == "half-open")
+    assert isinstance(failure_of(backend.submit(asking())), ValidationError)
+    assert state_of(backend) == "closed"
+
+
 def test_probes_find_a_server_that_is_away_and_one_that_is_back(server: FakeUpstream, opened: Open) -> None:
     """Without any request of a client, so that readiness recovers behind a load balancer."""
     server.script.always = "500"
@@ -468,10 +480,11 @@ def test_the_fewest_outstanding_is_asked_where_the_preferred_is_full(opened: Ope
 
 
 def test_the_total_time_ends_all_attempts(server: FakeUpstream, opened: Open) -> None:
-    """However many are left."""
+    """However many are left: none is begun any more."""
     backend = opened(timeout=0.3, retries=10)
     server.script.always = "silent"
     assert isinstance(failure_of(backend.submit(asking())), UpstreamTimedOut)
+    assert (backend.reports()[0].requests, backend.reports()[0].failures) == (1, {"timeout": 1})
 
 
 def test_the_checkpoint_stands_in_for_the_upstream(server: FakeUpstream, opened: Open) -> None:
