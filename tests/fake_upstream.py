@@ -39,8 +39,9 @@ class Script:
     finish: the finish reason; usage: whether it is told; faults: names of faults for the next requests, in order, ""
     for a good answer; rate: the share of further requests with a random one of `random_faults`; end_apart: seconds
     between [DONE] and the end of the response; raw: the parts of the stream as they are, in place of all of it;
-    refusal: the parts of the body of a status that is a fault; ending: how what consists of parts ends: "", "open" if
-    it does not, "cut" if the connection is closed; kind: the content type of streams.
+    refusal: the parts of the body of a status that is a fault; moved: the address that probes are sent on to; ending:
+    how what consists of parts ends: "", "open" if it does not, "cut" if the connection is closed; kind: the content
+    type of streams.
     """
 
     words: list[str] = field(default_factory=lambda: [f"{word} " for word in WORDS])
@@ -58,6 +59,7 @@ class Script:
     end_apart: float = 0.0
     raw: list[bytes] | None = None
     refusal: list[bytes] | None = None
+    moved: str = ""
     ending: str = ""
     kind: str = "text/event-stream"
 
@@ -96,6 +98,7 @@ class FakeUpstream:
         self.script = script or Script()
         self.heard: list[Heard] = []
         self.probes = 0
+        self.probed_with: dict[str, str] = {}  # the headers of the last one
         self.connections = 0  # that are open
         self.accepted = 0  # connections so far
         self.down = False  # every connection is closed at once
@@ -174,8 +177,10 @@ class FakeUpstream:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         if method == "GET":
             self.probes += 1
-            status = 500 if self.script.always == "500" else 200
-            writer.write(_response(status, b'{"object":"list","data":[]}'))
+            self.probed_with = headers
+            status = 500 if self.script.always == "500" else 307 if self.script.moved else 200
+            where = f"Location: {self.script.moved}\r\n" if status == 307 else ""
+            writer.write(_response(status, b'{"object":"list","data":[]}', extra=where))
             return True
         heard = Heard(path, headers, json.loads(body))
         self.heard.append(heard)

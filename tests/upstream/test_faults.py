@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -108,6 +109,20 @@ def test_a_clients_mistake_is_not_repeated(server: FakeUpstream, opened: Open, f
     assert (report.failures, report.last_failure) == ({}, None)
 
 
+@pytest.mark.parametrize(
+    ("param", "told"), [("messages[0].content", "messages[0].content"), ("secret words", None), (5, None)]
+)
+def test_of_a_refusal_a_fields_name_is_passed_on(
+    server: FakeUpstream, opened: Open, param: object, told: str | None
+) -> None:
+    """Nothing else that a server writes there."""
+    server.script.refusal = [json.dumps({"error": {"param": param}}).encode()]
+    server.script.faults = ["400"]
+    error = failure_of(opened().submit(asking()))
+    assert isinstance(error, ValidationError)
+    assert error.param == told
+
+
 @pytest.mark.parametrize("withheld", [{"finish": "content_filter"}, {"deltas": [{"refusal": "No."}]}])
 def test_what_a_server_will_not_say_is_not_repeated(
     server: FakeUpstream, opened: Open, withheld: dict[str, object]
@@ -200,6 +215,17 @@ def test_a_date_is_read_too(monkeypatch: pytest.MonkeyPatch, form: str, zone: st
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_proxies_of_the_environment_are_not_used(
+    server: FakeUpstream, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is for the server of the settings."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert opened(retries=0).submit(asking()).result().text == SAID
 
 
 def test_redirects_are_not_followed(server: FakeUpstream, opened: Open) -> None:
@@ -357,33 +383,6 @@ def test_only_one_request_at_a_time_tries_a_breaker(server: FakeUpstream, opened
     until(lambda: not backend.stats().num_requests_running)
     failure_of(backend.submit(asking()))
     assert backend.reports()[0].opened == 2
-
-
-def test_trials_that_fail_for_two_clients_open_it_again(server: FakeUpstream, opened: Open) -> None:
-    """One of each is enough, however many failures opened it at first."""
-    clock = Clock()
-    backend = opened(clock=clock, retries=0, breaker_failures=3, breaker_seconds=60)
-    server.script.always = "500"
-    for client in "aab":
-        failure_of(backend.submit(asking(client=client)))
-    clock.advance(60)
-    until(lambda: state_of(backend) == "half-open")
-    for client in "ab":
-        until(lambda: not backend.stats().num_requests_running)
-        failure_of(backend.submit(asking(client=client)))
-    assert (state_of(backend), backend.reports()[0].opened) == ("open", 2)
-
-
-def test_a_trial_that_refuses_a_clients_mistake_closes_the_breaker(server: FakeUpstream, opened: Open) -> None:
-    """The server works again; what it was asked is not its fault."""
-    clock = Clock()
-    backend = opened(clock=clock, retries=0, breaker_failures=1, breaker_seconds=60)
-    server.script.faults = ["500", "400"]
-    failure_of(backend.submit(asking()))
-    clock.advance(60)
-    until(lambda: state_of(backend) == "half-open")
-    assert isinstance(failure_of(backend.submit(asking())), ValidationError)
-    assert state_of(backend) == "closed"
 
 
 def test_probes_find_a_server_that_is_away_and_one_that_is_back(server: FakeUpstream, opened: Open) -> None:
