@@ -65,6 +65,33 @@ def test_ctrl_c_ends_a_command_quietly() -> None:
     assert process.returncode == 130
 
 
+def test_who_handles_ctrl_c_still_does() -> None:
+    """It is a KeyboardInterrupt, and the program goes on from there."""
+    program = (
+        BEGIN
+        + "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt:\n    print('on')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("on\n", "")
+
+
+@pytest.mark.parametrize(("options", "stream"), [((), "stderr"), (("-u",), "stdout")])
+def test_what_is_written_at_once_stays_so(options: tuple[str, ...], stream: str) -> None:
+    """Each line of standard error, and all of a Python that is told to buffer nothing."""
+    program = f"{BEGIN}import os, sys\nprint('there', file=sys.{stream})\nos._exit(0)"
+    done = subprocess.run(
+        [sys.executable, *options, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert getattr(done, stream) == "there\n"
+
+
+def test_a_command_without_an_output_says_nothing() -> None:
+    """Its descriptor may be closed from the start."""
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", f"{BEGIN}print('there')"]
+    done = subprocess.run(shell, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_a_command_whose_reader_is_gone_ends_quietly() -> None:
     """With 141, whatever it makes of an OSError; a socket that is closed is still one."""
     assert unread("-c", BEGIN + WRITING) == (141, "the socket is closed\n")
