@@ -80,6 +80,33 @@ def test_spans_reach_a_collector_over_http(models, machine, sink):
     assert (sink.headers[0]["authorization"], sink.headers[0]["x-tenant"]) == ("Bearer word", "7")
 
 
+def test_renewed_headers_are_sent_from_then_on(models, machine, sink):
+    """A collector's key changes while the service runs."""
+    client, tracing = application(
+        models,
+        machine,
+        OTEL_EXPORTER_OTLP_ENDPOINT=sink.address,
+        OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20first",
+    )
+    for word in ("first", "second"):
+        tracing.use_headers({"authorization": f"Bearer {word}"})
+        assert ask(client) == 200
+        tracing.flush()
+        assert sink.headers[-1]["authorization"] == f"Bearer {word}"
+    tracing.stop()
+
+
+def test_a_password_in_the_address_is_sent(models, machine, sink):
+    """Beside headers that say something else."""
+    address = sink.address.replace("//", "//me:word@")  # pragma: allowlist secret
+    client, tracing = application(
+        models, machine, OTEL_EXPORTER_OTLP_ENDPOINT=address, OTEL_EXPORTER_OTLP_HEADERS="x-tenant=7"
+    )
+    assert ask(client) == 200
+    tracing.stop()
+    assert (sink.headers[0]["Authorization"], sink.headers[0]["x-tenant"]) == ("Basic bWU6d29yZA==", "7")
+
+
 def test_a_collector_that_is_away_costs_one_log_line(settings, models, machine, caplog):
     """Requests succeed, traces are dropped, and one line is logged instead of the library's."""
     settings = replace(settings, tracing=TracingSettings(f"http://127.0.0.1:{free_port()}"))

@@ -129,6 +129,15 @@ def test_the_clients_trace_goes_on(client, traced):
     assert traced.named("chat avibe")[1].parent is None
 
 
+def test_a_long_state_of_a_trace_is_passed_over(client, traced):
+    """As the specification allows; the trace goes on without it."""
+    state = ",".join(f"vendor{number}={'x' * 200}" for number in range(3))
+    client.post(GENERATE, json=ASKED, headers={"traceparent": PARENT, "tracestate": state})
+    span = traced.only("chat avibe")
+    assert f"{span.parent.span_id:016x}" == PARENT.split("-")[2]
+    assert not span.context.trace_state
+
+
 @pytest.mark.parametrize(("share", "flag", "spans"), [(0.0, "01", 5), (0.0, None, 0), (1.0, "00", 0), (1.0, None, 5)])
 def test_the_client_decides_first_and_then_the_share(settings, models, machine, share, flag, spans):
     """The client's sampling decision is followed; the share applies to requests without one."""
@@ -262,7 +271,7 @@ def test_nothing_that_a_client_wrote_is_in_a_span(client, traced, avibe):
 
 
 def test_a_trace_that_is_released_twice_ends_once(client, traced, avibe):
-    """Releasing twice, from two threads, ends a request's span once."""
+    """Releasing twice, from two threads, ends a request's span once; and not before its response."""
     trace = traced.tracing.begin("POST", GENERATE, {}, "id", time.monotonic())
     release = trace.hold()
     trace.responded(200, True)
@@ -271,6 +280,13 @@ def test_a_trace_that_is_released_twice_ends_once(client, traced, avibe):
         thread.start()
         thread.join(60)
     assert len(traced.spans()) == 1
+    trace = traced.tracing.begin("POST", GENERATE, {}, "another", time.monotonic())
+    release = trace.hold()
+    for _ in range(2):
+        release()
+    assert len(traced.spans()) == 1  # the response is still to come
+    trace.responded(200, True)
+    assert len(traced.spans()) == 2
 
 
 def test_without_a_collector_nothing_is_traced(settings):
