@@ -73,6 +73,10 @@ def test_level_is_the_setting(set_up, capsys):
     out = capsys.readouterr().out
     assert "hidden" not in out
     assert "shown" in out
+    set_up(LOG_LEVEL="ERROR")
+    for name in (log.name, "transformers.modeling"):
+        logging.getLogger(name).warning("hidden")
+    assert capsys.readouterr().out == ""
 
 
 def test_message_cannot_forge_a_line(set_up, capsys):

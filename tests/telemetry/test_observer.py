@@ -100,4 +100,5 @@ def test_a_response_is_counted_by_its_route_and_logged(metrics, trace, clock, ca
     assert seconds == 1.5
     assert caplog.messages == [f"GET /a%20b{'c' * 114} 404 1.500s ::1"]
     assert b"/a" not in metrics.prometheus.text()
+    assert b"avito_ai_key_requests_total{" not in metrics.prometheus.text()  # nobody has said who it was
     assert trace.events == [("responded", 404, False)]
