@@ -285,6 +285,7 @@ def test_the_operators_page_leads_to_the_table(client):
     (link,) = re.findall(r'href="(/status/usage\.csv\?[^"]+)"', page)
     answer = client.get(html.unescape(link))
     assert answer.mimetype == "text/csv"
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="usage.csv"'
     (row,) = csv.DictReader(io.StringIO(answer.text))
     assert (row["model"], row["requests"]) == ("avibe", "1")
     assert {"day", "account"} <= row.keys()
@@ -298,6 +299,12 @@ def test_no_cell_of_a_table_is_a_formula(app, text):
             csv.reader(io.StringIO(csv_answer("a.csv", ["name", "n"], [[text, -1]]).get_data(as_text=True), newline=""))
         )
     assert rows == [["name", "n"], [f"'{text}", "-1"]]
+
+
+def test_a_table_has_no_nul(app):
+    """A program that leaves it out would find a formula behind it."""
+    with app.test_request_context():
+        assert csv_answer("a.csv", ["name"], [["\0=1+1"]]).get_data(as_text=True) == "name\r\n\ufffd=1+1\r\n"
 
 
 def test_a_client_sees_itself_alone(client, app):
