@@ -231,6 +231,11 @@ def test_what_may_differ_has_no_key(sampling):
     assert key_of(INFO, "me", "chat", [(MINE, GREEDY), (MINE, sampling)]) is None
 
 
+def test_what_another_server_answers_has_no_key():
+    """Its model can change unseen."""
+    assert key_of(replace(INFO, elsewhere=True), "me", "chat", [(MINE, GREEDY)]) is None
+
+
 def test_equal_requests_have_equal_keys():
     """Whatever objects they are made of, and in whatever order a bias is written."""
     one, other = {5: 1.0, 6: 2.0}, {6: 2.0, 5: 1.0}

@@ -44,6 +44,13 @@ def test_no_piece_of_a_long_value_is_long(text):
     assert decoded(text) == parse_qsl(b"a=" + text)[0][1].decode()
 
 
+@pytest.mark.parametrize("text", [b"a=\xc3%A9", b"a=%C3\xa9", b"\xc3=\xa9"])
+def test_an_escape_completes_no_character(text):
+    """A character is written by its bytes or by their escapes, and stands in one field."""
+    with pytest.raises(UnicodeDecodeError):
+        pairs(text, 32)
+
+
 def test_too_many_fields_are_refused():
     """Before any of them is decoded."""
     assert len(pairs(b"&".join([b"a=1"] * 32), 32)) == 32
