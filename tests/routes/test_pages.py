@@ -266,6 +266,16 @@ def test_an_open_page_gets_the_state_alone(client, avibe, machine):
     assert "no GPU" not in client.get("/state").text
 
 
+def test_a_service_that_is_not_ready_says_that_alone(client, avibe, avision):
+    """Whether there is a GPU is not known before the models are loaded, and nobody waits for one that takes nothing."""
+    avision.report(num_requests_waiting=3, max_num_seqs=0, estimated_wait_seconds=1.2)
+    avibe.become(Status.LOADING)
+    state = client.get("/state").text
+    assert 'data-status="loading"' in state
+    assert "no GPU" not in state
+    assert "is busy" not in state
+
+
 def test_a_model_with_free_capacity_is_not_busy(client, avibe):
     """Requests about to start are not a queue, and an unmeasured wait is not shown."""
     avibe.report(num_requests_waiting=1, max_num_seqs=1)
