@@ -86,6 +86,13 @@ def test_a_key_is_asked_for_once(visitor, key):
     assert ask(visitor, page=page).status_code == 200
 
 
+def test_who_sends_a_key_with_each_request_cannot_sign_out(visitor, key):
+    """There is no session to end, and no token of a form."""
+    page = visitor.get("/", headers={"Authorization": f"Bearer {key[1]}"}).text
+    assert "<textarea" in page.partition("<template")[0]
+    assert 'id="sign-out"' not in page
+
+
 def test_the_account_is_the_keys(visitor, key, app, avibe):
     """Limits and fairness are the key's, not the address's."""
     enter(visitor, key[1])
