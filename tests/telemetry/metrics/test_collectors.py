@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -11,10 +12,11 @@ from prometheus_client.registry import Collector
 from engine.types import ServerReport
 from telemetry.metrics.backup import BackupMetrics
 from telemetry.metrics.machine import GIB
-from telemetry.metrics.prometheus import CacheFigures, PrometheusMetrics
+from telemetry.metrics.prometheus import REFUSALS, WATCHED_ENDS, CacheFigures, PrometheusMetrics
 from telemetry.metrics.spending import SpendingMetrics
 from telemetry.metrics.upstreams import UpstreamMetrics
 from telemetry.metrics.usage import UsageMetrics, shown_usage
+from telemetry.protocol import Protocol
 from tests.fakes import FakeMachine, scripted_models
 
 Samples = dict[tuple[str, ...], float]
@@ -156,6 +158,18 @@ def test_what_the_service_holds() -> None:
     }
     found = samples(metrics.registry)
     assert {name: found[name,] for name in expected} == expected
+
+
+def test_what_alerts_count_is_zero_from_the_start() -> None:
+    """Prometheus sees no increase in a series that begins with its first event."""
+    found = samples(PrometheusMetrics(scripted_models(), FakeMachine(), lambda: 0).registry)
+    expected = {("rate_limit_refusals_total", "generation", window) for window in ("minute", "hour")}
+    expected |= {("credential_refusals_total", reason) for reason in REFUSALS}
+    expected |= {
+        ("requests_total", model, protocol.value, status)
+        for model, protocol, status in product(("avibe", "avision"), Protocol, WATCHED_ENDS)
+    }
+    assert {series: found.get(series) for series in expected} == dict.fromkeys(expected, 0)
 
 
 def test_a_method_that_nobody_knows_has_no_series_of_its_own() -> None:
