@@ -398,6 +398,23 @@ def test_unknown_name_in_the_file_is_warned_about_with_the_nearest(env_file):
     assert lower.endswith("did you mean RATE_LIMIT_PER_HOUR?")
 
 
+@pytest.mark.parametrize("name", ["HOSTT", "PORTS", "APORT"])
+def test_a_short_name_in_the_environment_is_anothers(name):
+    """Many programs have one that differs from ours in a letter."""
+    assert load(**{name: "x"}).warnings == ()
+
+
+def test_the_tokenizer_of_the_demo_fits_its_model():
+    """Both may be named."""
+    assert load(VIBE_MODEL_DIR="demo", VIBE_TOKENIZER_DIR="demo").model.vibe_tokenizer_dir == DEMO
+
+
+def test_a_password_of_an_address_without_a_scheme_is_not_shown():
+    """What is wrong with it is all the more to be told."""
+    (mistake,) = mistakes(OTEL_EXPORTER_OTLP_ENDPOINT="me:pa55word@host:4318")
+    assert mistake.startswith("OTEL_EXPORTER_OTLP_ENDPOINT='********@host:4318': ")
+
+
 def test_file_that_cannot_be_read_is_a_mistake(env_file, tmp_path):
     """An invalid line, a missing file and a binary file are each reported."""
     assert mistakes(env_file("PORT=1\nnonsense\n")) == (f"{tmp_path / 'test.env'}, line 2: expected NAME=value",)
