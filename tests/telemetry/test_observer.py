@@ -1,6 +1,7 @@
 """The observer: each event of a request's life reaches metrics, trace and log together."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -89,6 +90,24 @@ def test_a_failure_counts_where_the_model_is_known(metrics, trace, clock, model,
     assert metrics.application.shown()["failed_requests"] == failures
     assert (b'status="validation_error"} 1.0' in metrics.prometheus.text()) == bool(failures)
     assert trace.events == [("failed", "validation_error", 400)]
+
+
+def test_what_clients_bring_about_is_no_failure_of_the_service(metrics, trace, clock):
+    """Refused callers are none of its failed requests, and who leaves is none of its errors."""
+    for code in ("rate_limit_exceeded", "budget_exceeded", "unauthorized", "forbidden"):
+        observer(metrics, trace, clock, "avibe").failed(code, 403, "A message.")
+    assert metrics.application.shown()["failed_requests"] == 0
+    observer(metrics, trace, clock, "avibe").failed("request_aborted", 499, "A message.")
+    metrics.history.take()
+    assert "request_aborted" not in metrics.history.samples()[-1].errors
+
+
+def test_a_kept_answer_and_one_of_a_version_count_as_what_they_are(metrics, trace, clock):
+    """The one has cost no tokens; the other is one of its model."""
+    for model, kept in (("avibe", True), ("avibe@v2", False)):
+        observer(metrics, trace, clock, model).answered(0, replace(COMPLETION, from_cache=kept))
+    shown = metrics.application.shown()
+    assert (shown["avibe_requests"], shown["total_tokens_generated"]) == (2, 5)
 
 
 def test_a_response_is_counted_by_its_route_and_logged(metrics, trace, clock, caplog):
