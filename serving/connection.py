@@ -55,7 +55,8 @@ class ClientSocket(socket.socket):
     A client that is too slow is reported as disconnected, by errors that Gunicorn handles. `recv` reads the request
     that `begin_request` gave it. body_refused: there was no room in the budget for its body, which was not read.
     waiting: the threads that wait for clients that do not read, shared by all connections; client: the address whose
-    share of them this one counts in.
+    share of them this one counts in. never_waits: the answer to this request is small, and a client that has no room
+    for it counts as disconnected at once.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class ClientSocket(socket.socket):
         self._reservation: Reservation | None = None
         self.body_refused = False
         self.arrived = 0.0
+        self.never_waits = False
 
     def begin_request(self, request: Framing, reservation: Reservation | None, body_refused: bool) -> None:
         """Serve this request next. reservation: the bytes of its body, released when they are no longer needed."""
         self.request, self._reservation, self.body_refused = request, reservation, body_refused
         self.arrived = time.monotonic()
+        self.never_waits = False
         plain = request.plain is not None and request.plain.unambiguous and request.stage is Stage.WHOLE
         self.plain_head = request.plain if plain and not body_refused else None
         request.rewind(behind_head=self.plain_head is not None)
@@ -209,6 +212,8 @@ class ClientSocket(socket.socket):
     @contextmanager
     def _waiting_for_reader(self) -> Iterator[None]:
         """Let this thread wait for the client, which counts as disconnected if it is too slow, or one of too many."""
+        if self.never_waits:
+            raise BrokenPipeError(errno.EPIPE, "the client has not read its earlier responses")
         try:
             with self._waiting.waiting(self._client, self._cut):
                 yield

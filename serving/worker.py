@@ -212,6 +212,7 @@ class ServiceWorker(AcceptingWorker):
         if not conn.sock.request_head.startswith(PROBES):
             self._held_back.put(conn)
             return
+        conn.sock.never_waits = True  # else a few clients that do not read would take these threads
         future = self._probing.submit(self.handle, conn)
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 

@@ -74,6 +74,21 @@ def test_response_that_is_not_read_is_a_broken_pipe(tmp_path):
         pair.server.sendfile(file)
 
 
+@pytest.mark.parametrize("never_waits", [True, False])
+def test_an_answer_that_never_waits_ends_the_connection_at_once(never_waits):
+    """A client without room for it has earlier answers to read; no thread waits for that."""
+    waiting = SlowReaders(1)
+    with PairedSockets(0.05, waiting) as pair:
+        begun(pair, HEAD)
+        pair.server.never_waits = never_waits
+        with pytest.raises(BrokenPipeError, match="earlier" if never_waits else "does not read"):
+            pair.server.sendall(b"x" * 10_000_000)
+        with contextlib.closing(Framing()) as following:
+            pair.server.end_request()
+            pair.server.begin_request(following, None, body_refused=False)
+        assert not pair.server.never_waits  # that was for one request
+
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 

@@ -556,7 +556,7 @@ def test_what_is_only_read_is_dropped_for_a_client_that_has_left(monkeypatch, me
     ("line", "own"), [("GET /api/health/ready", True), ("GET /", False), ("POST /api/health", False)]
 )
 def test_a_probe_is_served_by_a_thread_of_its_own(line, own):
-    """However many other requests wait for a thread."""
+    """However many other requests wait for a thread; and that thread waits for no client."""
     handed = []
 
     class Named:
@@ -574,6 +574,7 @@ def test_a_probe_is_served_by_a_thread_of_its_own(line, own):
     sock = SimpleNamespace(request_head=f"{line} HTTP/1.1\r\n".encode())
     worker.enqueue_req(SimpleNamespace(sock=sock, asked_by="a"))
     assert handed == ["own" if own else "pool"]
+    assert getattr(sock, "never_waits", False) is own
     assert worker._turns._service.number("a") == (0 if own else 1)  # counted from here on
 
 
