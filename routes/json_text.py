@@ -1,8 +1,8 @@
 """Reads a JSON text of a client without holding the interpreter lock for long, whatever the text.
 
 A parser in C holds the lock for all of a text. So a long text is first counted: the values outside of its strings are
-bounded, and so is all that is not an image; beyond it nothing is parsed. Then its long strings are taken out, decoded
-in pieces, up to the length of the largest image, and put back into what was parsed of the rest.
+bounded, and so is all that is not a long image; beyond it nothing is parsed. Then its long strings are taken out,
+decoded in pieces, up to the length of the largest image, and put back into what was parsed of the rest.
 
 Strict JSON (RFC 8259), with names that are unique (RFC 7493, section 2.3) and values as `json_values` checks them.
 """
@@ -54,7 +54,7 @@ SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 @dataclass(frozen=True, slots=True)
 class JsonLimits:
-    """What a text may have. values: outside of strings; text_bytes: of everything but images."""
+    """What a text may have. values: outside of strings; text_bytes: of everything but long images."""
 
     values: int = MAX_VALUES
     containers: int = MAX_CONTAINERS
@@ -175,7 +175,7 @@ def _long_strings(text: bytes | bytearray, limits: JsonLimits) -> list[tuple[int
         image = _is_image(text, start)
         end = _end_of_string(text, start, len(text) if image else start + limits.text_bytes - size)
         strings += 1
-        size += 0 if image else end - start
+        size += 0 if image and end - start > LONG_STRING else end - start  # a short one is parsed as text is
         if strings > 2 * (limits.values + limits.containers):
             raise PayloadTooLarge(TOO_LARGE)
         if end - start > LONG_STRING:

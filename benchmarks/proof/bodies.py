@@ -92,6 +92,7 @@ def large(size: int = LARGE_BYTES) -> Iterator[tuple[str, bytes]]:
     yield "one number", b'{"max_tokens":' + b"9" * size + b"}"
     yield "stop strings", chat_body(stop=["a"] * (size // 5))
     yield "image URL", chat_body(messages=[_image_message("data:image/png;base64," + "A" * size)])
+    yield "short data URLs", chat_body(metadata=["data:" + "\n" * 7_990] * (size // 16_000))
     yield "schema", chat_body(response_format=_format({"type": "string", "enum": ["a" * 20] * (size // 24)}))
     yield "digits as text", json.dumps({"prompt": "1" * size}).encode()
 

@@ -99,6 +99,8 @@ def test_a_string_in_pieces_is_the_string(text, times):
         b'{"a":"' + b'\\"' * 500 + b'"}',
         b'{"a":"' + b"x" * 500,
         b'["data:", "' + b"x" * 500 + b'"]',
+        b"[" + b",".join([b'"data:' + b"x" * 90 + b'"'] * 6) + b"]",
+        b"[" + b",".join([b'{"data":"' + b"x" * 90 + b'"}'] * 6) + b"]",
         b" " * 500 + b"{}",
         b'""' * 100,
         b"[" * 500,
@@ -112,6 +114,7 @@ def test_a_text_beyond_its_limits_is_not_parsed(text, monkeypatch):
         raise AssertionError("parsed")
 
     monkeypatch.setattr(routes.json_text.json, "loads", parse)
+    monkeypatch.setattr(routes.json_text, "LONG_STRING", 100)
     assert outcome(text, FEW)[0] is PayloadTooLarge
 
 
