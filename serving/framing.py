@@ -24,7 +24,7 @@ MAX_CHUNK_LINE_BYTES = 4 * 1024
 MAX_TRAILER_BYTES = 16 * 1024
 # Each chunk costs the poller and the parser microseconds, however small it is. A body may have so many chunks, and one
 # more for so many bytes.
-MANY_CHUNKS, BYTES_OF_A_CHUNK = 8192, 64
+MANY_CHUNKS, BYTES_OF_A_CHUNK = 8192, 1024
 SPOOL_BYTES = 1024 * 1024  # a longer request lies in a file
 END_OF_HEAD = b"\r\n\r\n"
 LENGTH = re.compile(rb"\d{1,18}")

@@ -25,6 +25,7 @@ CHUNKS = (
     b"5;" + b"e" * 100_000 + b"\r\n",
     b"\r\n\r\n\r\n",
     b"1\r\na\r\n" * 20_000 + b"0\r\n\r\n",
+    (b"42\r\n" + b" " * 66 + b"\r\n") * 120_000 + b"0\r\n\r\n",
     b"0\r\n" + b"T: v\r\n" * 50_000 + b"\r\n",
 )
 FIELDS = (

@@ -113,6 +113,13 @@ def test_a_body_in_too_many_small_chunks_is_broken(new):
     assert framing.stage is Stage.WHOLE
 
 
+def test_chunks_of_a_hundred_bytes_are_small(new):
+    """A body of 64 MiB would have 700,000 of them."""
+    framing = new()
+    framing.feed(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"64\r\n%s\r\n" % (b"x" * 100)) * 20_000)
+    assert framing.stage is Stage.BROKEN
+
+
 def test_the_head_says_what_there_will_be(new):
     """The length, and that the client waits before it sends the body."""
     framing = new()
