@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from edge import turns
 from engine.backend import Backend
 from engine.errors import NotReady, RetryLater, ServiceError, Unsupported, ValidationError
 from engine.text.grammar import GrammarRefused, Grammars, lark_grammar
@@ -99,6 +100,7 @@ def _one_call(
     grammar = lark_grammar(toolbox.one_call_lark())
     try:
         grammars = cache.for_model(backend, names.tools)
+        turns.leave()  # grammars are compiled elsewhere
         grammars.mask(grammar, wanted, names.tools, owner)
     except (ValidationError, RetryLater):
         return lambda: None
@@ -134,6 +136,7 @@ def _plan(answer_format: AnswerFormat | None, toolbox: Toolbox, names: FieldName
 
 def _compile(plan: _Plan, grammars: Grammars, wanted: Wanted, owner: str) -> None:
     """Compile a grammar while the request's thread waits. Raises ValidationError that names the field."""
+    turns.leave()  # grammars are compiled elsewhere, but schemas are rewritten here
     try:
         grammars.mask(plan.grammar, wanted, plan.field, owner)
     except ValidationError as error:

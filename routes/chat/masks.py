@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from edge import turns
 from engine.backend import Backend
 from engine.errors import ValidationError
 from routes.chat.answer_format import AnswerFormat
@@ -36,8 +35,6 @@ def mask_of(
         return lambda: None
     if lengthens:  # no grammar goes on behind its end
         return lambda: None
-    if answer_format is not None or toolbox.given:
-        turns.leave()  # grammars are compiled elsewhere
     shared = services().settings.engine.prefix_sharing == "all"
     with watching() as wanted:
         owner = "" if shared else wanted.client

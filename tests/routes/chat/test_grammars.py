@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from edge import turns
+from engine.text.grammar import Grammars
 from engine.types import ModelInfo, Vocabulary
 from engine.wanted import Wanted
+from routes.chat import schemas
 from routes.chat.answer_format import AnswerFormat
 from routes.chat.grammars import GrammarCache, new_mask
 from routes.chat.names import FieldNames
@@ -198,3 +201,17 @@ def test_every_form_can_stand_beside_calls(avibe, form, good, bad):
         new = new_mask(AnswerFormat("form", **form), toolbox, names, avibe, GrammarCache(), Wanted(), "")
         for text, expected in ((good, True), (bad, False), (call(), bool(tools))):
             assert matches(new(), text) is expected
+
+
+@pytest.mark.parametrize("fields", [{"response_format": FORM}, {"tools": [WEATHER], "tool_choice": "required"}])
+def test_schemas_are_rewritten_in_the_turn_of_their_request(client, avibe, monkeypatch, fields):
+    """Only a few requests at once may do so, since it takes the interpreter; compiling needs no turn."""
+    avibe.tokens = LETTERS
+    avibe.finish_reason = "length"
+    order = []
+    rewrite, mask = schemas.rewrite, Grammars.mask
+    monkeypatch.setattr(schemas, "rewrite", lambda *given: order.append("rewrite") or rewrite(*given))
+    monkeypatch.setattr(turns, "leave", lambda: order.append("leave"))
+    monkeypatch.setattr(Grammars, "mask", lambda *given, **named: order.append("mask") or mask(*given, **named))
+    assert ask(client, **fields).status_code == 200
+    assert order[: order.index("mask") + 1] == ["rewrite", "leave", "mask"]
