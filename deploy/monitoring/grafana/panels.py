@@ -56,8 +56,11 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         "Overview",
         (
             Panel(
-                "Ready copies", "Copies with all models ready.", "short",
-                [(f'sum(min by (instance) (avito_ai_model_status{{{ONE},status="ready"}}))', "ready")],
+                "Ready copies", "Copies with both their models ready.", "short",
+                [(
+                    f'sum(min by (instance) (avito_ai_model_status{{{ONE},status="ready",model=~"avibe|avision"}}))',
+                    "ready",
+                )],
                 STAT, 4, 4, 1, 0.5, True,
             ),
             Panel(
@@ -334,6 +337,45 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         ),
     ),
     (
+        "Checkpoints and servers elsewhere",
+        (
+            Panel(
+                "Servers that take requests", "1 while a server's breaker is closed.", "short",
+                [(f'avito_ai_upstream_state{{{SELECT},state="closed"}}', "{{model}} {{server}} {{instance}}")],
+                axis_max=1,
+            ),
+            Panel(
+                "Requests to servers", "Sent in a second.", "reqps",
+                [(f"rate(avito_ai_upstream_requests_total{{{SELECT}}}[$__rate_interval])", "{{model}} {{server}}")],
+            ),
+            Panel(
+                "Requests that servers answer", "Not ended yet.", "short",
+                [(f"avito_ai_upstream_requests_outstanding{{{SELECT}}}", "{{model}} {{server}} {{instance}}")],
+            ),
+            Panel(
+                "Failures of servers", "In five minutes: attempts by kind, and openings of a breaker.", "short",
+                [
+                    (
+                        f"sum by (model, server, kind) (increase(avito_ai_upstream_failures_total{{{SELECT}}}[5m]))",
+                        "{{model}} {{server}} {{kind}}",
+                    ),
+                    (
+                        f"sum by (model, server) (increase(avito_ai_upstream_breaker_openings_total{{{SELECT}}}[5m]))",
+                        "{{model}} {{server}} opened",
+                    ),
+                ],
+            ),
+            Panel(
+                "Checkpoints", "Copies by what each model has loaded: more than one at a time is a release under way.",
+                "short",
+                [(
+                    f"count by (model, checkpoint, dtype) (avito_ai_model_info{{{SELECT}}})",
+                    "{{model}} {{checkpoint}} {{dtype}}",
+                )],
+            ),
+        ),
+    ),
+    (
         "GPU and machine",
         (
             Panel(
@@ -399,8 +441,8 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             Panel(
                 "Grammar cache", "Compiled grammars that are kept; at most 64 MiB for each model.", "bytes",
                 [
-                    (f"avito_ai_grammar_cache_bytes{{{ONE}}}", "{{model}}"),
-                    (f"avito_ai_grammar_cache_entries{{{ONE}}}", "{{model}}, entries"),
+                    (f"avito_ai_grammar_cache_bytes{{{ONE}}}", "{{instance}}"),
+                    (f"avito_ai_grammar_cache_entries{{{ONE}}}", "{{instance}}, entries"),
                 ],
             ),
             Panel(

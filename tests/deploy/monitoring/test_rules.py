@@ -53,6 +53,18 @@ def models(avibe, avision, instance="a"):
     return {(READY % name).replace('"a"', f'"{instance}"'): steady(value) for name, value in names}
 
 
+# A further version, and a further model of another server, that are not ready.
+FURTHER = {READY % "avibe@v2": steady(0), READY % "provider": steady(0)}
+
+
+def stalled(model):
+    return ours("avito_ai_model_status", f',model="{model}",status="stalled"')
+
+
+def breaker(model, state="open"):
+    return ours("avito_ai_upstream_state", f',model="{model}",server="0",state="{state}"')
+
+
 @dataclass
 class Case:
     """fires: series with which the alert fires at `at`; not_yet: when it must not fire; quiet: series without it."""
@@ -71,9 +83,9 @@ CASES = [
     Case(
         "AvitoNoReadyCopy", "critical", models(1, 0) | models(0, 1, "b"), models(1, 0) | models(1, 1, "b"), "3m", "1m"
     ),
-    Case("AvitoNoReadyCopy", "critical", {"something_else": steady(1)}, models(1, 1), "3m", "1m"),
+    Case("AvitoNoReadyCopy", "critical", {"something_else": steady(1)}, models(1, 1) | FURTHER, "3m", "1m"),
     Case("AvitoCopyDown", "warning", {ours("up"): steady(0)} | models(1, 1, "b"), {ours("up"): steady(1)}, "12m", "9m"),
-    Case("AvitoCopyDown", "warning", {ours("up"): steady(1)} | models(1, 0), models(1, 1), "12m", "9m"),
+    Case("AvitoCopyDown", "warning", {ours("up"): steady(1)} | models(1, 0), models(1, 1) | FURTHER, "12m", "9m"),
     Case(
         "AvitoErrorRate",
         "critical",
@@ -217,9 +229,18 @@ CASES = [
     Case(
         "AvitoEngineStalled",
         "critical",
-        {ours("avito_ai_model_status", ',model="avibe",status="stalled"'): steady(1)},
-        {ours("avito_ai_model_status", ',model="avibe",status="stalled"'): steady(0)},
+        {stalled("avibe"): steady(1)} | {breaker("provider"): steady(0)},
+        {stalled("avibe"): steady(0)},
         "1m",
+        also_quiet=[{stalled("provider"): steady(1), breaker("provider"): steady(1)}],
+    ),
+    Case(
+        "AvitoUpstreamDown",
+        "warning",
+        {breaker("provider", "closed"): steady(0)},
+        {breaker("provider", "closed"): steady(1)},
+        "7m",
+        "4m",
     ),
     Case(
         "AvitoEngineDead",
