@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
+from types import SimpleNamespace
 
 from PIL import Image
 
@@ -26,9 +27,11 @@ from engine.types import (
     DetokenizeRequest,
     Echo,
     GenerationRequest,
+    ModelIdentity,
     ModelInfo,
     Piece,
     QueuePosition,
+    ServerReport,
     Spelled,
     Status,
     Timings,
@@ -287,6 +290,15 @@ class FakeMachine:
 def scripted_models() -> ModelSet:
     """Return both models, ready, each answering at once."""
     return ModelSet({name: ScriptedBackend(name) for name in ("avibe", "avision")})
+
+
+def elsewhere(state: str) -> SimpleNamespace:
+    """Return what is known of the one server that answers for a model elsewhere, and has failed once. state: of it."""
+    report = ServerReport("http://a/v1", state, 0, 2, {"status": 1}, "status", 1.0, None, 1)
+    return SimpleNamespace(reports=lambda: [report], use_key=lambda key: None)
+
+
+CHECKPOINT = ModelIdentity("checkpoint", "00", None, "float32", "fp")
 
 
 def image_bytes(colour: str = "red", size: tuple[int, int] = (64, 48), kind: str = "PNG") -> bytes:

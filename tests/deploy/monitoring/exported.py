@@ -8,7 +8,6 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 from string import Template
-from types import SimpleNamespace
 
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,11 +16,9 @@ from app_production import create_app
 from config import load_settings
 from deploy.monitoring.grafana.panels import ROWS
 from deploy.monitoring.render import DEFAULTS, LIMITS
-from engine.types.models import ModelIdentity
-from engine.types.states import ServerReport
 from models import ModelSet
 from telemetry.metrics.machine import GpuFigures
-from tests.fakes import FakeMachine, ScriptedBackend
+from tests.fakes import CHECKPOINT, FakeMachine, ScriptedBackend, elsewhere
 from tests.keys.issuer import SECRET, token
 
 ROOT = Path(__file__).parents[3]
@@ -75,11 +72,8 @@ def exported():
 
 
 def _exported(settings):
-    checkpoint = ModelIdentity("checkpoint", "00", None, "float32", "fp")
-    server = ServerReport("http://a/v1", "open", 0, 1, {"status": 1}, "status", 1.0, None, 1)
-    backends = {"avibe": ScriptedBackend("avibe", identity=checkpoint), "avision": ScriptedBackend("avision")}
-    elsewhere = SimpleNamespace(reports=lambda: [server], use_key=lambda key: None)
-    models = ModelSet(backends, upstreams={"avision": elsewhere})
+    backends = {"avibe": ScriptedBackend("avibe", identity=CHECKPOINT), "avision": ScriptedBackend("avision")}
+    models = ModelSet(backends, upstreams={"avision": elsewhere("open")})
     client = create_app(settings, models, FakeMachine(GpuFigures("GPU", 1, 2, 3, 0.5))).test_client()
     for _ in range(2):
         client.post("/api/v1/text/generate", json={"prompt": "x"}, headers={"Authorization": f"Bearer {token()}"})

@@ -1,6 +1,7 @@
 """The whole application for a real Gunicorn, over models that answer at once and stand still while a file says so.
 
-`stalled` in TINY_FOLDER stalls Avibe. The machine is a pretended one with a GPU, so that every figure is there.
+`stalled` in TINY_FOLDER stalls Avibe. The machine is a pretended one with a GPU, so that every figure is there; so are
+a checkpoint and a server elsewhere.
 """
 
 import os
@@ -12,7 +13,7 @@ from config import settings_or_exit
 from engine.types import BackendState, Status
 from models import ModelSet
 from telemetry.metrics.machine import GpuFigures
-from tests.fakes import FakeMachine, ScriptedBackend
+from tests.fakes import CHECKPOINT, FakeMachine, ScriptedBackend, elsewhere
 
 STALLED = Path(os.environ["TINY_FOLDER"]) / "stalled"
 
@@ -28,6 +29,5 @@ class StallingBackend(ScriptedBackend):
 
 
 machine = FakeMachine(GpuFigures("A GPU", 40 * 1024**3, 50 * 1024**3, 80 * 1024**3, 0.7))
-app = create_app(
-    settings_or_exit(), ModelSet({"avibe": StallingBackend("avibe"), "avision": ScriptedBackend("avision")}), machine
-)
+backends = {"avibe": StallingBackend("avibe", identity=CHECKPOINT), "avision": ScriptedBackend("avision")}
+app = create_app(settings_or_exit(), ModelSet(backends, upstreams={"avision": elsewhere("closed")}), machine)
