@@ -175,7 +175,7 @@ def fetch_json(url: str, timeout: float = ANSWER_TIMEOUT) -> tuple[int, dict[str
         except urllib.error.HTTPError as error:
             with error:
                 status, body = error.code, error.read()  # which may stop half-way, too
-    except (OSError, http.client.HTTPException):
+    except (OSError, http.client.HTTPException, ValueError):  # the last for what is no address
         return 0, {}
     try:
         value = json.loads(body)

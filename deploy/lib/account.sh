@@ -106,10 +106,8 @@ put_setting() {
 
 # Prints a setting from the settings file, ignoring this run's environment: $1 the name, $2 the default.
 file_setting() {
-    local value=""
-    if [ -f "$SETTINGS_FILE" ]; then
-        value="$(sed -n "s/^$1=//p" "$SETTINGS_FILE" | tail -n 1 | sed -e 's/[[:space:]]*$//' -e "s/^[\"']\(.*\)[\"']\$/\1/")"
-    fi
+    local value
+    value="$(setting_in "$SETTINGS_FILE" "$1")"
     echo "${value:-$2}"
 }
 

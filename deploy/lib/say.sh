@@ -67,8 +67,14 @@ ENV_FILE_PATH="${ENV_FILE:-$ROOT/.env}"
 # Prints the value that the service will use for a setting: $1 its name, $2 its default.
 setting() {
     local value="${!1:-}"
-    if [ -z "$value" ] && [ -f "$ENV_FILE_PATH" ]; then
-        value="$(sed -n "s/^$1=//p" "$ENV_FILE_PATH" | tail -n 1)"
-    fi
+    [ -n "$value" ] || value="$(setting_in "$ENV_FILE_PATH" "$1")"
     echo "${value:-$2}"
+}
+
+# Prints a setting of a file as the service reads it, nothing if it is not there: $1 the file, $2 the name. Blanks, `export`, quotes,
+# comments behind a value and lines that end in CR may be there; escapes in quotes are left as they are.
+setting_in() {
+    [ -f "$1" ] || return 0
+    sed -n -e 's/\r$//' -e "s/^[[:blank:]]*\(export[[:blank:]]\{1,\}\)\{0,1\}$2[[:blank:]]*=[[:blank:]]*//p" "$1" | tail -n 1 |
+        sed -e "s/^'\([^']*\)'.*/\1/;t" -e 's/^"\([^"]*\)".*/\1/;t' -e 's/[[:blank:]]\{1,\}#.*//' -e 's/[[:blank:]]*$//'
 }

@@ -1,0 +1,55 @@
+"""The scripts read a settings file as the service does, or a start would be looked for at another address."""
+
+import subprocess
+
+import pytest
+from dotenv import dotenv_values
+
+from deploy.probe import fetch_json
+from tests.deploy.monitoring.exported import ROOT
+
+LINES = [
+    'PORT="9321"',
+    "PORT='9321'",
+    "PORT=9322 # mine",
+    "PORT='a # b' # c",
+    'PORT="a # b" # c',
+    "export PORT=9324",
+    "  export   PORT = 9325  ",
+    "PORT=9326\r",
+    'PORT="9327"\r',
+    "PORT=a b",
+    "PORT=a#b",
+    "PORT=#x",
+    "PORT=",
+    "#PORT=1",
+    "PORTS=1",
+    "PORT=1\nPORT=2",
+    "PORT=/a path/with='quotes'",
+    "PORT=\t9328\t#\tmine",
+]
+
+
+@pytest.mark.parametrize("text", LINES)
+def test_a_setting_is_what_the_service_reads(tmp_path, text):
+    """Blanks, `export`, quotes, comments, and the line ends of an editor on Windows."""
+    file = tmp_path / ".env"
+    file.write_bytes(f"OTHER=1\n{text}\nLAST=2\n".encode())
+    script = f'. {ROOT}/deploy/lib/say.sh; setting_in "$0" PORT; ENV_FILE_PATH="$0"; setting PORT default'
+    told = subprocess.run(["bash", "-c", script, file], capture_output=True, text=True, check=True, env={"ROOT": "/"})
+    wanted = dotenv_values(file).get("PORT") or ""
+    assert told.stdout.strip("\n") == (f"{wanted}\n{wanted}" if wanted else "default")
+    assert told.stderr == ""
+
+
+def test_a_file_that_is_not_there_has_no_setting(tmp_path):
+    """The default counts."""
+    script = f'ENV_FILE="$0"; . {ROOT}/deploy/lib/say.sh; setting PORT default'
+    command = ["bash", "-c", script, tmp_path / "none"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout == "default\n"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1\r/", "http://[::1/", "none"])
+def test_an_address_that_is_none_answers_nothing(url):
+    """The probe goes on to say that nothing was found."""
+    assert fetch_json(url) == (0, {})
