@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -15,8 +16,11 @@ def write(file: Path, given: Mapping[str, str], check: Callable[[Path], object])
     """Write values to a settings file, by their names. Raises what `check` raises of the new file, and OSError.
 
     The file is replaced whole, so that nobody reads half of it; it keeps its mode and owner, and a link its target.
+    What is no file, such as /dev/null, is not replaced.
     """
     target = file.resolve()
+    if target.exists() and not target.is_file():
+        raise FileExistsError(errno.EEXIST, "it is there, and no file", str(target))
     lines = target.read_text(encoding="utf-8").splitlines() if target.exists() else []
     for name, value in given.items():
         lines = _with(lines, name, value)

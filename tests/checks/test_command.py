@@ -179,3 +179,14 @@ def test_a_link_keeps_its_target(tmp_path: Path, file: Path) -> None:
     write(link, {"PORT": "1"}, lambda changed: None)
     assert link.is_symlink()
     assert "PORT=1" in file.read_text()
+
+
+def test_what_is_no_file_is_not_replaced(command: Command, tmp_path: Path) -> None:
+    """A pipe or a device, such as /dev/null, which everything on the machine needs."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    done = command("set", "PORT=9000", ENV_FILE=str(pipe))
+    assert done.returncode == 2
+    assert str(pipe) in done.stderr
+    assert pipe.is_fifo()
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith("pipe")] == ["pipe"]
