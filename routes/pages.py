@@ -263,6 +263,7 @@ def _limits() -> dict[str, Any]:
         "image_side": images.MAX_IMAGE_SIDE,
         "image_aspect": images.MAX_IMAGE_ASPECT,
         "image_mib": images.MAX_IMAGE_BYTES // MIB,
+        "images_mib": images.MAX_IMAGES_BYTES // MIB,
         "images": images.MAX_IMAGES,
         "image_look": services().models.get("avision").info.image_pixels,
         "images_bytes": images.MAX_IMAGES_BYTES,
