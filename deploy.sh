@@ -10,6 +10,7 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 . "$ROOT/deploy/lib/caller.sh"
 take_paths_of_environment
 cd "$ROOT"
+unset PYTHONSAFEPATH # of the caller's: `python -m deploy...` is found in this folder
 
 # shellcheck source=deploy/lib/say.sh
 . deploy/lib/say.sh
@@ -180,8 +181,8 @@ run_pytest() {
     exec "$VENV_PYTHON" -m pytest "$@"
 }
 
-# `keys` has a text for each of its own commands.
-if [ "${1:-}" != keys ] && asks_for_help "${@:2}" && usage_of "$1"; then exit; fi
+# `keys` has a text for each of its own commands, once it is installed.
+if { [ "${1:-}" != keys ] || [ ! -x .venv/bin/python ]; } && asks_for_help "${@:2}" && usage_of "$1"; then exit; fi
 
 case "${1:-help}" in
     models) shift && get_models "$@" ;;

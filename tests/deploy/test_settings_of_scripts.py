@@ -1,5 +1,6 @@
 """The scripts read a settings file as the service does, or a start would be looked for at another address."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -53,3 +54,13 @@ def test_a_file_that_is_not_there_has_no_setting(tmp_path):
 def test_an_address_that_is_none_answers_nothing(url):
     """The probe goes on to say that nothing was found."""
     assert fetch_json(url) == (0, {})
+
+
+@pytest.mark.parametrize("words", [["keys", "--help"], ["keys", "create", "-h"]])
+def test_help_needs_no_installation(tmp_path, words):
+    """`keys` tells what it takes in a fresh clone too."""
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    script = shutil.copy(ROOT / "deploy.sh", tmp_path)
+    done = subprocess.run([script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "keys COMMAND" in done.stdout
