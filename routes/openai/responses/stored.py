@@ -6,9 +6,13 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
+from flask import request
+
+from edge.compression import BODIES_FULL
 from edge.errors import NotFound, PreviousNotFound
+from edge.gate import grow_body
 from edge.request_state import request_state
-from engine.errors import ValidationError
+from engine.errors import Overloaded, ValidationError
 from routes.chat.body_limits import body_limits
 from routes.json_text import read_json
 from routes.json_writing import json_bytes
@@ -84,9 +88,14 @@ def input_items(response: StoredResponse, limit: int, newest_first: bool, after:
 
 
 def _items(turns: Sequence[Turn]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the items of each turn. They may have images, which are read like those of a request."""
+    """Yield the items of each turn. They may have images, which are read like those of a request, and count like them.
+
+    Raises Overloaded where the budget of bodies has no room for a turn.
+    """
     limits = body_limits(services().settings.generation.max_model_len)
     for turn in turns:
+        if not grow_body(request, len(turn.items)):
+            raise Overloaded(BODIES_FULL)
         yield read_json(turn.items, limits)
 
 

@@ -211,3 +211,15 @@ def test_a_stored_response_is_not_streamed_again(client):
     made = post(client, store=True).json["id"]
     refused = client.get(f"{PATH}/{made}?stream=true")
     assert (refused.status_code, refused.json["error"]["param"]) == (400, "stream")
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_stored_conversation_counts_as_a_body_of_its_size(respond, client, avibe, monkeypatch, room):
+    """Small requests would else have any number of large ones read at once; where there is no room, it is a 503."""
+    first = respond(store=True, input="x" * 5000)
+    sizes = []
+    monkeypatch.setattr("routes.openai.responses.stored.grow_body", lambda request, size: (sizes.append(size), room)[1])
+    answer = post(client, previous_response_id=first.id)
+    assert sum(sizes) > 5000
+    assert (answer.status_code, len(avibe.submitted)) == ((200, 2) if room else (503, 1))
+    assert room or int(answer.headers["Retry-After"]) > 0
