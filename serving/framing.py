@@ -77,6 +77,11 @@ class Framing:
         return bytes(self._head)
 
     @property
+    def in_plain_body(self) -> bool:
+        """Whether what comes next is a body of a known length, of which only the size counts."""
+        return self.stage is Stage.BODY and not self.chunked
+
+    @property
     def http_1_1(self) -> bool:
         """True where the client speaks HTTP/1.1."""
         return self._head.partition(b"\r\n")[0].endswith(b" HTTP/1.1")

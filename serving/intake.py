@@ -32,6 +32,7 @@ from serving.framing import Framing, RequestBrokenOff, RequestTooSlow, Stage
 # The rate of a slow mobile uplink; an image of 16 MiB then takes at most 17 minutes.
 MIN_BYTES_PER_SECOND = 16 * 1024
 READ_BYTES = 256 * 1024  # from one connection before the next one gets its turn
+LOOKED_AT_BYTES = 16 * 1024  # the same where they are looked at one by one: those of heads and chunks
 LATE_AT_ONCE = 128  # requests that a sweep answers: each costs the polling thread some tenths of a millisecond
 DISCARD_SECONDS = 2.0
 DISCARD_BYTES = 64 * 1024 * 1024
@@ -110,7 +111,7 @@ class Intake:
         self._arriving: dict[Connection, _Arrival] = {}  # in the order in which they began to wait
         self._discarding: dict[Connection, tuple[float, int]] = {}  # until when, and how many bytes more
         self._peers: Counter[str] = Counter()
-        self._buffer = new_buffer(READ_BYTES)
+        self._buffer, self._looked_at = new_buffer(READ_BYTES), new_buffer(LOOKED_AT_BYTES)
         self._stopping = False
         self.refused = 0
 
@@ -233,7 +234,7 @@ class Intake:
     def _readable(self, conn: Connection) -> None:
         arrival = self._arriving[conn]
         try:
-            data = conn.sock.receive_now(self._buffer)
+            data = conn.sock.receive_now(self._buffer if arrival.framing.in_plain_body else self._looked_at)
         except BlockingIOError:
             return
         except OSError:

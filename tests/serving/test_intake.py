@@ -13,8 +13,8 @@ from edge.body_budget import BodyBudget
 from edge.gate import Verdict
 from serving import intake
 from serving.connection import ClientSocket, Connection
-from serving.framing import RequestBrokenOff, RequestTooSlow, Stage
-from serving.intake import CONTINUE, DISCARD_SECONDS, LATE_AT_ONCE, MIN_BYTES_PER_SECOND, Intake
+from serving.framing import Framing, RequestBrokenOff, RequestTooSlow, Stage
+from serving.intake import CONTINUE, DISCARD_SECONDS, LATE_AT_ONCE, LOOKED_AT_BYTES, MIN_BYTES_PER_SECOND, Intake
 from tests.fakes import Clock
 
 PATIENCE = 10.0
@@ -786,3 +786,26 @@ def test_a_refused_connection_stays_in_the_poller(room, begin):
     room.clock.advance(KEEPALIVE)
     room.intake.sweep()
     assert room.closed[-1] is conn
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_what_is_looked_at_byte_by_byte_is_read_in_small_parts(room, monkeypatch, chunked):
+    """Heads and chunks: others have their turn between them. Of a plain body more is read at once."""
+    sizes, feed = [], Framing.feed
+    monkeypatch.setattr(Framing, "feed", lambda self, data: (sizes.append(len(data)), feed(self, data))[1])
+    body, room = b"x" * 100_000, room(total=10**6, per_client=10**6)
+    fields, sent = (
+        (b"Transfer-Encoding: chunked", b"186A0\r\n" + body + b"\r\n0\r\n\r\n")
+        if chunked
+        else (b"Content-Length: 100000", body)
+    )
+    head = b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n\r\n"
+    conn, client = room.connect()
+    conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_000_000)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
+    client.sendall(head + sent)
+    room.pump()
+    assert read(conn).endswith(sent)
+    assert sum(sizes) == len(head + sent)
+    assert max(sizes[:1] if not chunked else sizes) <= LOOKED_AT_BYTES
+    assert chunked or max(sizes) > LOOKED_AT_BYTES
