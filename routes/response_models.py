@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
@@ -103,7 +104,7 @@ class ChosenTokenLogprob(TokenLogprob):
 class ChatLogprobs(Body):
     """Log probabilities of the tokens of an answer."""
 
-    content: list[ChosenTokenLogprob]
+    content: Sequence[ChosenTokenLogprob]
     refusal: None
 
 
@@ -192,10 +193,10 @@ class TextLogprobs(Body):
     With `echo` the prompt's come first; its first token has none.
     """
 
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int]
+    tokens: Sequence[str]
+    token_logprobs: Sequence[float | None]
+    top_logprobs: Sequence[dict[str, float] | None]
+    text_offset: Sequence[int]
 
 
 class TextChoice(Body):

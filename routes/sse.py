@@ -28,9 +28,14 @@ HEADERS = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
 LINE_ENDS = re.compile("[\u0085\u2028\u2029]")
 
 
+def plain(value: Any) -> str:
+    """Return a value as JSON without white space and without escapes, as Flask writes it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def compact(value: Any) -> str:
     """Return a value as JSON without white space, on one line, and without escapes that this does not require."""
-    return _on_one_line(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return _on_one_line(plain(value))
 
 
 def quoted(text: str) -> str:

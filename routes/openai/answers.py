@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 from edge import errors
 from engine.errors import ServiceError
 from engine.text.spelling import name_of
 from engine.types import Completion, Echo, TokenLogprob
 from routes import response_models, sse
+from routes.json_writing import built_later
 from routes.response_models import (
     ChatLogprobs,
     ChosenTokenLogprob,
@@ -56,7 +59,12 @@ def chat_logprobs(tokens: Sequence[TokenLogprob], as_ids: bool = False) -> ChatL
 
     as_ids: name every token by its id, those without a text too.
     """
-    return ChatLogprobs(content=[_chosen(token, as_ids) for token in tokens if as_ids or token.token], refusal=None)
+    return ChatLogprobs(content=chosen_tokens(tokens, as_ids), refusal=None)
+
+
+def chosen_tokens(tokens: Sequence[TokenLogprob], as_ids: bool = False) -> Sequence[ChosenTokenLogprob]:
+    """Return the entries of `chat_logprobs`."""
+    return built_later([token for token in tokens if as_ids or token.token], partial(_chosen, as_ids=as_ids))
 
 
 def _chosen(token: TokenLogprob, as_ids: bool) -> ChosenTokenLogprob:
@@ -81,25 +89,29 @@ def text_logprobs(
     before: how many characters stand before the answer in the text that is shown; as_ids: as for chats; every: show
     tokens without a text too.
     """
-    shown = [token for token in tokens if every or as_ids or token.token]
-    return TextLogprobs(
-        tokens=[_name(token.token_id, token.token, _data(token), as_ids) for token in shown],
-        token_logprobs=[_finite(token.logprob) for token in shown],
-        top_logprobs=[_top(token, as_ids) for token in shown],
-        text_offset=[before + token.offset for token in shown],
-    )
+    return _text_logprobs([_Entry(token, before) for token in tokens if every or as_ids or token.token], as_ids)
 
 
 def echo_logprobs(echo: Echo, tokens: Sequence[TokenLogprob], as_ids: bool = False) -> TextLogprobs:
     """Return those of a prompt, whose first token has none, and of the answer behind it: an entry for every token."""
-    shown = text_logprobs(echo.logprobs, 0, as_ids, every=True)
-    shown["token_logprobs"][:1], shown["top_logprobs"][:1] = [None], [None]
-    answer = text_logprobs(tokens, len(echo.text), as_ids, every=True)
+    prompt = [_Entry(token, 0, scored=index > 0) for index, token in enumerate(echo.logprobs)]
+    return _text_logprobs([*prompt, *(_Entry(token, len(echo.text)) for token in tokens)], as_ids)
+
+
+class _Entry(NamedTuple):
+    """A token of a text. before: how many characters stand before what its offset counts in; scored: has a value."""
+
+    token: TokenLogprob
+    before: int
+    scored: bool = True
+
+
+def _text_logprobs(entries: Sequence[_Entry], as_ids: bool) -> TextLogprobs:
     return TextLogprobs(
-        tokens=shown["tokens"] + answer["tokens"],
-        token_logprobs=shown["token_logprobs"] + answer["token_logprobs"],
-        top_logprobs=shown["top_logprobs"] + answer["top_logprobs"],
-        text_offset=shown["text_offset"] + answer["text_offset"],
+        tokens=built_later(entries, lambda one: _own_name(one.token, as_ids)),
+        token_logprobs=built_later(entries, lambda one: _finite(one.token.logprob) if one.scored else None),
+        top_logprobs=built_later(entries, lambda one: _top(one.token, as_ids) if one.scored else None),
+        text_offset=built_later(entries, lambda one: one.before + one.token.offset),
     )
 
 
@@ -109,9 +121,13 @@ def _top(token: TokenLogprob, as_ids: bool) -> dict[str, float]:
         for token_id, text, value, data in _alternatives(token)
         if token_id != token.token_id
     }
-    own = {_name(token.token_id, token.token, _data(token), as_ids): _finite(token.logprob)}
+    own = {_own_name(token, as_ids): _finite(token.logprob)}
     ranked = sorted((top | own).items(), key=lambda item: item[1], reverse=True)
     return dict(ranked)
+
+
+def _own_name(token: TokenLogprob, as_id: bool) -> str:
+    return _name(token.token_id, token.token, _data(token), as_id)
 
 
 def _name(token_id: int, text: str, data: bytes, as_id: bool) -> str:

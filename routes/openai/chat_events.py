@@ -11,6 +11,7 @@ from typing import Any
 from engine.types import Completion, Piece, TokenLogprob
 from routes import sse
 from routes.chat.output import Call, CallArguments, CallBegin, CallEnd, Content, OutputParser, Part, Reasoning
+from routes.json_writing import event_of
 from routes.openai import answers
 from routes.response_models import CalledFunction, ChatFinishReason, ChatLogprobs, ToolCall
 
@@ -89,7 +90,7 @@ class ParsedChoiceEvents(ChoiceEvents):
     def end(self, completion: Completion) -> bytes:
         rest = self._shown(self._parser.finish())
         reason = finish_reason(completion, self._parser.called)
-        return rest + sse.event(self._detailed({}, reason, math.inf))
+        return rest + event_of(self._detailed({}, reason, math.inf))
 
     def _shown(self, parts: Sequence[Part]) -> bytes:
         show = self._with_details if self._details else self._event
@@ -110,7 +111,7 @@ class ParsedChoiceEvents(ChoiceEvents):
                 return b""
 
     def _with_details(self, part: Part) -> bytes:
-        return self._event(part) if isinstance(part, CallEnd) else sse.event(self._detailed(_delta(part)))
+        return self._event(part) if isinstance(part, CallEnd) else event_of(self._detailed(_delta(part)))
 
     def _detailed(self, delta: dict[str, Any], end: str | None = None, until: float | None = None) -> dict[str, Any]:
         """Return the object of an event with the details of the tokens since the last one.

@@ -17,6 +17,7 @@ from routes.chat.names import FieldNames
 from routes.chat.sampling import choices
 from routes.chat.toolbox import Toolbox
 from routes.generation_run import Run
+from routes.json_writing import event_of
 from routes.openai import answers
 from routes.openai.guided import guided_format
 from routes.openai.requests import CompletionRequest
@@ -122,7 +123,7 @@ class CompletionResponse(RunResponse):
                 if index in unsaid:
                     unsaid.remove(index)
                     change["prompt_token_ids"] = self._run.prompt_token_ids(index)
-                yield sse.event(self.chunk([change]))
+                yield event_of(self.chunk([change]))
             elif piece.text:
                 yield plain[index](piece.text)
             else:

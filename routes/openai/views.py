@@ -9,6 +9,7 @@ from edge.gate import release_body
 from routes import parsing
 from routes.chat.models import charge_named
 from routes.generation_run import Run
+from routes.json_writing import json_response
 from routes.named_user import note_user
 from routes.openai import catalogue, chat, completions
 from routes.openai.chat_response import ChatResponse
@@ -79,7 +80,7 @@ def _response(run: Run, response: ChatResponse | CompletionResponse, stream: boo
     release_body(request)
     if stream:
         return EventStream(response.events(), run.close, run.only).response()
-    return jsonify(response.whole(run.results()))
+    return json_response(response.whole(run.results()))
 
 
 def _read(model: type[AnyRequest]) -> AnyRequest:

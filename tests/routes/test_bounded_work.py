@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import encodings
 import json
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from engine.text.schema.expander import Work
 from engine.text.schema.meeting import _nested
 from engine.text.schema.patterns import Untranslatable, conjuncts
 from engine.text.schema.refusal import MAX_TOKEN, SchemaRefused, below
-from engine.types import ChatPrompt
+from engine.types import ChatPrompt, TokenLogprob
 from routes import kept_image, markdown
 from routes.chat.names import FieldNames
 from routes.chat.shortening import _starts
@@ -287,3 +289,48 @@ def test_prompts_are_scored_for_few_answers(client, prompts, n, status):
 def test_a_number_of_an_act_that_cannot_be_is_passed_over(client, before):
     """A database has no room for it."""
     assert client.get(f"/status/audit?before={before}").status_code in (200, 503)
+
+
+LOGPROBS = {
+    "chat": (CHAT, {"messages": HELLO, "n": 4, "logprobs": True, "top_logprobs": 5}),
+    "completion": ("/v1/completions", {"prompt": "x", "n": 4, "logprobs": 5}),
+    "echo": ("/v1/completions", {"prompt": "x", "n": 4, "logprobs": 5, "echo": True}),
+    "response": (RESPONSES, {"input": "Hello", "top_logprobs": 5, "include": ["message.output_text.logprobs"]}),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(("path", "asked"), LOGPROBS.values(), ids=LOGPROBS)
+def test_log_probabilities_are_encoded_in_pieces(client, avibe, monkeypatch, path, asked, stream):
+    """An encoder holds the interpreter lock for all that it is given; the whole body would take it for a second."""
+    top = tuple((number, f"word{number}", -0.5 * number) for number in range(5))
+    avibe.logprobs = [TokenLogprob(1, "word", -0.25, top, offset=4 * number) for number in range(1000)]
+    avibe.echo = SimpleNamespace(text="word" * 1000, logprobs=avibe.logprobs) if "echo" in asked else None
+    encoded, dumps = [], json.dumps
+
+    def dumped(*values: Any, **options: Any) -> str:
+        text = dumps(*values, **options)
+        encoded.append(len(text))
+        return text
+
+    def fallen_behind() -> None:
+        """Hand the answers over as a client gets them that reads late."""
+        avibe.wait_for(lambda avibe: len(avibe.submitted) == asked.get("n", 1))
+        for one in avibe.submitted:
+            avibe.push(one.request_id, "word", logprobs=tuple(avibe.logprobs))
+            avibe.finish(one.request_id)
+
+    avibe.hold, late = stream, threading.Thread(target=fallen_behind)
+    monkeypatch.setattr(json, "dumps", dumped)
+    if stream:
+        late.start()
+    response = client.post(path, json={"model": "avibe", **asked, "stream": stream})
+    body = response.get_data()
+    if stream:
+        late.join()
+    monkeypatch.undo()
+    assert response.status_code == 200
+    assert len(body) > 200_000
+    assert max(encoded) <= 64 * 1024
+    if not stream:
+        assert body.rstrip() == dumps(json.loads(body), ensure_ascii=False, separators=(",", ":")).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NotRequired
 
 from edge.bodies import Body, Cost
@@ -17,7 +18,7 @@ class OutputText(Body):
     type: Literal["output_text"]
     text: str
     annotations: list[Any]
-    logprobs: list[ChosenTokenLogprob]
+    logprobs: Sequence[ChosenTokenLogprob]
 
 
 class OutputMessage(Body):

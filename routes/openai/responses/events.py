@@ -9,11 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from routes.json_writing import json_bytes
-from routes.sse import compact, quoted
+from routes.sse import quoted
 
 Delta = Callable[[str], bytes]
-# Of a response, whose instructions may be long, and whose tools many: each of these is small.
-SHOWN_LEVELS = 2
 
 
 class Events:
@@ -25,12 +23,11 @@ class Events:
     def __call__(self, kind: str, **fields: Any) -> bytes:
         """Return an event of a type with these fields."""
         event = {"type": kind, "sequence_number": self._number(), **fields}
-        written = json_bytes(event, 1 + SHOWN_LEVELS) if "response" in fields else compact(event).encode()
-        return b"event: %b\ndata: %b\n\n" % (kind.encode(), written)
+        return b"event: %b\ndata: %b\n\n" % (kind.encode(), json_bytes(event))
 
     def deltas(self, kind: str, **fields: Any) -> Delta:
         """Return what makes the events of a type that differ in their `delta` alone."""
-        head = f'event: {kind}\ndata: {{"type":{quoted(kind)},{compact(fields)[1:-1]},"sequence_number":'
+        head = f'event: {kind}\ndata: {{"type":{quoted(kind)},{json_bytes(fields).decode()[1:-1]},"sequence_number":'
 
         def delta(text: str) -> bytes:
             return f'{head}{self._number()},"delta":{quoted(text)}}}\n\n'.encode()

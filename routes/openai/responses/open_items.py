@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from engine.types import TokenLogprob
 from routes.chat.output import CallBegin
-from routes.openai.answers import chat_logprobs
+from routes.openai.answers import chosen_tokens
 from routes.openai.responses.bodies import (
     ItemStatus,
     OutputCall,
@@ -20,7 +20,6 @@ from routes.openai.responses.bodies import (
 )
 from routes.openai.responses.events import Events
 from routes.openai.responses.namespaces import Namespaces
-from routes.response_models import ChosenTokenLogprob
 
 ADDED, DONE = "response.output_item.added", "response.output_item.done"
 PART_ADDED, PART_DONE = "response.content_part.added", "response.content_part.done"
@@ -79,7 +78,7 @@ class OpenMessage(_OpenText):
     prefix, kind = "msg", "output_text"
 
     def __init__(self, events: Events, index: int) -> None:
-        self._logprobs: list[ChosenTokenLogprob] = []
+        self._logprobs: list[TokenLogprob] = []
         super().__init__(events, index)
 
     def add_with(self, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
@@ -87,15 +86,16 @@ class OpenMessage(_OpenText):
         if not logprobs:
             return self.add(text)
         self._texts.append(text)
-        shown = chat_logprobs(logprobs)["content"]
-        self._logprobs += shown
+        self._logprobs += logprobs
+        shown = chosen_tokens(logprobs)
         return self._events("response.output_text.delta", **self._part, logprobs=shown, delta=text)
 
     def _more(self) -> dict[str, Any]:
-        return {"logprobs": self._logprobs}
+        return {"logprobs": chosen_tokens(self._logprobs)}
 
     def _content(self) -> OutputText:
-        return OutputText(type="output_text", text="".join(self._texts), annotations=[], logprobs=self._logprobs)
+        logprobs = chosen_tokens(self._logprobs)
+        return OutputText(type="output_text", text="".join(self._texts), annotations=[], logprobs=logprobs)
 
     def _item(self, status: ItemStatus, begun: bool = True) -> OutputMessage:
         content = [self._content()] if begun else []

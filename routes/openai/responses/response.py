@@ -24,7 +24,7 @@ from routes.openai.responses.bodies import (
     ResponseObject,
     ResponseUsage,
 )
-from routes.openai.responses.events import SHOWN_LEVELS, Events, NoEvents
+from routes.openai.responses.events import Events, NoEvents
 from routes.openai.responses.namespaces import Namespaces
 from routes.openai.responses.output_items import OutputItems
 from routes.openai.responses.store import Draft
@@ -109,8 +109,8 @@ class Answer:
             usage=usage,
         )
         if self._draft is not None:
-            items = json_bytes([_turn(item) for item in output.items], SHOWN_LEVELS)
-            self._draft.keep(response["id"], json_bytes(response, SHOWN_LEVELS), items)
+            items = json_bytes([_turn(item) for item in output.items])
+            self._draft.keep(response["id"], json_bytes(response), items)
         return response
 
     def _failed(self, events: Events, output: OutputItems, error: ServiceError) -> bytes:

@@ -16,7 +16,6 @@ from routes.named_user import note_user
 from routes.openai.responses import stored
 from routes.openai.responses.bodies import DeletedResponse, InputTokenCount
 from routes.openai.responses.create import count_input, submit_response
-from routes.openai.responses.events import SHOWN_LEVELS
 from routes.openai.responses.refusals import refuse_unsupported
 from routes.openai.responses.requests import InputItemsQuery, ResponseRequest
 from routes.openai.responses.response import Answer
@@ -34,7 +33,7 @@ def create() -> Response:
     release_body(request)
     if stream:
         return EventStream(answer.events(), answer.close, answer.only).response()
-    return Response(json_bytes(answer.whole(), SHOWN_LEVELS), content_type=JSON)
+    return Response(json_bytes(answer.whole()), content_type=JSON)
 
 
 @responses.post("/input_tokens")
