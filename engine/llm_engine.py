@@ -135,12 +135,12 @@ class LLMEngine:
         if not self._room.admit_when_free(client, alone, wake):
             return None
         try:
-            return self._enqueue(request, arrival)
+            return self._enqueue(request, arrival, of_batch=True)
         except Overloaded:
             self._room.give_up_for_now(client, alone, wake)
             return None
         except BaseException:
-            self._room.give_up(client)
+            self._room.give_up(client, of_batch=True)
             raise
 
     def stop_waiting(self, wake: Wake) -> None:
@@ -211,7 +211,7 @@ class LLMEngine:
         with request.cancellation.notifying(wanted.cancel):
             yield self._loaded, wanted
 
-    def _enqueue(self, request: GenerationRequest, arrival: float) -> Generation:
+    def _enqueue(self, request: GenerationRequest, arrival: float, of_batch: bool = False) -> Generation:
         assert self._loaded is not None
         wanted = Wanted(arrival + min(request.queue_timeout, request.timeout), request.client, self._clock)
         with request.cancellation.notifying(wanted.cancel):
@@ -225,7 +225,7 @@ class LLMEngine:
                 self._scopes,
                 wanted,
             )
-        self._room.put(sequence)
+        self._room.put(sequence, of_batch)
         self._loop.wake()
         return sequence.generation
 

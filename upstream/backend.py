@@ -126,7 +126,7 @@ class UpstreamBackend:
         self._check_ready()
         if not self._capacity.admit_when_free(request.client, alone, wake):
             return None
-        return self._begun(request, arrival)
+        return self._begun(request, arrival, of_batch=True)
 
     def stop_waiting(self, wake: Wake) -> None:
         self._capacity.stop_waiting(wake)
@@ -188,12 +188,12 @@ class UpstreamBackend:
             return NotReady(f"The model is not ready: {state.reason or 'it is loading'}.")
         return None if self.fleet.usable else away(self.fleet.left_open())
 
-    def _begun(self, request: GenerationRequest, arrival: float) -> Generation:
+    def _begun(self, request: GenerationRequest, arrival: float, of_batch: bool = False) -> Generation:
         try:
-            call = self._call(request, arrival)
+            call = self._call(request, arrival, partial(self._ended, request.client, of_batch))
             self._keep(call)
         except BaseException:
-            self._capacity.leave(request.client)
+            self._capacity.leave(request.client, of_batch)
             raise
         self._loop.soon(call.start)
         return call.generation
@@ -205,7 +205,7 @@ class UpstreamBackend:
                 raise NotReady("The model is not ready: the service is stopping.")
             self._calls.add(call)
 
-    def _call(self, request: GenerationRequest, arrival: float) -> Call:
+    def _call(self, request: GenerationRequest, arrival: float, ended: Callable[[Call], None]) -> Call:
         context = self._info.max_model_len
         check_prompt_size(request.prompt, context)
         estimate = prompt_tokens(request.prompt)
@@ -231,7 +231,7 @@ class UpstreamBackend:
             sampling.max_tokens,
             AnswerCheck(sampling.rules, request.client),
             self.stand_in,
-            partial(self._ended, request.client),
+            ended,
             arrival,
             self._clock,
         )
@@ -250,7 +250,7 @@ class UpstreamBackend:
 
     # --- the loop's thread ---
 
-    def _ended(self, client: str, call: Call) -> None:
+    def _ended(self, client: str, of_batch: bool, call: Call) -> None:
         reader = call.reader
         with self._lock:
             self._calls.discard(call)
@@ -258,7 +258,7 @@ class UpstreamBackend:
                 self._prompt_tokens += reader.prompt_tokens
                 self._cached_tokens += reader.cached_tokens
                 self._output_tokens += reader.output_tokens
-        self._capacity.leave(client)
+        self._capacity.leave(client, of_batch)
 
     async def _begin(self, looked: threading.Event) -> None:
         """Probe every server, and go on watching each."""

@@ -18,8 +18,9 @@ class Capacity:
     def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.capacity = capacity
         self._each = max(1, capacity - capacity // OTHERS_SHARE)
-        self._changed = threading.Condition()  # guards the field below
-        self._in_flight = InFlight(capacity, max(1, capacity // 2), clock)
+        self._changed = threading.Condition()  # guards the fields below
+        self._of_batches = 0  # of those in flight
+        self._in_flight = InFlight(capacity, max(1, capacity // 2), clock, lambda: self._of_batches)
 
     @property
     def total(self) -> int:
@@ -39,12 +40,16 @@ class Capacity:
             self._enter(client)
 
     def admit_when_free(self, client: str, alone: bool, wake: Wake) -> bool:
-        """Count a request of a batch while half of the capacity is free, or if it is the batch's only one."""
+        """Count a request of a batch while half of the capacity is free, or if it is the batch's only one.
+
+        All batches together leave a part of the other half free, as in the waiting room of an engine.
+        """
         with self._changed:
             in_flight = self._in_flight
-            if in_flight.total < in_flight.slots or (alone and not self._full):
+            if in_flight.batch_fits(alone):
                 in_flight.forget(wake)
                 self._enter(client)
+                self._of_batches += 1
                 return True
             in_flight.expect(wake, alone)
             return False
@@ -55,10 +60,12 @@ class Capacity:
             if not self._in_flight.forget(wake):
                 self._in_flight.wake_batch()
 
-    def leave(self, client: str) -> None:
+    def leave(self, client: str, of_batch: bool = False) -> None:
         """Count a request no longer."""
         with self._changed:
+            self._of_batches -= of_batch
             self._in_flight.leave(client)
+            self._in_flight.wake_batch()
             if not self._in_flight.total:
                 self._changed.notify_all()
 

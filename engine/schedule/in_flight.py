@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from engine.shares import within_share
+
 RATE_MEMORY = 0.9  # weight of the past in the mean time between two ends
 
 Wake = Callable[[], None]
@@ -18,13 +20,18 @@ class InFlight:
     """At most `capacity` requests, counted by client.
 
     slots: how many of them can run; a batch submits while fewer are in flight. clock: seconds, monotonic.
+    waiting_of_batches: returns how many requests of batches are in flight and may have to wait.
     """
 
-    def __init__(self, capacity: int, slots: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, capacity: int, slots: int, clock: Callable[[], float], waiting_of_batches: Callable[[], int]
+    ) -> None:
         self.capacity, self.slots, self._clock = capacity, slots, clock
+        self._waiting_of_batches = waiting_of_batches
         self.total = 0  # may be read without the lock
         self.by_client: Counter[str] = Counter()
         self.preparing: Counter[str] = Counter()  # of these, those that are not queued yet
+        self.preparing_of_batches = 0
         self._batches: dict[Wake, bool] = {}  # waiting to submit, in turn; whether each has nothing in flight
         self._last_end = 0.0
         self.between_ends: float | None = None  # mean, in seconds, of a busy engine
@@ -34,24 +41,24 @@ class InFlight:
         """True if the next request can run at once. May be read without the lock."""
         return self.total < self.slots
 
-    def enter(self, client: str) -> None:
+    def enter(self, client: str, of_batch: bool = False) -> None:
         """Count a request that was admitted; it is being prepared."""
         if not self.by_client:
             self._last_end = self._clock()  # idle time says nothing about the rate
         self.by_client[client] += 1
         self.total += 1
         self.preparing[client] += 1
+        self.preparing_of_batches += of_batch
 
-    def prepared(self, client: str) -> None:
-        """Count a request as queued."""
+    def prepared(self, client: str, of_batch: bool = False) -> None:
+        """Count a request as queued. of_batch: as for its `enter`."""
         _take_one(self.preparing, client)
+        self.preparing_of_batches -= of_batch
 
     def leave(self, client: str) -> None:
-        """Count a request no longer, and wake a batch that may use the capacity."""
+        """Count a request no longer."""
         _take_one(self.by_client, client)
         self.total -= 1
-        if self._batches:
-            self.wake_batch()
 
     def ended(self) -> None:
         """Measure the time between two ends of requests that ran."""
@@ -76,11 +83,23 @@ class InFlight:
         """Let a batch wait no longer; return whether it did."""
         return self._batches.pop(wake, None) is not None
 
+    def batch_fits(self, alone: bool) -> bool:
+        """Return whether a batch may submit: at once into a free slot, else if it has nothing in flight.
+
+        What waits of all batches is then within the share of one client; one request may take the last place.
+        """
+        if self.slot_free or not alone:
+            return self.slot_free
+        waiting, free = min(self._waiting_of_batches(), self.total - self.slots), self.capacity - self.total
+        return within_share(waiting, 1, free) if waiting else free > 0
+
     def wake_batch(self) -> None:
         """Wake the first batch that may submit now; if another request was faster, it has to wait again."""
-        total = self.total
+        if not self._batches:
+            return
+        fits = {alone: self.batch_fits(alone) for alone in (False, True)}
         for wake, alone in self._batches.items():
-            if total < (self.capacity if alone else self.slots):
+            if fits[alone]:
                 del self._batches[wake]
                 wake()
                 return

@@ -74,6 +74,14 @@ class PriorityQueues:
         """Return how many sequences of a client wait."""
         return sum(len(queue.line(client)) for queue in self._queues.values())
 
+    def num_of(self, priority: Priority) -> int:
+        """Return how many sequences of a priority wait."""
+        return len(self._queues[priority])
+
+    def tokens_of(self, priority: Priority) -> int:
+        """Return how many tokens the waiting prompts of a priority hold."""
+        return sum(sequence.num_prompt for sequence in self._queues[priority])
+
     def tokens_waiting(self, client: str) -> int:
         """Return how many tokens the waiting prompts of a client hold."""
         return sum(sequence.num_prompt for queue in self._queues.values() for sequence in queue.line(client))

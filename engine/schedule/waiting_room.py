@@ -3,10 +3,9 @@
 A request is in flight from `admit`, before any work is done for it, until `release`, `sweep` or `give_up`.
 
 Whoever is admitted is not sent away for another's sake; a refusal comes at once. So that no client keeps the others
-out, as much of the queue as a client holds has to stay free beside it: alone it may take half of the queue, a second
-one half of the rest. That is the dynamic threshold of shared-buffer switches (Choudhury and Hahne, IEEE/ACM
-Transactions on Networking, 1998). A client that has nothing in flight may take the last place, so clients with one
-request each fill the queue.
+out, as much of the queue as a client holds has to stay free beside it (`engine.shares`). A client that has nothing in
+flight may take the last place, so clients with one request each fill the queue. All batches together, of however many
+clients, hold no more of it than one client may: they wait outside, and nobody is refused for them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from engine.errors import BUSY, NotReady, Overloaded, ServiceError
 from engine.schedule.in_flight import InFlight, Wake
 from engine.schedule.priority_queues import Held, PriorityQueues
 from engine.schedule.sequence import Sequence
-from engine.types import GenerationRequest, QueuePosition
+from engine.shares import within_share
+from engine.types import GenerationRequest, Priority, QueuePosition
 
 LONGEST_RETRY_AFTER = 60  # seconds
 ORDER_LASTS = 0.5  # seconds for which a computed order is reported, so that many may ask for their positions
@@ -39,7 +39,7 @@ class WaitingRoom:
         self._max_tokens, self._clock = max_tokens, clock
         self._changed = threading.Condition()  # guards everything below but what is said to be without
         self._queue = PriorityQueues()
-        self._in_flight = InFlight(capacity, slots, clock)
+        self._in_flight = InFlight(capacity, slots, clock, self._waiting_of_batches)
         self._closed = False
         self._next_deadline = math.inf
         self._abort_pending = self._abort_of_running = False  # written without the lock
@@ -78,24 +78,27 @@ class WaitingRoom:
         """
         with self._changed:
             self._check_open()
-            if self._in_flight.slot_free or (alone and self._has_room(client)):
+            if self._in_flight.batch_fits(alone) and self._has_room(client):
                 self._in_flight.forget(wake)
-                self._in_flight.enter(client)
+                self._in_flight.enter(client, of_batch=True)
                 return True
             self._in_flight.expect(wake, alone)
             return False
 
-    def give_up(self, client: str) -> None:
+    def give_up(self, client: str, of_batch: bool = False) -> None:
         """Give the capacity of a request back that was refused during its preparation."""
         with self._changed:
-            self._in_flight.prepared(client)
+            self._in_flight.prepared(client, of_batch)
             self._leave(client)
 
     def give_up_for_now(self, client: str, alone: bool, wake: Wake) -> None:
-        """Give the capacity of a batch's request back that `put` refused; wake the batch once prompts have started."""
+        """Give the capacity of a batch's request back that `put` refused; wake the batch once prompts have started.
+
+        No other batch is woken for it: each would prepare its own prompt, to be refused as well, and wake the next.
+        """
         with self._changed:
-            self._in_flight.prepared(client)
-            self._leave(client)
+            self._in_flight.prepared(client, of_batch=True)
+            self._count_out(client)
             if self._queue.tokens:
                 self._in_flight.expect(wake, alone)
             else:
@@ -107,7 +110,7 @@ class WaitingRoom:
             if not self._in_flight.forget(wake):
                 self._in_flight.wake_batch()
 
-    def put(self, sequence: Sequence) -> None:
+    def put(self, sequence: Sequence, of_batch: bool = False) -> None:
         """Queue an admitted sequence. Raises Overloaded if the waiting prompts would hold too many tokens.
 
         Tokens are shared as requests are. A prompt of any length may wait alone. Raises NotReady if the room was closed
@@ -115,9 +118,9 @@ class WaitingRoom:
         """
         with self._changed:
             self._check_open()
-            if not self._has_room_for_tokens(sequence):
+            if not self._has_room_for_tokens(sequence, of_batch):
                 raise Overloaded("Too much text is waiting already; try again later.", self._retry_after())
-            self._in_flight.prepared(sequence.request.client)
+            self._in_flight.prepared(sequence.request.client, of_batch)
             self._insert(sequence)
 
     def notify_abort(self) -> None:
@@ -182,6 +185,8 @@ class WaitingRoom:
             sequence = self._queue.take(held)
             assert sequence is following
             self._before.pop(id(sequence.request), None)
+            if sequence.request.priority is Priority.BATCH:
+                self._in_flight.wake_batch()
             return sequence
 
     def put_back(self, sequence: Sequence) -> None:
@@ -257,15 +262,21 @@ class WaitingRoom:
             return free > 0
         waiting = counted.preparing[client] + self._queue.num_waiting(client)
         # Those that find a slot count as waiting only until they have started.
-        return _within_share(min(waiting, counted.total - counted.slots), 1, free)
+        return within_share(min(waiting, counted.total - counted.slots), 1, free)
 
-    def _has_room_for_tokens(self, sequence: Sequence) -> bool:
+    def _has_room_for_tokens(self, sequence: Sequence, of_batch: bool) -> bool:
         """Return whether a client's next prompt can wait."""
         client, tokens, free = sequence.request.client, sequence.num_prompt, self._max_tokens - self._queue.tokens
         waiting = self._queue.tokens_waiting(client)
+        if of_batch:
+            waiting = max(waiting, self._queue.tokens_of(Priority.BATCH))
         if not waiting:
             return tokens <= free or not self._queue.tokens
-        return _within_share(waiting, tokens, free)
+        return within_share(waiting, tokens, free)
+
+    def _waiting_of_batches(self) -> int:
+        """Return how many requests of batches wait or will; those of keys of the same priority are counted too."""
+        return self._in_flight.preparing_of_batches + self._queue.num_of(Priority.BATCH)
 
     def _busy(self) -> Overloaded:
         return Overloaded(BUSY, self._retry_after())
@@ -279,6 +290,10 @@ class WaitingRoom:
         self._before.pop(id(sequence.request), None)  # another request's id() may soon be the same
 
     def _leave(self, client: str) -> None:
+        self._count_out(client)
+        self._in_flight.wake_batch()
+
+    def _count_out(self, client: str) -> None:
         self._in_flight.leave(client)
         if not self._in_flight.total:
             self._changed.notify_all()
@@ -288,8 +303,3 @@ class WaitingRoom:
 
     def _retry_after(self) -> int:
         return min(LONGEST_RETRY_AFTER, max(1, math.ceil(self._wait())))
-
-
-def _within_share(held: int, more: int, free: int) -> bool:
-    """Return whether a client that holds so much of the queue may take more of what is free."""
-    return held + more <= free - more

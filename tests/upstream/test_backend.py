@@ -223,6 +223,19 @@ def test_a_batch_leaves_half_of_the_capacity(server: FakeUpstream, opened: Open)
     assert woken.wait(30)
 
 
+def test_batches_of_many_clients_leave_room_for_others(server: FakeUpstream, opened: Open) -> None:
+    """They do not fill the other half either, however many there are; the next is woken when one of them has ended."""
+    server.script.wait = 30
+    backend, woken = opened(capacity=8), threading.Event()
+    taken = [backend.submit_when_free(asking(client=f"job-{n}"), True, woken.set) for n in range(10)]
+    held = [one for one in taken if one is not None]
+    assert len(held) == 6
+    held += [backend.submit(asking(client=f"new-{n}")) for n in range(2)]
+    for one in held:
+        one.abort()
+    assert woken.wait(30)
+
+
 def test_a_batch_that_has_ended_is_not_woken_by_what_stands_in(server: FakeUpstream, opened: Open) -> None:
     """It stops waiting wherever it waits, so that the next one has the room."""
     server.script.wait = 30

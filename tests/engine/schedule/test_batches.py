@@ -1,4 +1,4 @@
-"""Batches share the free slots, have one request each at least, and do not fill the queue."""
+"""Batches share the free slots, one request of each may wait for one, and all of them do not fill the queue."""
 
 import threading
 from collections import Counter, deque
@@ -46,7 +46,7 @@ def submit(room, wake, alone, client="job", **details):
     if not room.admit_when_free(client, alone, wake):
         return None
     made = sequence(client, batch=True, on_abort=room.notify_abort, **details)
-    room.put(made)
+    room.put(made, of_batch=True)
     return made
 
 
@@ -107,6 +107,76 @@ def test_a_batch_alone_finds_room_beside_a_greedy_client():
         greedy += [come(room, "greedy") for _ in range(3)]
     assert submit(room, wake, alone=True, client="job")
     assert [outcome(submitted) for submitted in greedy] == [None] * len(greedy)
+
+
+def test_batches_of_many_clients_leave_half_of_the_queue_to_others():
+    """However many there are; new clients find the rest of the queue, as without them."""
+    room, wakes = room_of(2, 10), [Waker() for _ in range(20)]
+    come(room, "a")
+    come(room, "b")
+    waiting = [submit(room, wake, alone=True, client=f"job-{number}") for number, wake in enumerate(wakes)]
+    assert [made is not None for made in waiting] == [True] * 5 + [False] * 15
+    for number in range(5):
+        come(room, f"new-{number}")
+    with pytest.raises(Overloaded):
+        room.admit("one too many")
+    assert room.check([room.take(NO_SLOTS), room.take(NO_SLOTS)]) is None
+
+
+def test_the_next_batch_waits_in_the_queue_once_another_has_left_it():
+    """It is woken when the text of another batch starts, though none has ended."""
+    room, wakes = room_of(1, 9), [Waker() for _ in range(6)]
+    come(room, "a")
+    come(room, "b")
+    for number, wake in enumerate(wakes):
+        submit(room, wake, alone=True, client=f"job-{number}")
+    assert len(room) == 2 + 4
+    end(room)
+    assert room.take(NO_SLOTS).request.client == "b"
+    assert [wake.calls for wake in wakes] == [0] * 6
+    assert room.take(NO_SLOTS).request.client == "job-0"
+    assert [wake.calls for wake in wakes] == [0, 0, 0, 0, 1, 0]
+    assert submit(room, wakes[4], alone=True, client="job-4")
+    assert submit(room, wakes[5], alone=True, client="job-5") is None
+
+
+def test_a_batch_alone_may_take_the_last_place():
+    """As any client without a request may, if no other batch waits."""
+    room = room_of(1, 3)
+    for client in ("a", "b", "c"):
+        come(room, client)
+    assert submit(room, Waker(), alone=True)
+    assert room.num_in_flight() == 4
+
+
+def test_the_prompts_of_batches_leave_room_for_those_of_others():
+    """Tokens are shared as requests are: their clients count together as one."""
+    room = room_of(1, 10, max_tokens=100)
+    come(room, "a")
+    running = room.take(NO_SLOTS)
+    for client in ("first", "second"):
+        assert submit(room, Waker(), alone=True, client=client, tokens=20)
+    assert room.admit_when_free("third", True, Waker())
+    with pytest.raises(Overloaded):
+        room.put(sequence("third", tokens=20, batch=True), of_batch=True)
+    room.give_up_for_now("third", True, Waker())
+    come(room, "new", tokens=60)
+    assert room.check([running]) is None
+
+
+def test_a_prompt_that_finds_no_room_wakes_no_other_batch():
+    """That would prepare its own in vain, and wake the first one for it, and so on."""
+    room, wakes = room_of(2, 10, max_tokens=100), {"first": Waker(), "second": Waker()}
+    come(room, "a", tokens=90)
+    come(room, "b")
+    for name, wake in wakes.items():
+        assert room.admit_when_free(name, True, wake)
+        with pytest.raises(Overloaded):
+            room.put(sequence(name, tokens=50, batch=True), of_batch=True)
+        room.give_up_for_now(name, True, wake)
+    assert [wake.calls for wake in wakes.values()] == [0, 0]
+    end(room)
+    assert [wake.calls for wake in wakes.values()] == [1, 0]
 
 
 def test_batches_are_woken_in_turn():
@@ -196,7 +266,7 @@ def test_a_text_too_long_for_the_queue_is_tried_again_when_prompts_have_left_it(
     come(room, "a", tokens=90)
     assert room.admit_when_free("a", True, wake)
     with pytest.raises(Overloaded):
-        room.put(sequence("a", tokens=50, batch=True))
+        room.put(sequence("a", tokens=50, batch=True), of_batch=True)
     room.give_up_for_now("a", True, wake)
     assert (room.num_in_flight(), wake.calls) == (1, 0)
     end(room)
@@ -207,12 +277,15 @@ def test_a_text_too_long_for_the_queue_is_tried_again_when_prompts_have_left_it(
     assert room.check([]) is None
 
 
+NAMES = ("first", "second", "third", "fourth")
+
+
 class Simulation:
-    """Two batches and interactive clients around a room, one action at a time; every wake is followed."""
+    """Four batches and interactive clients around a room, one action at a time; every wake is followed."""
 
     def __init__(self, slots, waiting):
         self.room, self.slots = room_of(slots, waiting), slots
-        self.todo = {"first": 6, "second": 6}
+        self.todo = dict.fromkeys(NAMES, 4)
         self.wakes = {name: Waker() for name in self.todo}
         self.followed = dict.fromkeys(self.todo, 0)
         self.running = []
@@ -258,7 +331,7 @@ class Simulation:
 
 
 actions = st.one_of(
-    st.tuples(st.just("submit"), st.sampled_from(("first", "second"))),
+    st.tuples(st.just("submit"), st.sampled_from(NAMES)),
     st.tuples(st.just("interactive"), st.sampled_from("ab")),
     st.tuples(st.sampled_from(("start", "end")), st.none()),
 )
@@ -279,7 +352,7 @@ def test_no_batch_is_forgotten(slots, waiting, steps):
         world.start(None)
         world.end(None)
         world.follow()
-    assert world.todo == {"first": 0, "second": 0}
+    assert world.todo == dict.fromkeys(NAMES, 0)
     assert world.room.num_in_flight() == 0
 
 

@@ -1,0 +1,12 @@
+"""How much one of many may hold of what all share, so that it keeps nobody out.
+
+As much as it holds has to stay free beside it: alone it may have half of all, a second one half of the rest. That is
+the dynamic threshold of shared-buffer switches (Choudhury and Hahne, IEEE/ACM Transactions on Networking, 1998).
+"""
+
+from __future__ import annotations
+
+
+def within_share(held: int, more: int, free: int) -> bool:
+    """Return whether one that holds so much may take more of what is free."""
+    return held + more <= free - more
