@@ -139,6 +139,12 @@ def schemas() -> Iterator[tuple[str, Schema]]:
     yield "broken pattern", {"type": "string", "pattern": "(((["}
 
 
+def slow_grammar(number: int) -> str:
+    """Return a grammar in Lark that takes long to try, and is refused in the end."""
+    patterns = (f"/(.|\\n)*{chr(97 + n)}(.|\\n){{{number % 17 + 3 + n}}}/" for n in range(12))
+    return f"start: X\nX: {' & '.join(patterns)}"
+
+
 def schema_requests(distinct: int) -> Iterator[tuple[str, bytes]]:
     """Yield a request for each hard schema, and `distinct` of a kind that fills a cache."""
     for name, schema in schemas():

@@ -7,19 +7,18 @@ millisecond; it releases the GIL; and it counts its own work, so even a maliciou
 no more memory, than its limits allow.
 
 New grammars are tried in processes of their own first (`grammar_trials`), where one that never ends is killed.
-Grammars are compiled and warmed up in threads of this module, never in the engine's thread, which only requests the
-next mask; a thread of this module starts to compute it when the previous token is accepted.
+Grammars are compiled and warmed up in the threads of a `CompileQueue`, never in the engine's thread, which only
+requests the next mask; a thread of this module starts to compute it when the previous token is accepted.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from engine.errors import Overloaded, ValidationError
+from engine.text.compile_queue import RETRY_AFTER, CompileQueue
 from engine.text.grammar_limits import FUEL, MORE_MAY_HELP, TOO_COMPLEX, TRIED_ANSWERS, TRIED_TOKENS, fault, limits_of
 from engine.text.grammar_limits import reason as reason_of
 from engine.text.grammar_trials import TOO_MANY, NoTrials, Trials
@@ -34,12 +34,9 @@ from engine.types import Vocabulary
 from engine.wanted import Wanted
 
 COMPILE_SECONDS = 5.0
-COMPILE_THREADS = 2
-WAITING_COMPILES = 32
 CACHED_GRAMMARS = 128
 CACHED_BYTES = 64 * 2**20  # of the compiled grammars of one model, as `size_of` estimates them
 MASK_THREADS = 4
-NICENESS = 10
 BYTES_PER_FUEL, BYTES_PER_CHARACTER = 110, 170  # see `grammar_limits.FUEL`
 
 
@@ -102,38 +99,38 @@ class GrammarMask:
 class Grammars:
     """The grammars of one model. Thread-safe; not for the engine's thread, which must not wait for a compilation.
 
-    seconds: how long a request waits for a new grammar; most_waiting: limit of concurrent compilations; trials: of new
-    grammars, before they are compiled here.
+    seconds: how long a request waits for a new grammar; trials: of new grammars, before they are compiled here;
+    compilers: where they are, which several models may share.
     """
 
     def __init__(
         self,
         vocabulary: Vocabulary,
         seconds: float = COMPILE_SECONDS,
-        most_waiting: int = WAITING_COMPILES,
         trials: Trials | None = None,
+        compilers: CompileQueue | None = None,
     ) -> None:
         self._trials = trials or NoTrials()
-        self._vocabulary, self._seconds, self._most_waiting = vocabulary, seconds, most_waiting
+        self._vocabulary, self._seconds = vocabulary, seconds
         self._words = (len(vocabulary.tokens) + 31) // 32
-        self._compilers = ThreadPoolExecutor(COMPILE_THREADS, "grammar", initializer=_lower_priority)
+        self._compilers = compilers or CompileQueue()
         self._maskers = ThreadPoolExecutor(MASK_THREADS, "grammar-mask")
         self._tokenizer: LLTokenizer | None = vocabulary.index
         self._tokenizer_lock = threading.Lock()  # guards the creation of `_tokenizer` if the vocabulary has no index
-        self._lock = threading.Lock()  # guards the three fields below
+        self._lock = threading.Lock()  # guards the two fields below
         self._ready: OrderedDict[tuple[str, str], _Compiled] = OrderedDict()  # by owner and grammar
         self._bytes = 0
-        self._compiling = 0
 
     def mask(
         self, grammar: str, wanted: Wanted | None = None, field: str = "response_format", owner: str = ""
     ) -> GrammarMask:
-        """Return a new mask. grammar: from `json_grammar` or `lark_grammar`; wanted: ends the wait for a new one;
-        field: of the request, which an answer that fails is blamed on. owner: who may find the compiled grammar again,
-        so that the time of a request does not tell what schemas others have sent.
+        """Return a new mask. grammar: from `json_grammar` or `lark_grammar`; wanted: for whom a new one is compiled,
+        and what ends the wait for it; field: of the request, which an answer that fails is blamed on. owner: who may
+        find the compiled grammar again, so that the time of a request does not tell what schemas others have sent.
 
         Raises ValidationError for a grammar that is invalid, too large, or not compiled in time, and Overloaded if too
-        many compile already. Neither names a field; the message is a predicate whose subject the caller adds.
+        many compile already, of all clients or of this one. Neither names a field; the message is a predicate whose
+        subject the caller adds.
         """
         with self._lock:
             compiled = self._ready.get((owner, grammar))
@@ -156,17 +153,12 @@ class Grammars:
             return self._bytes
 
     def close(self) -> None:
-        """Shut down the threads."""
-        for pool in (self._compilers, self._maskers):
-            pool.shutdown(wait=False, cancel_futures=True)
+        """Shut down the threads, of the compilers too."""
+        self._compilers.close()
+        self._maskers.shutdown(wait=False, cancel_futures=True)
 
     def _compiled(self, grammar: str, wanted: Wanted, owner: str) -> _Compiled:
-        with self._lock:
-            if self._compiling >= self._most_waiting:
-                raise Overloaded(TOO_MANY, 1)
-            self._compiling += 1
-        future = self._compilers.submit(self._compile, grammar)
-        future.add_done_callback(self._compiled_one)
+        future = self._compilers.submit(wanted.client, partial(self._compile, grammar))
         try:
             compiled = _result(future, self._seconds, wanted)
         except BaseException:
@@ -183,10 +175,6 @@ class Grammars:
             self._bytes += compiled.size
             while len(self._ready) > CACHED_GRAMMARS or self._bytes > CACHED_BYTES:
                 self._bytes -= self._ready.popitem(last=False)[1].size
-
-    def _compiled_one(self, _: Future[_Compiled]) -> None:
-        with self._lock:
-            self._compiling -= 1
 
     def _compile(self, grammar: str) -> _Compiled:
         """Compile with as little as is enough, which bounds the size of what is kept. Raises as `mask` does."""
@@ -283,7 +271,7 @@ def _result(future: Future[_Compiled], seconds: float, wanted: Wanted) -> _Compi
     while not future.done():
         left = until - time.monotonic()
         if left <= 0 and not future.running():
-            raise Overloaded(TOO_MANY, 1)
+            raise Overloaded(TOO_MANY, RETRY_AFTER)
         if left <= 0:
             raise ValidationError(TOO_COMPLEX)
         wanted.wait(left)
@@ -317,9 +305,3 @@ def index_of(vocabulary: Vocabulary) -> LLTokenizer:
         eos_token=sorted(vocabulary.eos_token_ids),
         slices=LLTokenizer.json_slices(),
     )
-
-
-def _lower_priority() -> None:
-    """Lower the priority of this thread, so that the engine's thread runs first on a shared core."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

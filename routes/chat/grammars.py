@@ -10,6 +10,7 @@ from typing import Any
 from edge import turns
 from engine.backend import Backend
 from engine.errors import NotReady, RetryLater, ServiceError, Unsupported, ValidationError
+from engine.text.compile_queue import CompileQueue
 from engine.text.grammar import GrammarRefused, Grammars, lark_grammar
 from engine.text.grammar_trials import Trials
 from engine.text.prompt_size import is_longer
@@ -27,10 +28,13 @@ NewMask = Callable[[], TokenMask | None]
 
 
 class GrammarCache:
-    """The compiled grammars of every model, each built by the first request that needs it. trials: of new ones."""
+    """The compiled grammars of every model, each built by the first request that needs it. trials: of new ones.
+
+    All models share the threads that compile, as they share the processes of the trials.
+    """
 
     def __init__(self, trials: Trials | None = None) -> None:
-        self._trials = trials
+        self._trials, self._compilers = trials, CompileQueue()
         self._lock = threading.Lock()  # guards the field below
         self._by_model: dict[str, Grammars] = {}
 
@@ -45,7 +49,7 @@ class GrammarCache:
                 vocabulary = backend.vocabulary()
                 if vocabulary is None:
                     raise _refusal(backend, field)
-                self._by_model[name] = Grammars(vocabulary, trials=self._trials)
+                self._by_model[name] = Grammars(vocabulary, trials=self._trials, compilers=self._compilers)
             return self._by_model[name]
 
     def size(self) -> tuple[int, int]:
@@ -90,7 +94,7 @@ def new_mask(
         # Free calls need not conform: the schemas of all tools together may be what is too much.
         plan = _either(answer_format, toolbox, Schemas.NONE)
         _compile(plan, grammars, wanted, owner)
-    return lambda: grammars.mask(plan.grammar, field=plan.field, owner=owner)
+    return lambda: grammars.mask(plan.grammar, wanted, plan.field, owner)
 
 
 def _one_call(
@@ -104,7 +108,7 @@ def _one_call(
         grammars.mask(grammar, wanted, names.tools, owner)
     except (ValidationError, RetryLater):
         return lambda: None
-    return lambda: grammars.mask(grammar, field=names.tools, owner=owner)
+    return lambda: grammars.mask(grammar, wanted, names.tools, owner)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import engine.text.grammar
 from engine.errors import DeadlineExceeded, Overloaded, RequestAborted, ValidationError
 from engine.loading.loader import load_model
 from engine.loading.vocabulary import vocabulary_of
+from engine.text.compile_queue import CompileQueue
 from engine.text.grammar import (
     CACHED_GRAMMARS,
     GrammarFailed,
@@ -272,7 +273,7 @@ def test_a_compilation_that_takes_too_long_is_rejected():
     slow.close()
 
 
-def test_a_compilation_that_never_began_is_not_its_clients_fault(monkeypatch):
+def test_a_compilation_that_never_began_is_not_its_clients_fault():
     """Others' schemas took all the time: it may be sent again."""
     started, release = threading.Event(), threading.Event()
 
@@ -285,8 +286,7 @@ def test_a_compilation_that_never_began_is_not_its_clients_fault(monkeypatch):
         with contextlib.suppress(ValidationError):
             slow.mask(json_grammar('{"const": "first"}'))
 
-    monkeypatch.setattr(engine.text.grammar, "COMPILE_THREADS", 1)
-    slow = Grammars(Vocabulary(TOKENS, frozenset({END}), held), seconds=0.5)
+    slow = Grammars(Vocabulary(TOKENS, frozenset({END}), held), seconds=0.5, compilers=CompileQueue(threads=1))
     thread = threading.Thread(target=first)
     thread.start()
     assert started.wait(PATIENCE)
@@ -306,7 +306,8 @@ def test_too_many_concurrent_compilations_are_rejected():
         release.wait(PATIENCE)
         return encode(text)
 
-    blocked = Grammars(Vocabulary(TOKENS, frozenset({END}), held), seconds=PATIENCE, most_waiting=1)
+    one = CompileQueue(most=1)
+    blocked = Grammars(Vocabulary(TOKENS, frozenset({END}), held), seconds=PATIENCE, compilers=one)
     first = threading.Thread(target=blocked.mask, args=(json_grammar('{"const": "first"}'),))
     first.start()
     assert started.wait(PATIENCE)
@@ -316,6 +317,15 @@ def test_too_many_concurrent_compilations_are_rejected():
     first.join(PATIENCE)
     blocked.mask(json_grammar('{"const": "second"}'))
     blocked.close()
+
+
+def test_a_grammar_is_compiled_in_the_turn_of_its_client(grammars):
+    """Of the one who wants it, whoever may find it again; a compiled one takes no turn."""
+    asked, submit = [], grammars._compilers.submit
+    grammars._compilers.submit = lambda client, work: asked.append(client) or submit(client, work)
+    for client, owner in (("a", ""), ("b", ""), ("b", "b")):
+        grammars.mask(json_grammar('{"const": 1}'), Wanted(client=client), owner=owner)
+    assert asked == ["a", "b"]
 
 
 def test_the_least_recently_used_grammar_is_evicted_first(grammars):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edge import turns
+from engine.text.compile_queue import CompileQueue
 from engine.text.grammar import Grammars
 from engine.types import ModelInfo, Vocabulary
 from engine.wanted import Wanted
@@ -14,7 +15,7 @@ from routes.chat.answer_format import AnswerFormat
 from routes.chat.grammars import GrammarCache, new_mask
 from routes.chat.names import FieldNames
 from routes.chat.toolbox import FunctionTool, Toolbox
-from tests.routes.test_openai import TOOL, ask, refused
+from tests.routes.test_openai import CHAT, HELLO, TOOL, ask, refused
 
 END = 256
 LETTERS = Vocabulary((*[bytes([code]) for code in range(256)], b""), frozenset({END}), lambda text: list(text.encode()))
@@ -201,6 +202,24 @@ def test_every_form_can_stand_beside_calls(avibe, form, good, bad):
         new = new_mask(AnswerFormat("form", **form), toolbox, names, avibe, GrammarCache(), Wanted(), "")
         for text, expected in ((good, True), (bad, False), (call(), bool(tools))):
             assert matches(new(), text) is expected
+
+
+def test_a_grammar_is_compiled_in_the_turn_of_whom_its_request_is_charged_to(client, avibe, monkeypatch):
+    """The account of a key, or an address."""
+    avibe.tokens, avibe.finish_reason = LETTERS, "length"
+    clients, submit = [], CompileQueue.submit
+
+    def noted(queue, client, work):
+        clients.append(client)
+        return submit(queue, client, work)
+
+    monkeypatch.setattr(CompileQueue, "submit", noted)
+    for number, address in enumerate(("10.0.0.1", "10.0.0.2", "10.0.0.1")):
+        form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"const": number}}}
+        asked = {"model": "avibe", "messages": HELLO, "response_format": form}
+        assert client.post(CHAT, json=asked, environ_base={"REMOTE_ADDR": address}).status_code == 200
+    assert clients == [submitted.client for submitted in avibe.submitted]
+    assert len(set(clients)) == 2
 
 
 @pytest.mark.parametrize("fields", [{"response_format": FORM}, {"tools": [WEATHER], "tool_choice": "required"}])

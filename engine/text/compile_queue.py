@@ -1,0 +1,135 @@
+"""Which grammar is compiled next: the order is fair between clients, and few threads take from it.
+
+The client with the fewest grammars at work comes first, and among equals the one whose turn was longest ago. One client
+does not get all threads while another waits or might come, nor all places: a grammar may take seconds, and the next one
+of another client a hundredth of that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from engine.errors import Overloaded
+from engine.shares import within_share
+from engine.text.grammar_trials import TOO_MANY
+
+THREADS = 2
+MOST = 32
+NICENESS = 10
+RETRY_AFTER = 1  # second
+
+Outcome = TypeVar("Outcome")
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One grammar of a client."""
+
+    client: str
+    work: Callable[[], Any]
+    future: Future[Any] = field(default_factory=Future)
+
+
+class CompileQueue:
+    """At most `most` jobs, at work in `threads` threads and waiting for one. Thread-safe."""
+
+    def __init__(self, threads: int = THREADS, most: int = MOST) -> None:
+        self._each, self._most = max(1, threads - 1), most
+        self._threads = ThreadPoolExecutor(threads, "grammar", initializer=_lower_priority)
+        self._lock = threading.Lock()  # guards the two fields below
+        self._lines: OrderedDict[str, deque[_Job]] = OrderedDict()  # the client whose turn was longest ago comes first
+        self._at_work: Counter[str] = Counter()
+
+    def submit(self, client: str, work: Callable[[], Outcome]) -> Future[Outcome]:
+        """Have `work` done for a client; cancelling what is returned gives its place back while it waits.
+
+        Raises Overloaded where there is no place for this client.
+        """
+        job = _Job(client, work)
+        with self._lock:
+            if not self._has_room(client):
+                raise Overloaded(TOO_MANY, RETRY_AFTER)
+            self._lines.setdefault(client, deque()).append(job)
+        job.future.add_done_callback(lambda future: self._forget(job) if future.cancelled() else None)
+        self._threads.submit(self._work)
+        return job.future
+
+    def close(self) -> None:
+        """End the threads; what waits is cancelled."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            waiting = [job for line in self._lines.values() for job in line]
+        for job in waiting:
+            job.future.cancel()
+
+    def _work(self) -> None:
+        """Do what waits, as long as there is something that may be begun."""
+        while (job := self._take()) is not None:
+            self._do(job)
+            del job  # so that its outcome is not kept while this thread waits
+
+    def _do(self, job: _Job) -> None:
+        try:
+            outcome = job.work()
+        except BaseException as error:
+            self._end(job)
+            job.future.set_exception(error)
+        else:
+            self._end(job)
+            job.future.set_result(outcome)
+        finally:
+            del job  # an error would keep itself by its traceback
+
+    def _take(self) -> _Job | None:
+        with self._lock:
+            while (client := self._next_client()) is not None:
+                line = self._lines[client]
+                job = line.popleft()
+                self._lines.move_to_end(client)
+                if not line:
+                    del self._lines[client]
+                if job.future.set_running_or_notify_cancel():
+                    self._at_work[client] += 1
+                    return job
+        return None
+
+    def _next_client(self) -> str | None:
+        """Return whose turn it is; with the lock held."""
+        client = min(self._lines, key=self._at_work.__getitem__, default=None)
+        return client if client is not None and self._at_work[client] < self._each else None
+
+    def _end(self, job: _Job) -> None:
+        with self._lock:
+            self._at_work -= Counter([job.client])
+            if job.client in self._lines:
+                self._lines.move_to_end(job.client)
+
+    def _forget(self, job: _Job) -> None:
+        """Remove a job that was cancelled."""
+        with self._lock:
+            line = self._lines.get(job.client)
+            if line is not None and job in line:
+                line.remove(job)
+                if not line:
+                    del self._lines[job.client]
+
+    def _has_room(self, client: str) -> bool:
+        """Return whether one more job of a client may wait; one without any may take the last place. With the lock
+        held.
+        """
+        held = self._at_work[client] + len(self._lines.get(client, ()))
+        free = self._most - self._at_work.total() - sum(map(len, self._lines.values()))
+        return within_share(held, 1, free) if held else free > 0
+
+
+def _lower_priority() -> None:
+    """Lower the priority of this thread, so that the engine's thread runs first on a shared core."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -1,0 +1,159 @@
+"""Grammars are compiled in an order that is fair between clients, and no client has all threads or places."""
+
+import threading
+from concurrent.futures import CancelledError
+
+import pytest
+
+from engine.errors import Overloaded
+from engine.text.compile_queue import CompileQueue
+from tests.fakes import PATIENCE
+
+
+class Compiler:
+    """A queue whose jobs wait until they are let go; begun: those that were, by name, in order."""
+
+    def __init__(self, **limits):
+        self.queue, self.begun = CompileQueue(**limits), []
+        self._changed = threading.Condition()  # guards `begun` and the field below
+        self._let_go = set()
+
+    def submit(self, name):
+        """Submit a job of the client that its name begins with."""
+        return self.queue.submit(name[0], lambda: self._work(name))
+
+    def let_go(self, *names):
+        """Let jobs end once they begin."""
+        with self._changed:
+            self._let_go.update(names)
+            self._changed.notify_all()
+
+    def wait_for(self, *names):
+        """Wait until these have begun, and no others."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.begun) >= len(names), PATIENCE)
+            assert self.begun == list(names)
+
+    def _work(self, name):
+        with self._changed:
+            self.begun.append(name)
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: name in self._let_go, PATIENCE)
+        return name
+
+
+@pytest.fixture
+def compiler():
+    """Make a compiler of one's own limits; it is closed, and its jobs let go."""
+    made = []
+
+    def make(**limits):
+        made.append(Compiler(**limits))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.let_go(*(f"{client}{number}" for client in "abcde" for number in range(10)))
+        one.queue.close()
+
+
+def test_clients_take_turns(compiler):
+    """A client that has sent many waits behind the first one of each other, and then behind the second."""
+    alone = compiler(threads=1)
+    jobs = [alone.submit("a0")]
+    alone.wait_for("a0")
+    jobs += [alone.submit(name) for name in ("a1", "a2", "a3", "b0", "b1", "c0")]
+    alone.let_go("a0", "a1", "a2", "a3", "b0", "b1", "c0")
+    assert [job.result(PATIENCE) for job in jobs] == ["a0", "a1", "a2", "a3", "b0", "b1", "c0"]
+    assert alone.begun == ["a0", "b0", "c0", "a1", "b1", "a2", "a3"]
+
+
+def test_the_client_with_the_fewest_at_work_comes_first(compiler):
+    """Whoever waits for longer; among equals the one whose turn was longest ago."""
+    three = compiler(threads=3)
+    three.submit("a0")
+    three.wait_for("a0")
+    three.submit("b0")
+    three.wait_for("a0", "b0")
+    three.submit("b1")
+    three.wait_for("a0", "b0", "b1")
+    for name in ("b2", "a1", "c0"):
+        three.submit(name)
+    three.let_go("b0")
+    three.wait_for("a0", "b0", "b1", "c0")
+    three.let_go("c0")
+    three.wait_for("a0", "b0", "b1", "c0", "a1")
+
+
+def test_no_client_has_every_thread(compiler):
+    """One is left for another that might come; its grammar begins at once."""
+    two = compiler(threads=2)
+    slow = [two.submit(f"a{number}") for number in range(4)]
+    two.wait_for("a0")
+    quick = two.submit("b0")
+    two.wait_for("a0", "b0")
+    two.let_go("b0")
+    assert quick.result(PATIENCE) == "b0"
+    assert [job.running() for job in slow] == [True, False, False, False]
+    two.let_go("a0")
+    two.wait_for("a0", "b0", "a1")
+
+
+def test_a_client_alone_holds_half_of_the_places(compiler):
+    """Beside it another has half of the rest, and who has none may take the last."""
+    full = compiler(threads=1, most=8)
+    for name in ("a0", "a1", "a2", "a3"):
+        full.submit(name)
+    with pytest.raises(Overloaded) as refused:
+        full.submit("a4")
+    assert refused.value.retry_after == 1
+    for name in ("b0", "b1"):
+        full.submit(name)
+    with pytest.raises(Overloaded):
+        full.submit("b2")
+    for name in ("c0", "d0"):
+        full.submit(name)
+    with pytest.raises(Overloaded):
+        full.submit("e0")
+
+
+def test_a_cancelled_job_gives_its_place_back(compiler):
+    """And is never begun."""
+    alone = compiler(threads=1, most=2)
+    first = alone.submit("a0")
+    alone.wait_for("a0")
+    left = alone.submit("b0")
+    with pytest.raises(Overloaded):
+        alone.submit("c0")
+    assert left.cancel()
+    last = alone.submit("c0")
+    alone.let_go("a0", "b0", "c0")
+    assert [job.result(PATIENCE) for job in (first, last)] == ["a0", "c0"]
+    assert alone.begun == ["a0", "c0"]
+
+
+def test_a_place_is_free_once_a_job_has_ended(compiler):
+    """Before its client hears of it, which may send the next one at once; also if it failed."""
+    alone = compiler(threads=1, most=1)
+    alone.let_go("a0")
+
+    def fail():
+        raise ValueError("It does not compile.")
+
+    for _ in range(20):
+        assert alone.submit("a0").result(PATIENCE) == "a0"
+        with pytest.raises(ValueError, match="does not compile"):
+            alone.queue.submit("a", fail).result(PATIENCE)
+
+
+def test_what_waits_is_cancelled_when_the_queue_is_closed(compiler):
+    """So nobody waits for it in vain; what is at work comes to its end."""
+    closed = compiler(threads=1)
+    at_work = closed.submit("a0")
+    closed.wait_for("a0")
+    waiting = closed.submit("a1")
+    closed.queue.close()
+    with pytest.raises(CancelledError):
+        waiting.result(PATIENCE)
+    closed.let_go("a0")
+    assert at_work.result(PATIENCE) == "a0"
