@@ -154,9 +154,10 @@ def _says_what_to_do(error: ServiceError) -> bool:
 
 def _forget_or_remember(error: ServiceError) -> None:
     """Keep what was typed, even if its body was not read yet, except images that the model can never read."""
-    if isinstance(error, Unauthorized | Forbidden) and not request_state().typed:
+    unread = not request_state().typed  # a body that was read is there no longer
+    if isinstance(error, Unauthorized | Forbidden) and unread:
         _remember_unread()
-    elif isinstance(error, RateLimitExceeded | NotReady) and "Content-Encoding" not in request.headers:
+    elif isinstance(error, RateLimitExceeded | NotReady) and unread and "Content-Encoding" not in request.headers:
         with suppress(ServiceError, HTTPException):
             request_reading.remember()
     elif isinstance(error, PayloadTooLarge | UnsupportedMediaType) or getattr(error, "param", None) == "image":
