@@ -38,8 +38,6 @@ AWAY = "No server that answers for this model can be reached; try again later."
 MOST_RETRY_AFTER = 60.0  # seconds
 FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]]{0,63}")
 TOO_LONG = ("context_length_exceeded", "maximum context length", "maximum model length", "context window")
-
-
 LIMITS = (ValidationError, PayloadTooLarge)  # what one server refuses and another may take
 
 
