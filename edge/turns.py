@@ -40,7 +40,7 @@ class Turns:
     """The turns of one process. at_once: how many there are; patience: seconds after which none is waited for.
 
     late: how many go on without one; longest: seconds after which nobody waits for that. shares_cores: whether a model
-    computes on this process's cores, asked with a lock held. patient: seconds for which a client that had many waits for
+    computes on this process's cores, asked with a lock held. patient: seconds for which who had many waits for
     the others' sake.
     """
 

@@ -15,21 +15,6 @@ from tests.upstream.test_faults import failure_of, state_of, until
 from upstream.failures import of_exception
 
 
-def test_trials_that_fail_for_two_clients_open_it_again(server: FakeUpstream, opened: Open) -> None:
-    """One of each is enough, however many failures opened it at first."""
-    clock = Clock()
-    backend = opened(clock=clock, retries=0, breaker_failures=3, breaker_seconds=60)
-    server.script.always = "500"
-    for client in "aab":
-        failure_of(backend.submit(asking(client=client)))
-    clock.advance(60)
-    until(lambda: state_of(backend) == "half-open")
-    for client in "ab":
-        until(lambda: not backend.stats().num_requests_running)
-        failure_of(backend.submit(asking(client=client)))
-    assert (state_of(backend), backend.reports()[0].opened) == ("open", 2)
-
-
 def test_a_trial_that_refuses_a_clients_mistake_closes_the_breaker(server: FakeUpstream, opened: Open) -> None:
     """The server works again; what it was asked is not its fault."""
     clock = Clock()
