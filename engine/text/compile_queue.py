@@ -21,7 +21,7 @@ from engine.shares import within_share
 from engine.text.grammar_trials import TOO_MANY
 
 THREADS = 2
-MOST = 32
+MOST = 128
 NICENESS = 10
 RETRY_AFTER = 1  # second
 

@@ -172,7 +172,7 @@ def test_a_prepared_request_does_not_keep_its_prompt(engine, make_image):
     """The encoded image, and the texts of a conversation, go once the model's input is there."""
     seen = []
     put = engine._room.put
-    engine._room.put = lambda sequence: (seen.append(sequence), put(sequence))
+    engine._room.put = lambda sequence, *rest: (seen.append(sequence), put(sequence, *rest))
     engine.submit(about(make_image(28, 28))).result()
     assert seen[0].request.prompt == PREPARED
     assert seen[0].request.request_id == "r"
