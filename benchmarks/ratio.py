@@ -1,6 +1,7 @@
 """Is this tree as fast as another one, such as the last release? Both are measured in turn, on the same machine.
 
     python -m benchmarks.ratio OLD [--old-python OLD/.venv/bin/python] [--rounds 5] [--least 0.9]
+                                   [--server-core 0 --client-core 1]
 
 A machine differs more from another one, or from itself an hour later, than a release from the next; so each round
 starts one server after the other, the first one by turns, gives both the same prompts, and counts as one ratio. The
@@ -21,6 +22,7 @@ from statistics import median
 
 from benchmarks.harness import record
 from benchmarks.harness.checkpoints import make_text_model
+from benchmarks.harness.command_line import keep_to_core
 from benchmarks.harness.figures import Figures, Objective
 from benchmarks.harness.http_load import Load, Plan
 from benchmarks.harness.servers import Server, ours, running
@@ -38,9 +40,9 @@ def server(tree: Path, python: str, model: Path) -> Server:
     return replace(usual, command=(python, *usual.command[1:]), folder=tree.resolve())
 
 
-def measure(one: Server, loads: Sequence[Load], plan: Plan, log: Path) -> Measured:
-    """Start a server, load it, and stop it."""
-    with running(one, log) as address:
+def measure(one: Server, loads: Sequence[Load], plan: Plan, log: Path, core: int | None = None) -> Measured:
+    """Start a server, load it, and stop it. core: pins the server."""
+    with running(one, log, core) as address:
         target = one.target(address, images=False)
         if target is None:
             raise ValueError(f"{one.name} has no route for texts")
@@ -91,6 +93,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--least", type=float, default=0.9, help="the median ratio that passes")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--n", type=int, default=4, help="requests per client (at least 8 in total)")
+    parser.add_argument("--server-core", type=int, help="pin each server to this core (Linux)")
+    parser.add_argument("--client-core", type=int, help="pin the clients to this core (Linux)")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder for the results")
     return parser.parse_args(argv)
 
@@ -98,6 +102,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure both, print and write the ratios; return the exit status, 1 if this tree is slower."""
     options = arguments(argv)
+    keep_to_core(options.client_core)
     facts = record.facts(["torch", "gunicorn", "flask"])
     loads = [Load(clients=count) for count in options.clients]
     with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         def measured(which: bool, number: int) -> Measured:
             plan = Plan(Workload(64, 0.7, False, False), options.n, 600.0, Objective(), number)
-            return measure(servers[which], loads, plan, log)
+            return measure(servers[which], loads, plan, log, options.server_core)
 
         rounds = compare(measured, options.rounds)
     rows, slower = verdict(rounds, options.least)
