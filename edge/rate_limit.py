@@ -164,20 +164,19 @@ class RateLimiter:
 
     def _spend_in(self, windows: Windows, size: _Size, budget: str, client: str, cost: int, only_look: bool) -> Quota:
         """Check every window before charging any, so that no refusal is charged. The longest refusal is told."""
-        quotas, refusals = [], []
-        for item in size.items:
-            reset, used = windows.used(item, budget, client)
-            if used + cost > item.amount:
-                refusals.append(size.over(item, used, reset, budget))
-            quotas.append(_quota(size, item, used if only_look else used + cost, reset))
-        if refusals:
-            raise max(refusals, key=lambda refusal: refusal.quota.reset)
+        found = [(item, *windows.used(item, budget, client)) for item in size.items]
+        spent = [(item, reset, used) for item, reset, used in found if used + cost > item.amount]
+        if spent:
+            item, reset, used = max(spent, key=_reset)
+            raise size.over(item, used, reset, budget)
         for item in () if only_look else size.items:
             # Another copy that shares Redis can take the last request in between; then this one is refused.
             if not windows.take(item, budget, client, cost):
                 reset, used = windows.used(item, budget, client)
                 raise size.over(item, used, reset, budget)
-        return min(quotas, key=lambda quota: quota.remaining)
+        charged = 0 if only_look else cost
+        item, reset, used = min(found, key=_remaining)
+        return _quota(size, item, used + charged, reset)
 
     @property
     def is_shared(self) -> bool:
@@ -193,6 +192,14 @@ class RateLimiter:
     def shared_failures(self) -> int:
         """How many calls to the shared storage have failed."""
         return 0 if self._shared is None else self._shared.failures
+
+
+def _reset(window: tuple[RateLimitItem, float, int]) -> float:
+    return window[1]
+
+
+def _remaining(window: tuple[RateLimitItem, float, int]) -> int:
+    return window[0].amount - window[2]
 
 
 def _quota(size: _Size, item: RateLimitItem, used: int, reset: float) -> Quota:

@@ -193,12 +193,15 @@ def _date(second: int) -> str:
 
 
 def _new_ids() -> Iterator[str]:
+    """Yield ids of version 4, written without `uuid`, whose objects would be a twentieth of what a refusal costs."""
     while True:
-        block = os.urandom(16 * IDS_AT_ONCE)
-        for start in range(0, len(block), 16):
-            yield str(uuid.UUID(bytes=block[start : start + 16], version=4))
+        digits = os.urandom(16 * IDS_AT_ONCE).hex()
+        for start in range(0, len(digits), 32):
+            one = digits[start : start + 32]
+            yield f"{one[:8]}-{one[8:12]}-4{one[13:16]}-{_VARIANT[one[16]]}{one[17:20]}-{one[20:]}"
 
 
+_VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}  # RFC 9562, 4.1
 _ID = str(uuid.UUID(int=0))  # what no request has
 _UNTRACED = Trace()
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))

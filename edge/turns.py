@@ -20,7 +20,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, KeysView
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -29,11 +29,12 @@ AT_ONCE = 2  # on more than one core
 PATIENCE = 0.5  # seconds
 LATE_AT_ONCE = 4
 LONGEST = 5.0
-MANY = 4  # requests in service, or begun lately; fewer are never too many for one client
+MANY = 4  # requests in service; fewer are never too many for one client
+OFTEN = 16  # requests begun lately; likewise
 TIMES = 4  # too many are so many times what the others have, or had, on average
 LATELY = 1.0  # seconds, after which requests that were begun count half
 COURTESY = 0.3  # seconds that a request waits for the others' sake while its client has many in service
-PATIENT = 5.0  # the same, unless told otherwise, while its client had many begun lately
+PATIENT = 2.0  # the same, unless told otherwise, while its client had many begun lately
 
 
 class Turns:
@@ -57,14 +58,14 @@ class Turns:
         self._service = _InService(at_once, shares_cores, clock, patient)
         self._lines = (_Line(at_once, patience, self._service, clock), _Line(late, longest, self._service, clock))
 
-    def begin(self, client: str, start: Callable[[Turn], None], reads: bool = False) -> None:
+    def begin(self, client: str, start: Callable[[Turn], None], light: bool = False) -> None:
         """Count a request, and have `start` called once it has its turn: no thread waits for that.
 
-        It is called here, by the thread that gives a turn back, or by `hasten`; it must neither wait nor raise. reads:
-        the request only reads, so it counts while it is in service alone.
+        It is called here, by the thread that gives a turn back, or by `hasten`; it must neither wait nor raise. light:
+        the request asks for no answer of a model, so it counts while it is in service alone.
         """
-        self._service.enter(client, reads)
-        Turn(self._lines, client).take_later(start)
+        self._service.enter(client, light)
+        Turn(self._lines, client, light).take_later(start)
 
     def hasten(self) -> None:
         """Let those go on that have waited long enough to begin; to be called from time to time."""
@@ -80,17 +81,17 @@ class Turns:
             turn.take()
             yield
         finally:
-            self._service.leave(turn.client)
+            self._service.leave(turn.client, turn.light)
             turn.leave()
             _turn.reset(token)
 
-    def courtesy(self, client: str, reads: bool = False) -> float:
+    def courtesy(self, client: str, light: bool = False) -> float:
         """Return how many seconds one more request of a client is to wait at most, for the others would notice it.
 
         0.0 where they would not. To be asked again whenever a request has ended.
         """
         with self._service.lock:
-            return self._service.courtesy(client, reads)
+            return self._service.courtesy(client, light)
 
 
 class _InService:
@@ -102,41 +103,56 @@ class _InService:
         self.lock = threading.Lock()
         self._at_once, self._shares_cores, self._patient = at_once, shares_cores, patient
         self._counts: Counter[str] = Counter()
+        self._heavy: Counter[str] = Counter()  # those of them that are not light
         self._total = 0
         self._begun = _Lately(clock)
 
-    def enter(self, client: str, reads: bool) -> None:
+    def enter(self, client: str, light: bool) -> None:
         with self.lock:
             self._counts[client] += 1
             self._total += 1
-            if not reads:
+            if not light:
+                self._heavy[client] += 1
                 self._begun.count(client)
 
-    def leave(self, client: str) -> None:
+    def leave(self, client: str, light: bool) -> None:
         with self.lock:
-            self._counts[client] -= 1
             self._total -= 1
-            if not self._counts[client]:
-                del self._counts[client]
+            _count_down(self._counts, client)
+            if not light:
+                _count_down(self._heavy, client)
 
     # --- with the lock held ---
 
     def number(self, client: str) -> int:
         return self._counts[client]
 
-    def courtesy(self, client: str, reads: bool) -> float:
+    def courtesy(self, client: str, light: bool) -> float:
         own = self._counts[client]
         others = len(self._counts) - (own > 0)
-        if not reads and self._had_many(client, own, others) and self._shares_cores():
+        if not light and self._had_many(client) and self._shares_cores():
             return self._patient
         return COURTESY if others and _are_many(own, self._total, others) and self._shares_cores() else 0.0
 
-    def _had_many(self, client: str, own: int, others: int) -> bool:
-        """Return whether a client had its part lately. Between the others' requests it begins as many as have turns."""
+    def _had_many(self, client: str) -> bool:
+        """Return whether a client had its part lately. Between the others' requests it begins as many as have turns.
+
+        What the others have in service counts as theirs lately, too, however long ago it was begun.
+        """
         begun = self._begun.of(client)
-        if not _are_many(begun, self._begun.total, self._begun.clients - (begun > 0)):
+        if begun < OFTEN:
             return False
-        return others > 0 or (self._begun.total > begun and own >= self._at_once)
+        own, total = self._heavy[client], self._heavy.total()
+        others = len(self._begun.clients | self._heavy.keys()) - 1
+        if begun * others < TIMES * (self._begun.total - begun + total - own):
+            return False
+        return total > own or (self._begun.total > begun and own >= self._at_once)
+
+
+def _count_down(counts: Counter[str], client: str) -> None:
+    counts[client] -= 1
+    if not counts[client]:
+        del counts[client]
 
 
 def _are_many(own: int, total: int, others: int) -> bool:
@@ -153,9 +169,9 @@ class _Lately:
         self.total, self._halved = 0, clock()
 
     @property
-    def clients(self) -> int:
-        """How many have begun any."""
-        return len(self._counts)
+    def clients(self) -> KeysView[str]:
+        """Who has begun any."""
+        return self._counts.keys()
 
     def count(self, client: str) -> None:
         self._forget()
@@ -268,8 +284,8 @@ class _Line:
 class Turn:
     """The turn of one request of a client; used by its thread alone, once it has one."""
 
-    def __init__(self, lines: tuple[_Line, ...], client: str) -> None:
-        self.client = client
+    def __init__(self, lines: tuple[_Line, ...], client: str, light: bool = False) -> None:
+        self.client, self.light = client, light
         self._lines = lines
         self._held: _Line | None = None
         self._late = False  # it has been waited for long enough, and is not again before it is left

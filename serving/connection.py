@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import socket
 import threading
 import time
@@ -26,6 +27,7 @@ from gunicorn.workers.gthread import TConn
 
 from edge import caller, turns
 from edge.body_budget import Reservation
+from edge.disconnect import LEFT
 from edge.request_head import RequestHead
 from engine.quick_calls import Buffer, receive_now, send_now
 from serving.framing import Framing, Stage
@@ -46,6 +48,7 @@ FILLERS = {b"text/event-stream": b": keep-alive\n\n", b"application/x-ndjson": b
 LAST_CHUNK = b"0\r\n\r\n"
 CHUNKED = b"transfer-encoding: chunked"  # a field of a head in small letters
 ANY_NUMBER = SlowReaders(1_000_000)
+ENDED = getattr(select, "POLLRDHUP", 0)  # the client has sent its last byte; Linux alone tells
 NON_BLOCKING = getattr(socket, "SOCK_NONBLOCK", 0)
 
 
@@ -126,6 +129,16 @@ class ClientSocket(socket.socket):
     def was_reset(self) -> bool:
         """True where the client has reset its connection, so that nobody waits for an answer."""
         return self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+    @property
+    def has_left(self) -> bool:
+        """True where the client has gone. One that has only sent its last byte is probed: if it has gone, too, this
+        is true soon after.
+        """
+        poll = select.poll()
+        poll.register(self.fileno(), ENDED)
+        events = poll.poll(0)
+        return bool(events) and (bool(events[0][1] & LEFT) or not self.probe())
 
     def setblocking(self, flag: bool) -> None:
         wanted = self._limit if flag else 0.0

@@ -2,8 +2,8 @@
 
 Where the models compute on the cores of the threads that serve requests, even a thread that only begins and waits takes
 time from the answers of the others. So such a request stays with the poller until others would not notice it any more,
-or for as long as courtesy asks, and until the poller looks again. What generates is refused once LINE requests of its
-client wait: more would only wait longer.
+or for as long as courtesy asks, and until the poller looks again. What asks for an answer is refused from its head once
+LINE requests of its client wait: more would only wait longer. What is light waits in a line of its own, and shortly.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from edge.gate import GATED
 from serving.connection import Connection
 
-LINE = 32  # requests of one client
-READING = (b"GET ", b"HEAD ")
+LINE = 32  # requests of one client, of each kind
 
 Courtesy = Callable[[str, bool], float]
 
@@ -23,42 +23,61 @@ Courtesy = Callable[[str, bool], float]
 class HeldBack:
     """The connections whose requests wait. Used by the polling thread alone.
 
-    courtesy: for how many seconds one more request of a client is to wait at most, given whether it only reads;
-    hand_over: gives a thread a connection to serve, and counts its request.
+    courtesy: for how many seconds one more request of a client is to wait at most, given whether it is light;
+    hand_over: gives a thread a connection to serve, and counts its request; drop: ends one whose client has left.
     """
 
     def __init__(
         self,
         courtesy: Courtesy,
         hand_over: Callable[[Connection], None],
+        drop: Callable[[Connection], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._courtesy, self._hand_over, self._clock = courtesy, hand_over, clock
-        self._of_clients: dict[str, deque[tuple[float, Connection]]] = {}  # with when they came
+        self._courtesy, self._hand_over, self._drop, self._clock = courtesy, hand_over, drop, clock
+        self._lines: dict[tuple[str, bool], deque[tuple[float, Connection]]] = {}  # with when they came
 
     def put(self, conn: Connection) -> None:
         """Hand a connection over, at once or when its client no longer has too many."""
-        if self._courtesy(conn.asked_by, reads(conn)):
-            self._of_clients.setdefault(conn.asked_by, deque()).append((self._clock(), conn))
-        else:
+        line = conn.asked_by, is_light(conn)
+        waiting = self._lines.get(line)
+        if waiting is None and not self._courtesy(*line):
             self._hand_over(conn)
+        elif waiting is not None and len(waiting) >= LINE:  # they came past the gate together
+            self._hand_over(waiting.popleft()[1])
+            waiting.append((self._clock(), conn))
+        else:
+            self._lines.setdefault(line, deque()).append((self._clock(), conn))
 
     def full(self, client: str) -> bool:
-        """Return whether so many requests of a client wait that another one is to be refused."""
-        return len(self._of_clients.get(client, ())) >= LINE
+        """Return whether so many requests of a client wait for answers that another one is to be refused."""
+        return len(self._lines.get((client, False), ())) >= LINE
 
     def hand_on(self, everything: bool = False) -> None:
         """Hand over what need not wait any longer; to be called when a request has ended, and from time to time."""
-        if not self._of_clients:
+        if not self._lines:
             return
         now = self._clock()
-        for client, waiting in list(self._of_clients.items()):
-            while waiting and (everything or now - waiting[0][0] >= self._courtesy(client, reads(waiting[0][1]))):
+        for line, waiting in list(self._lines.items()):
+            while waiting and (everything or now - waiting[0][0] >= self._courtesy(*line)):
                 self._hand_over(waiting.popleft()[1])
             if not waiting:
-                del self._of_clients[client]
+                del self._lines[line]
+
+    def drop_who_left(self) -> None:
+        """End what waits for clients that have left; to be called from time to time."""
+        for line, waiting in list(self._lines.items()):
+            left = [one for one in waiting if one[1].sock.has_left]
+            for one in left:
+                waiting.remove(one)
+                self._drop(one[1])
+            if not waiting:
+                del self._lines[line]
 
 
-def reads(conn: Connection) -> bool:
-    """Return whether a connection's request only reads."""
-    return conn.sock.request_head.startswith(READING)
+def is_light(conn: Connection) -> bool:
+    """Return whether a connection's request asks for no answer of a model, as far as its head tells."""
+    if not conn.sock.request_head.startswith(b"POST "):
+        return True
+    request = conn.sock.request
+    return request is not None and request.plain is not None and request.plain.path not in GATED

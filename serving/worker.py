@@ -39,7 +39,7 @@ from engine.loading.control_groups import usable_cores
 from models import ModelSet
 from serving.accepting import AcceptingWorker
 from serving.connection import ClientSocket, Connection, peer_of
-from serving.held_back import HeldBack, reads
+from serving.held_back import HeldBack, is_light
 from serving.intake import Intake
 from serving.listener import end_listening, listen_again
 from serving.malformed import FailureResponses, endless
@@ -65,6 +65,7 @@ SWITCH_INTERVAL = 0.0005
 MAX_BODY_BYTES = 64 * MIB
 PROBES = tuple(f"{name} ".encode() for name, row in ROUTES.items() if row.need is Need.PROBE)
 PROBING_THREADS = 2
+READING = (b"GET ", b"HEAD ")
 
 
 class ServiceWorker(AcceptingWorker):
@@ -176,17 +177,17 @@ class ServiceWorker(AcceptingWorker):
         self._turns = Turns(
             min(AT_ONCE, usable_cores()), shares_cores=self._models_compute_here, patient=self._patience
         )
-        self._held_back = HeldBack(self._turns.courtesy, self._hand_over)
+        self._held_back = HeldBack(self._turns.courtesy, self._hand_over, lambda conn: self._intake.drop(conn))
         self._handing_over = threading.Lock()  # held while a request is given a thread
         if self.wsgi is not None:
             self.wsgi.extensions["services"].gate.ask_of_lines(self._held_back.full)
 
     @property
     def _patience(self) -> float:
-        """Seconds that a request may wait for others' sake: half of those in which it has to start."""
+        """Seconds that a request may wait for others' sake: no more than half of those in which it has to start."""
         if self.wsgi is None:
             return PATIENT
-        return float(self.wsgi.extensions["services"].settings.engine.queue_timeout) / 2
+        return min(PATIENT, float(self.wsgi.extensions["services"].settings.engine.queue_timeout) / 2)
 
     def _models_compute_here(self) -> bool:
         return any(backend.info.on_processor for _, backend in self.models)
@@ -197,7 +198,7 @@ class ServiceWorker(AcceptingWorker):
         if turn is None:
             return self._handle(conn)
         with self._turns.serving(turn):
-            if reads(conn) and conn.sock.was_reset:
+            if conn.sock.request_head.startswith(READING) and conn.sock.was_reset:
                 return False
             return self._handle(conn)
 
@@ -217,7 +218,7 @@ class ServiceWorker(AcceptingWorker):
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def _hand_over(self, conn: Connection) -> None:
-        self._turns.begin(conn.asked_by, partial(self._begin, conn), reads(conn))
+        self._turns.begin(conn.asked_by, partial(self._begin, conn), is_light(conn))
 
     def _begin(self, conn: Connection, turn: Turn) -> None:
         """Give a request its thread, and leave its turn to others until one is free; called by any thread."""
@@ -309,6 +310,7 @@ class ServiceWorker(AcceptingWorker):
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL
             self._intake.sweep()
+            self._held_back.drop_who_left()
             self._held_back.hand_on(everything=self._drain_until is not None)
             self._turns.hasten()
             self._successors.look(self.ppid)

@@ -26,8 +26,8 @@ from engine.types import Priority
 EXCESS_SHARE = 8  # a step may be longer by one part in so many for clients that have more than their share
 ALONE = 2  # times the fixed cost of a step: a lone client's tokens while others come and go, half of them sequences
 EXPECTED_FOR = 500  # steps in which others are expected again, after the last one that was shared
-MANY = 4  # sequences; with fewer no client stands back
-TIMES = 2  # what a client that stands back has more of, than so many times the median client
+MANY = 8  # sequences; with fewer no client stands back
+TIMES = 4  # what a client that stands back has more of, than so many times the median client
 LATELY = 500  # steps, after which what was computed counts half
 NOT_BACK = 16  # one in so many steps that are counted, in which no client stands back
 

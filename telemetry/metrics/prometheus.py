@@ -115,6 +115,7 @@ class PrometheusMetrics:
         self._http_of = lru_cache(SERIES)(self._http.labels)
         self._http_seconds_of = lru_cache(SERIES)(self._http_seconds.labels)
         self._requests_of = lru_cache(SERIES)(self._requests.labels)
+        self._refusals_of = lru_cache(SERIES)(self._refusals.labels)
         self._first = self._histogram("time_to_first_token_seconds", "Time to first token.", SECONDS, "model")
         self._gap = self._histogram(
             "inter_token_latency_seconds", "Mean time between the tokens of an answer.", TOKEN_GAP_SECONDS, "model"
@@ -174,7 +175,7 @@ class PrometheusMetrics:
 
     def refused(self, budget: str, window: str) -> None:
         """Count a request refused by a rate limit."""
-        self._refusals.labels(budget, window).inc()
+        self._refusals_of(budget, window).inc()
 
     def ended(self, model: str, protocol: Protocol | None, status: str) -> None:
         """Count a finished generation request; status: `success` or an error code."""

@@ -1,6 +1,7 @@
 """The gate refuses what the hooks would refuse, with the same response, and lets everything else through."""
 
 import json
+import math
 import re
 import time
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from edge.gate import GATED, NAMING_BYTES, arrival
 from edge.ready_made import IDS_AT_ONCE, TEMPLATES, SparseLines
 from edge.request_head import read_head
 from edge.services import services
+from edge.turns import PATIENT
 from engine.errors import NotReady, Overloaded
 from engine.types import Status
 from keys.registry import Actor
@@ -517,7 +519,7 @@ def test_a_client_with_a_full_line_is_refused(gate, path):
     verdict = judge(gate, head_of(path, body, {"X-Forwarded-For": "10.0.0.1"}), "127.0.0.1")
     status, headers, answer = parsed(verdict.refusal)
     assert status == 503
-    assert headers["retry-after"] == "5"
+    assert headers["retry-after"] == str(math.ceil(PATIENT))
     assert "overloaded" in json.dumps(answer)
     assert judged(gate, path, headers={"X-Forwarded-For": "10.0.0.2"}) is None
 

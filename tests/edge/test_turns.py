@@ -10,19 +10,19 @@ from threading import Thread
 import pytest
 
 from edge import turns
-from edge.turns import COURTESY, LATELY, MANY, PATIENT, TIMES, Turns
+from edge.turns import COURTESY, LATELY, MANY, OFTEN, PATIENT, TIMES, Turns
 from tests.fakes import PATIENCE
 
 
 class Request:
     """A request in a thread of its own, which holds its turn until it is told to go on."""
 
-    def __init__(self, pool, among, step=lambda: None, client="a", reads=False):
+    def __init__(self, pool, among, step=lambda: None, client="a", light=False):
         self.begun, self.go_on, self.waits = threading.Event(), threading.Event(), threading.Event()
         self._among, self._step = among, step
         self.done = Future()
         go = partial(pool.submit, Context().run, self._serve)
-        among.begin(client, lambda turn: go(turn).add_done_callback(self._end), reads)
+        among.begin(client, lambda turn: go(turn).add_done_callback(self._end), light)
 
     def _end(self, done):
         if error := done.exception():
@@ -38,10 +38,10 @@ class Request:
             self.waits.set()
 
 
-def begun(among, client, reads=False):
+def begun(among, client, light=False):
     """Return the turn of a request for which there is one."""
     started = []
-    among.begin(client, started.append, reads)
+    among.begin(client, started.append, light)
     (turn,) = started
     return turn
 
@@ -242,7 +242,7 @@ def crowd(pool):
             left.release()
             assert woken.wait(PATIENCE)
 
-        requests = [Request(pool, among, wait, client="many", reads=True) for _ in range(many)]
+        requests = [Request(pool, among, wait, client="many", light=True) for _ in range(many)]
         for request in requests:
             request.go_on.set()
         assert all(left.acquire(timeout=PATIENCE) for _ in requests)
@@ -280,54 +280,85 @@ def test_a_request_counts_before_a_thread_has_it():
     among = Turns(MANY + 1, PATIENCE, shares_cores=lambda: True)
     begun(among, "other")
     for _ in range(MANY):
-        assert not among.courtesy("many", reads=True)
-        turn = begun(among, "many", reads=True)
-    assert among.courtesy("many", reads=True) == COURTESY
+        assert not among.courtesy("many", light=True)
+        turn = begun(among, "many", light=True)
+    assert among.courtesy("many", light=True) == COURTESY
     with among.serving(turn):
-        assert among.courtesy("many", reads=True) == COURTESY
-    assert not among.courtesy("many", reads=True)
+        assert among.courtesy("many", light=True) == COURTESY
+    assert not among.courtesy("many", light=True)
 
 
 class OneByOne:
     """Clients whose requests are over before their next ones come."""
 
-    def __init__(self, shares_cores=True, turns=MANY):
+    def __init__(self, shares_cores=True, turns=OFTEN):
         self.now = 0.0
         self.among = Turns(turns, PATIENCE, shares_cores=lambda: shares_cores, clock=lambda: self.now)
 
-    def serve(self, client, many, reads=False):
+    def serve(self, client, many, light=False):
         for _ in range(many):
-            with self.among.serving(begun(self.among, client, reads)):
+            with self.among.serving(begun(self.among, client, light)):
                 pass
 
-    def courtesy(self, client="many", reads=False):
-        return self.among.courtesy(client, reads)
+    def courtesy(self, client="many", light=False):
+        return self.among.courtesy(client, light)
 
 
 def test_a_client_waits_that_had_many_times_what_others_had_lately():
     """While one of theirs is in service: what is over at once is work as well."""
     clients = OneByOne()
-    clients.serve("many", MANY - 1)
+    clients.serve("many", OFTEN - 1)
     turn = begun(clients.among, "other")
     assert not clients.courtesy()
     clients.serve("many", 1)
     assert clients.courtesy() == PATIENT
     assert not clients.courtesy("other")
     assert not clients.courtesy("nobody")
-    clients.serve("third", TIMES)
-    assert not clients.courtesy()  # it has had 4, and they 2.5 on average
-    clients.serve("many", 6)
+    clients.serve("third", OFTEN // TIMES * 2)
+    assert not clients.courtesy()  # it has had 16, and they 5 on average
+    clients.serve("many", OFTEN)
     assert clients.courtesy() == PATIENT
     with clients.among.serving(turn):
         pass
     assert not clients.courtesy()  # nobody else is in service
 
 
+def test_what_others_have_in_service_counts_however_long_ago_it_was_begun():
+    """A client with many streams of its own is not told to wait by somebody who has some, too."""
+    clients = OneByOne()
+    for _ in range(OFTEN // TIMES + 1):
+        begun(clients.among, "other")
+    clients.now = 10 * LATELY  # they are forgotten, and go on
+    clients.serve("many", OFTEN)
+    assert not clients.courtesy()
+    clients.serve("many", TIMES)
+    assert clients.courtesy() == PATIENT
+
+
+@pytest.mark.parametrize("rate", [2, 5, 8])
+def test_a_busy_client_does_not_wait_beside_one_stream_of_another(rate):
+    """Some requests a second are no flood, whatever else is open for however long."""
+    clients = OneByOne()
+    begun(clients.among, "other")
+    for number in range(60 * rate):
+        clients.now = number / rate
+        assert not clients.courtesy()
+        clients.serve("many", 1)
+
+
+def test_who_reads_a_stream_makes_nobody_wait():
+    """What is light takes nothing from anybody, and nothing is to be left for it."""
+    clients = OneByOne()
+    begun(clients.among, "reader", light=True)
+    clients.serve("many", 3 * OFTEN)
+    assert not clients.courtesy()
+
+
 def test_it_goes_on_between_the_requests_of_others_as_many_as_have_turns():
     """For the next one of the others would find all of them in service; where no others come, there is no bound."""
     clients = OneByOne(turns=2)
     clients.serve("other", 1)
-    clients.serve("many", MANY)
+    clients.serve("many", OFTEN)
     for _ in range(2):
         assert not clients.courtesy()
         begun(clients.among, "many")
@@ -339,30 +370,30 @@ def test_it_goes_on_between_the_requests_of_others_as_many_as_have_turns():
 def test_what_was_begun_is_forgotten():
     """Half of it with every LATELY seconds, so that nobody waits for ever beside a long answer."""
     clients = OneByOne()
-    clients.serve("many", 3 * MANY)
+    clients.serve("many", 3 * OFTEN)
     begun(clients.among, "other")
     for clients.now, wanted in ((0.9 * LATELY, PATIENT), (LATELY, PATIENT), (2 * LATELY, 0), (9 * LATELY, 0)):
         assert clients.courtesy() == wanted
-    clients.serve("many", MANY)
+    clients.serve("many", OFTEN)
     assert clients.courtesy() == PATIENT
     clients.now = 10 * LATELY
     assert not clients.courtesy()
 
 
-def test_what_only_reads_counts_for_nothing_and_waits_for_nothing():
+def test_what_is_light_counts_for_nothing_and_waits_for_nothing():
     """A page has many parts, each of them small."""
     clients = OneByOne()
-    clients.serve("many", 3 * MANY, reads=True)
+    clients.serve("many", 3 * OFTEN, light=True)
     begun(clients.among, "other")
     assert not clients.courtesy()
-    clients.serve("many", MANY)
+    clients.serve("many", OFTEN)
     assert clients.courtesy() == PATIENT
-    assert not clients.courtesy(reads=True)
+    assert not clients.courtesy(light=True)
 
 
 def test_nobody_waits_where_the_models_compute_elsewhere():
     """The threads have the cores for themselves."""
     clients = OneByOne(shares_cores=False)
-    clients.serve("many", 3 * MANY)
+    clients.serve("many", 3 * OFTEN)
     begun(clients.among, "other")
     assert not clients.courtesy()

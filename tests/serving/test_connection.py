@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 
@@ -155,3 +156,39 @@ def test_the_rest_for_a_client_that_never_reads_is_a_broken_pipe():
         assert not pair.server.send_part(b"x" * 10_000_000)
         with pytest.raises(BrokenPipeError):
             pair.server.send_rest()
+
+
+@pytest.fixture
+def asked():
+    """A connection whose client has sent its request and waits: the server's end, and the client's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server = ClientSocket(listener.accept()[0], 5.0)
+    with contextlib.closing(Framing()) as request, client, server:
+        server.setblocking(True)
+        request.feed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        server.begin_request(request, None, body_refused=False)
+        yield server, client
+        server.end_request()
+
+
+def test_a_client_that_waits_has_not_left(asked):
+    """Neither with its own end closed, as `nc -N` waits."""
+    server, client = asked
+    assert not server.has_left
+    client.shutdown(socket.SHUT_WR)
+    assert not any(server.has_left for _ in range(5))
+    assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n" * 5
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_client_that_has_closed_has_left(asked, reset):
+    """Soon: after the answer to a probe, where its end is the last that was heard of it."""
+    server, client = asked
+    if reset:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    deadline = time.monotonic() + 60
+    while not server.has_left:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

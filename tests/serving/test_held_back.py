@@ -4,23 +4,36 @@ from types import SimpleNamespace
 
 import pytest
 
+from edge.request_head import read_head
 from serving.held_back import LINE, HeldBack
 
 COURTESY = 0.5
+ASKS = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n"
+LIGHT = {
+    "page": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "preflight": b"OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: a\r\n\r\n",
+    "stop": b"DELETE /api/v1/streams/1 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "tokenize": ASKS.replace(b"/v1/chat/completions", b"/v1/tokenize"),
+    "nowhere": ASKS.replace(b"/v1/chat/completions", b"/nowhere"),
+}
 
 
 class Poller:
     """Holds requests back; `too_many` names the clients with many, and `served` what threads were given."""
 
     def __init__(self):
-        self.now, self.too_many, self.served = 0.0, {"many"}, []
-        self.held = HeldBack(self.courtesy, self.served.append, lambda: self.now)
+        self.now, self.too_many, self.served, self.dropped = 0.0, {"many"}, [], []
+        self.of_light = 0.0
+        self.held = HeldBack(self.courtesy, self.served.append, self.dropped.append, lambda: self.now)
 
-    def courtesy(self, client, reads):
-        return COURTESY if client in self.too_many and not reads else 0.0
+    def courtesy(self, client, light):
+        return (self.of_light if light else COURTESY) if client in self.too_many else 0.0
 
-    def come(self, client, head=b"POST /"):
-        conn = SimpleNamespace(asked_by=client, sock=SimpleNamespace(request_head=head))
+    def come(self, client, head=ASKS):
+        request = SimpleNamespace(plain=read_head(head))
+        conn = SimpleNamespace(
+            asked_by=client, sock=SimpleNamespace(request_head=head, request=request, has_left=False)
+        )
         self.held.put(conn)
         return conn
 
@@ -86,10 +99,11 @@ def test_at_the_end_all_are_served(poller):
     assert poller.served == conns
 
 
-def test_what_only_reads_is_not_behind_what_waits(poller):
-    """A page is shown, and looked for again, while its client's questions wait."""
+@pytest.mark.parametrize("head", LIGHT.values(), ids=LIGHT)
+def test_what_is_light_is_not_behind_what_waits(poller, head):
+    """A page is shown, and an answer stopped, while its client's questions wait."""
     asked = poller.come("many")
-    read = poller.come("many", b"GET / HTTP/1.1")
+    read = poller.come("many", head)
     assert poller.served == [read]
     poller.too_many.clear()
     poller.held.hand_on()
@@ -107,3 +121,52 @@ def test_a_line_is_full_with_so_many_of_one_client(poller):
     poller.now = COURTESY
     poller.held.hand_on()
     assert not poller.held.full("many")
+
+
+def test_what_is_light_waits_for_itself(poller):
+    """Where it has to wait at all, it goes on after its own courtesy, not after that of what came before."""
+    poller.come("many")
+    poller.of_light = COURTESY / 5
+    read = poller.come("many", LIGHT["page"])
+    poller.now = poller.of_light
+    poller.held.hand_on()
+    assert poller.served == [read]
+
+
+def test_what_no_head_tells_counts_as_heavy(poller):
+    """Nobody goes past a line with a head that only the server's own parser reads."""
+    poller.come("many", b"POST http://a/v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n")
+    assert poller.served == []
+
+
+def test_newcomers_wait_behind_those_who_wait(poller):
+    """Also where they would not have to, were they first."""
+    first = poller.come("many")
+    poller.too_many.clear()
+    second = poller.come("many")
+    assert poller.served == []
+    poller.held.hand_on()
+    assert poller.served == [first, second]
+
+
+@pytest.mark.parametrize("head", [ASKS, *LIGHT.values()], ids=["asks", *LIGHT])
+def test_no_line_is_longer(poller, head):
+    """What came past the gate together, or is not refused from its head, takes no more connections."""
+    poller.of_light = COURTESY
+    conns = [poller.come("many", head) for _ in range(LINE + 3)]
+    assert poller.served == conns[:3]
+
+
+def test_who_has_left_holds_no_place(poller):
+    """And is not served: its next try is not behind it."""
+    conns = [poller.come("many") for _ in range(LINE)]
+    conns[1].sock.has_left = True
+    poller.held.drop_who_left()
+    assert poller.dropped == [conns[1]]
+    assert not poller.held.full("many")
+    poller.held.hand_on(everything=True)
+    assert poller.served == [conns[0], *conns[2:]]
+    conns = [poller.come("many")]
+    conns[0].sock.has_left = True
+    poller.held.drop_who_left()
+    assert poller.dropped[1:] == conns

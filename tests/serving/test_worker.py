@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pytest
 from gunicorn.workers.gthread import ThreadWorker
 
-from edge.turns import AT_ONCE, COURTESY, MANY, Turns
+from edge.turns import AT_ONCE, COURTESY, OFTEN, PATIENT, Turns
 from engine.cores import Cores
 from engine.types import ModelInfo
 from models import ModelSet
@@ -140,7 +140,7 @@ def idle():
     worker._accept_again, worker._exhaustion_logged, worker._intake = 0.0, -1e9, Waiting()
     worker._addresses, worker.nr_conns, worker.worker_connections = {}, 0, 10
     worker._refused, worker._flooded = 0, False
-    worker._drain_until, worker._held_back = None, HeldBack(lambda client, reads: 0.0, None)
+    worker._drain_until, worker._held_back = None, HeldBack(lambda client, light: 0.0, None, None)
     worker._turns = Turns()
     worker.ppid, worker._successors = NO_PROCESS, Successors(Cores())
     worker.log = logging.getLogger("avito_ai.test")
@@ -266,12 +266,17 @@ def test_a_request_that_cannot_be_ended_is_dropped(idle, caplog):
 
 
 def test_a_request_that_is_held_back_goes_on_when_others_end(idle):
-    """When one has ended, in a sweep once it has waited for long enough, and all of them in a drain."""
-    too_many, served, now = ["many"], [], [0.0]
-    idle._held_back = HeldBack(lambda client, reads: COURTESY * (client in too_many), served.append, lambda: now[0])
+    """When one has ended, in a sweep once it has waited for long enough, and all of them in a drain.
+
+    A sweep ends what waits for clients that have left.
+    """
+    too_many, served, dropped, now = ["many"], [], [], [0.0]
+    idle._held_back = HeldBack(
+        lambda client, light: COURTESY * (client in too_many), served.append, dropped.append, lambda: now[0]
+    )
     idle._intake.sweep = idle._intake.discard = lambda *_: None
     idle.wsgi, idle.lost = None, True
-    sock = SimpleNamespace(request_head=b"POST / HTTP/1.1", end_request=lambda: None)
+    sock = SimpleNamespace(request_head=b"POST / HTTP/1.1", request=None, has_left=False, end_request=lambda: None)
     conns = [SimpleNamespace(asked_by="many", sock=sock) for _ in range(3)]
 
     def sweep():
@@ -295,6 +300,11 @@ def test_a_request_that_is_held_back_goes_on_when_others_end(idle):
     idle._drain_until = time.monotonic() + PATIENCE
     sweep()
     assert served == conns
+    idle._drain_until = None
+    left = SimpleNamespace(asked_by="many", sock=SimpleNamespace(**vars(sock) | {"has_left": True}))
+    idle.enqueue_req(left)
+    sweep()
+    assert (served, dropped) == (conns, [left])
 
 
 @pytest.mark.parametrize(("cores", "turns"), [(1, 1), (2, AT_ONCE), (64, AT_ONCE)])
@@ -305,12 +315,12 @@ def test_on_one_core_one_request_is_worked_on_at_once(idle, monkeypatch, cores, 
     assert idle._turns._lines[0].free == turns
 
 
-def shared(worker):
+def shared(worker, queue_timeout=30.0):
     """Let a worker share its cores; return what its gate asks of a client's line."""
     asked = []
     of_worker = SimpleNamespace(
         gate=SimpleNamespace(ask_of_lines=asked.append),
-        settings=SimpleNamespace(engine=SimpleNamespace(queue_timeout=30.0)),
+        settings=SimpleNamespace(engine=SimpleNamespace(queue_timeout=queue_timeout)),
         models=[("avibe", SimpleNamespace(info=SimpleNamespace(on_processor=True)))],
     )
     worker.tpool, worker.wsgi = None, SimpleNamespace(extensions={"services": of_worker})
@@ -319,20 +329,21 @@ def shared(worker):
     return full
 
 
-def test_a_request_waits_for_others_for_half_of_its_time_in_the_queue(idle):
+@pytest.mark.parametrize(("queue_timeout", "patience"), [(30.0, PATIENT), (1.0, 0.5)])
+def test_a_request_waits_for_others_for_half_of_its_time_in_the_queue_at_most(idle, queue_timeout, patience):
     """The other half is left for the engine's queue."""
-    shared(idle)
-    for _ in range(MANY):
+    shared(idle, queue_timeout)
+    for _ in range(OFTEN):
         idle._turns.begin("many", lambda turn: turn.leave())
     idle._turns.begin("other", lambda turn: turn.leave())
-    assert idle._turns.courtesy("many") == 15.0
+    assert idle._turns.courtesy("many") == patience
 
 
 def test_the_gate_knows_whose_line_is_full(idle):
     """So that it refuses what would only wait longer."""
     full = shared(idle)
-    sock = SimpleNamespace(request_head=b"POST / HTTP/1.1")
-    idle._held_back._courtesy = lambda client, reads: COURTESY
+    sock = SimpleNamespace(request_head=b"POST / HTTP/1.1", request=None)
+    idle._held_back._courtesy = lambda client, light: COURTESY
     for _ in range(LINE):
         assert not full("many")
         idle.enqueue_req(SimpleNamespace(asked_by="many", sock=sock))
@@ -407,7 +418,9 @@ def test_all_but_probes_are_served_in_their_turn(monkeypatch, line, taken):
     first = worker._turns._lines[0]
     monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(first.free) or True)
     head = f"{line} HTTP/1.1".encode()
-    sock = SimpleNamespace(request_unreadable=False, request_whole=True, request_head=head, was_reset=False)
+    sock = SimpleNamespace(
+        request_unreadable=False, request_whole=True, request_head=head, request=None, was_reset=False
+    )
     for _ in range(2):
         worker.enqueue_req(SimpleNamespace(sock=sock, asked_by="a", turn=None))
     assert len(handed) == (1 if taken else 2)
@@ -519,7 +532,9 @@ def test_a_request_that_cannot_be_read_is_no_longer_counted_once_it_is_answered(
     worker.tpool = worker._probing = SimpleNamespace(submit=lambda *call: handed.append(call) or Future())
     worker._pool = SimpleNamespace(idle=True)
     monkeypatch.setattr(ServiceWorker, "handle_error", lambda self, req, sock, client, error: answered.append(client))
-    sock = SimpleNamespace(request_unreadable=True, request_whole=False, request_head=line.encode(), was_reset=False)
+    sock = SimpleNamespace(
+        request_unreadable=True, request_whole=False, request_head=line.encode(), request=None, was_reset=False
+    )
     conn = SimpleNamespace(sock=sock, asked_by="a", client="address", turn=None)
     worker.enqueue_req(conn)
     ((handle, *arguments),) = handed
@@ -571,7 +586,7 @@ def test_a_probe_is_served_by_a_thread_of_its_own(line, own):
     worker._probing, worker.tpool = Named("own"), Named("pool")
     worker._pool = SimpleNamespace(idle=True)
     worker._share_cores()
-    sock = SimpleNamespace(request_head=f"{line} HTTP/1.1\r\n".encode())
+    sock = SimpleNamespace(request_head=f"{line} HTTP/1.1\r\n".encode(), request=None)
     worker.enqueue_req(SimpleNamespace(sock=sock, asked_by="a"))
     assert handed == ["own" if own else "pool"]
     assert getattr(sock, "never_waits", False) is own
