@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request
 
 from checks.everywhere import checks_of
 from checks.finding import Finding, State, run, worst
@@ -29,6 +29,7 @@ from edge.bodies import (
     UpstreamServer,
 )
 from edge.checkpoint_identity import shown_identity
+from edge.named_metrics import may_see_names
 from edge.readiness import overall
 from edge.request_state import request_state
 from edge.services import services
@@ -182,8 +183,9 @@ def reset() -> Response:
 
 @metrics.get("/metrics")
 def prometheus() -> Response:
-    """Return all metrics in the Prometheus text format."""
-    return Response(services().metrics.prometheus.text(), content_type=CONTENT_TYPE)
+    """Return the metrics in the Prometheus text format, with the names of keys for who may see them."""
+    text = services().metrics.prometheus.text(named=may_see_names(request))
+    return Response(text, content_type=CONTENT_TYPE)
 
 
 def _now() -> str:

@@ -89,10 +89,10 @@ install_packages() {
 
 apt_get() { DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet --no-install-recommends "$@"; }
 
-# Alertmanager reads them as its own user, and only when it sends the first notification.
+# The programs read them as their own user, and only with the first scrape or notification.
 check_secrets() {
     local name file
-    for name in SMTP_PASSWORD_FILE SLACK_WEBHOOK_FILE PAGERDUTY_KEY_FILE; do
+    for name in ADMIN_KEY_FILE SMTP_PASSWORD_FILE SLACK_WEBHOOK_FILE PAGERDUTY_KEY_FILE; do
         file="$(setting "$name" "")"
         [ -n "$file" ] || continue
         runuser -u prometheus -- test -r "$file" ||

@@ -77,6 +77,7 @@ def render(settings: Mapping[str, str], output: Path) -> None:
         "slack_configs": _shown(_slack(settings)),
         "webhook_configs": _shown(_webhook(settings)),
         "pagerduty_configs": _shown(_pagerduty(settings)),
+        "service_authorization": _shown(_authorization(settings)),
         "prometheus_url": json.dumps(settings["PROMETHEUS_URL"]),
         "dashboards": json.dumps(dashboards),
         "output": str(output.resolve()),
@@ -132,6 +133,11 @@ def _targets(settings: Mapping[str, str]) -> dict[str, list[dict[str, object]]]:
 
 def _if_set(target: str) -> list[dict[str, object]]:
     return [{"targets": [target]}] if target else []
+
+
+def _authorization(settings: Mapping[str, str]) -> dict[str, str] | None:
+    """Return how Prometheus says that it may see the names of keys."""
+    return {"credentials_file": settings["ADMIN_KEY_FILE"]} if settings["ADMIN_KEY_FILE"] else None
 
 
 def _email(settings: Mapping[str, str]) -> list[dict[str, object]]:

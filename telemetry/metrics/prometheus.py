@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from engine.backend import Models
 from engine.types import BackendState, BackendStats, Completion, Status
 from telemetry.metrics.machine import GpuFigures, Machine, SystemFigures
+from telemetry.metrics.without_names import WithoutNames
 from telemetry.protocol import Protocol
 from telemetry.version import RELEASE, VERSION
 
@@ -194,9 +195,9 @@ class PrometheusMetrics:
                 gap = (times.total - times.first_token) / (completion.output_tokens - 1)
                 self._gap.labels(model).observe(gap)
 
-    def text(self) -> bytes:
-        """Return all metrics in the Prometheus text format."""
-        return generate_latest(self.registry)
+    def text(self, *, named: bool) -> bytes:
+        """Return all metrics in the Prometheus text format. named: with the series that name keys and persons."""
+        return generate_latest(self.registry if named else WithoutNames(self.registry))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"avito_ai_{name}", text, labels, registry=self.registry)

@@ -245,6 +245,15 @@ def test_a_secret_from_a_store_is_the_one_that_pods_read(composed: dict[str, clu
     assert read == {external["spec"]["target"]["name"]}
 
 
+def test_prometheus_sends_the_key_that_the_pods_know(composed: dict[str, cluster.Manifest]) -> None:
+    """As a bearer's, which is what the operator makes of it where no type is named."""
+    (endpoint,) = composed["ServiceMonitor"]["spec"]["endpoints"]
+    assert set(endpoint) == FIELDS_OF_A_SERVICE_MONITOR | {"authorization"}
+    (box,) = composed["Deployment"]["spec"]["template"]["spec"]["containers"]
+    (admin_key,) = [one["valueFrom"]["secretKeyRef"] for one in box["env"] if one["name"] == "ADMIN_KEY"]
+    assert endpoint["authorization"] == {"credentials": {name: admin_key[name] for name in ("name", "key")}}
+
+
 def test_keda_scales_by_figures_that_exist(composed: dict[str, cluster.Manifest]) -> None:
     """It alone sets the number of pods, by requests that wait and run; fields are those of its v1alpha1."""
     scaled, deployment = composed["ScaledObject"], composed["Deployment"]

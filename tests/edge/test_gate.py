@@ -85,7 +85,7 @@ def by_the_hooks(client, path, headers=None):
 
 def figures(app):
     """Return the counters of requests, by their series, without those of time."""
-    text = services(app).metrics.prometheus.text().decode()
+    text = services(app).metrics.prometheus.text(named=True).decode()
     return {
         line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
         for line in text.splitlines()

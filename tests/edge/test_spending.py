@@ -56,7 +56,7 @@ def in_flight(budgets):
 
 
 def metric(app, name):
-    text = services(app).metrics.prometheus.text().decode()
+    text = services(app).metrics.prometheus.text(named=True).decode()
     return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)[1])
 
 

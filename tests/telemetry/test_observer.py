@@ -88,7 +88,7 @@ def test_a_failure_counts_where_the_model_is_known(metrics, trace, clock, model,
     """Only requests for a generation count as failed ones."""
     observer(metrics, trace, clock, model).failed("validation_error", 400, "A message.")
     assert metrics.application.shown()["failed_requests"] == failures
-    assert (b'status="validation_error"} 1.0' in metrics.prometheus.text()) == bool(failures)
+    assert (b'status="validation_error"} 1.0' in metrics.prometheus.text(named=True)) == bool(failures)
     assert trace.events == [("failed", "validation_error", 400)]
 
 
@@ -118,6 +118,6 @@ def test_a_response_is_counted_by_its_route_and_logged(metrics, trace, clock, ca
     seconds = seen.responded("GET", None, "/a b" + "c" * 200, "::1", 404, streamed=False, level=logging.INFO)
     assert seconds == 1.5
     assert caplog.messages == [f"GET /a%20b{'c' * 114} 404 1.500s ::1"]
-    assert b"/a" not in metrics.prometheus.text()
-    assert b"avito_ai_key_requests_total{" not in metrics.prometheus.text()  # nobody has said who it was
+    assert b"/a" not in metrics.prometheus.text(named=True)
+    assert b"avito_ai_key_requests_total{" not in metrics.prometheus.text(named=True)  # nobody has said who it was
     assert trace.events == [("responded", 404, False)]

@@ -257,8 +257,15 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         "Client keys",
         (
             Panel(
-                "Requests by key", "HTTP requests per second, by the name of a client key or token.", "reqps",
-                [(rate("avito_ai_key_requests_total", "key", ONE), "{{key}}")], stacked=True,
+                "Requests by key",
+                "HTTP requests per second, by the name of a client key or token; added up where Prometheus is neither "
+                "on the same machine nor sends ADMIN_KEY.",
+                "reqps",
+                [(
+                    f'label_replace({rate("avito_ai_key_requests_total", "key", ONE)}, "key", "all keys", "key", "")',
+                    "{{key}}",
+                )],
+                stacked=True,
             ),
             Panel(
                 "Refused keys", "Requests per second without a key, or with one that does not count.", "reqps",

@@ -83,6 +83,20 @@ def test_every_setting_arrives(tmp_path):
     assert "runbook_url: https://git.example.com/avito/docs/runbook.md#avitodisk" in rules
 
 
+@pytest.mark.needs("prometheus")
+def test_prometheus_sends_the_operators_key_where_it_is_set(tmp_path):
+    """To the service alone, from the file of the settings; otherwise it sends none."""
+    (tmp_path / "admin-key").write_text("a-key-of-an-operator")
+    for line, expected in ((f"ADMIN_KEY_FILE={tmp_path}/admin-key\n", str(tmp_path / "admin-key")), ("", None)):
+        render(read_settings(MINIMAL + line), tmp_path)
+        jobs = loaded(tmp_path, "prometheus/prometheus.yml")["scrape_configs"]
+        sent = {job["job_name"]: job["authorization"] for job in jobs if job.get("authorization")}
+        assert sent == ({"avito-ai": {"credentials_file": expected}} if expected else {})
+        command = ["promtool", "check", "config", "prometheus/prometheus.yml"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_kubernetes_gets_the_same_alerts(tmp_path):
     """The object for the Prometheus operator has the same groups as Prometheus' file."""
     render(read_settings(FULL), tmp_path)
