@@ -46,6 +46,12 @@ class Key:
         """Its name, as logs and pages show it."""
         return self.account.name
 
+    def field(self, name: str) -> Any:
+        """Return one of FIELDS."""
+        if name in LIMITS:
+            return getattr(self.account.limits, name)
+        return getattr(self if name in ("expires_at", "notes") else self.account, name)
+
     def state(self, now: float) -> str:
         """Return `active`, `disabled` or `expired`."""
         if self.disabled_at is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +52,14 @@ class UnknownKey(LookupError):
     """No key of the database has this id or name."""
 
 
+class ChangedMeanwhile(Exception):
+    """Fields that are to be changed are no longer as they were looked at; `fields`: their names."""
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        super().__init__(f"{', '.join(fields)}: changed meanwhile")
+        self.fields = fields
+
+
 class KeyRegistry:
     """The keys in the database. Every method raises DatabaseError or SQLAlchemyError where the database fails.
 
@@ -82,9 +90,12 @@ class KeyRegistry:
         self._check(values)
         return values
 
-    def change(self, by: Actor, key_id: str, **fields: Any) -> Key:
-        """Change fields of a key; None takes one back to its default. Raises UnknownKey."""
-        return self._update(by, "key.change", key_id, _columns(fields))
+    def change(self, by: Actor, key_id: str, *, looked_at: Key | None = None, **fields: Any) -> Key:
+        """Change fields of a key; None takes one back to its default. Raises UnknownKey.
+
+        looked_at: the key for which it was decided; raises ChangedMeanwhile if one of these fields is another now.
+        """
+        return self._update(by, "key.change", key_id, _columns(fields), looked_at)
 
     def disable(self, by: Actor, key_id: str) -> Key:
         """Refuse a key from now on. Raises UnknownKey."""
@@ -154,9 +165,11 @@ class KeyRegistry:
         with self._database.engine().connect() as connection:
             return set(connection.execute(select(API_KEYS.c.id)).scalars())
 
-    def _update(self, by: Actor, action: str, key_id: str, values: dict[str, Any]) -> Key:
+    def _update(self, by: Actor, action: str, key_id: str, values: dict[str, Any], looked_at: Key | None = None) -> Key:
         with self._change() as connection:
             revision, row = advance(connection, REVISION), _row(connection, key_id)
+            if looked_at is not None:
+                _check_unchanged(values, looked_at, key_of(row))
             changed = {name: value for name, value in values.items() if value != row[name]}
             self._check(changed)  # what has become past or unknown may stay
             if "name" in changed:
@@ -199,6 +212,11 @@ def _row(connection: Connection, id_or_name: str) -> dict[str, Any]:
 
 def _write(connection: Connection, key_id: str, values: Mapping[str, Any]) -> None:
     connection.execute(update(API_KEYS).where(API_KEYS.c.id == key_id).values(**values))
+
+
+def _check_unchanged(fields: Iterable[str], looked_at: Key, now: Key) -> None:
+    if changed := [name for name in fields if now.field(name) != looked_at.field(name)]:
+        raise ChangedMeanwhile(changed)
 
 
 def _check_name_is_free(connection: Connection, name: str) -> None:

@@ -5,7 +5,10 @@ A secret is on the page that answers its making, once, and nowhere else: no addr
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 from flask import Blueprint, redirect, request, url_for
@@ -14,8 +17,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from database.connect import DatabaseError
 from keys.record import FIELDS, LIMITS, PRIORITIES, Key, KeyFieldError
-from keys.registry import UnknownKey
-from routes.key_form import fields_of, read_time, shown_limit, typed_of
+from keys.registry import ChangedMeanwhile, UnknownKey
+from routes.key_form import (
+    check_not_changed,
+    fields_of,
+    read_time,
+    shown_limit,
+    shown_then,
+    typed_anew,
+    typed_of,
+)
 from routes.locale import visitors_locale
 from routes.operator_page import actor, log_database, operators_page, without_database
 from routes.parsing import submitted_form
@@ -24,6 +35,7 @@ from routes.services import services
 admin_keys = Blueprint("admin_keys", __name__, url_prefix="/status/keys")
 
 PAGE = 50  # keys
+TOLD = 200  # characters of what another has typed
 # Problems that are not the field's usual one, by a word of their sentence.
 REASONS = {"already": "taken", "future": "past", "of this service": "unknown_model"}
 GRACES = {"none": 0, "hour": 3600, "day": 86_400, "week": 7 * 86_400}  # seconds that an old secret stays good
@@ -66,7 +78,7 @@ def new() -> str:
 @admin_keys.post("")
 def make() -> ResponseReturnValue:
     """Make a key and show its secret, once."""
-    typed = _typed()
+    typed = _typed(submitted_form().fields)
     try:
         key, text = services().key_registry.make(actor(), **fields_of(typed))
     except KeyFieldError as error:
@@ -86,14 +98,19 @@ def show(key_id: str) -> str:
 
 @admin_keys.post("/<key_id>")
 def change(key_id: str) -> ResponseReturnValue:
-    """Change the fields of a key that are not as they were shown, where a time has no seconds."""
-    typed, key = _typed(), services().key_registry.find(key_id)
-    shown = typed_of(key)
+    """Change the fields of a key that are not as the form showed them; what another has changed meanwhile stays."""
+    form, key = submitted_form().fields, services().key_registry.find(key_id)
+    typed, now = _typed(form), typed_of(key)
+    shown = shown_then(form.get("shown", ""), now)
+    anew = typed_anew(typed, shown)
     try:
-        fields = {name: value for name, value in fields_of(typed).items() if typed.get(name, "") != shown[name]}
-        services().key_registry.change(actor(), key_id, **fields)
+        check_not_changed(anew, shown, now)
+        fields = {name: value for name, value in fields_of(typed).items() if name in anew}
+        services().key_registry.change(actor(), key_id, looked_at=key, **fields)
+    except ChangedMeanwhile as error:
+        return _changed_meanwhile(key_id, anew, error.fields), 409
     except KeyFieldError as error:
-        return _at_fault(typed, error, key), 400
+        return _at_fault(typed, error, key, shown), 400
     return _back(key_id)
 
 
@@ -133,26 +150,45 @@ def _back(key_id: str) -> ResponseReturnValue:
     return redirect(url_for("admin_keys.show", key_id=key_id, saved=1), 303)
 
 
-def _typed() -> dict[str, str]:
-    fields = submitted_form().fields
-    return {name: fields[name] for name in FIELDS if name in fields}
+def _typed(form: Mapping[str, str]) -> dict[str, str]:
+    return {name: form[name] for name in FIELDS if name in form}
 
 
-def _at_fault(typed: dict[str, str], error: KeyFieldError, key: Key | None = None) -> str:
+def _at_fault(
+    typed: dict[str, str], error: KeyFieldError, key: Key | None = None, shown: Mapping[str, str] | None = None
+) -> str:
     """Return the form with what is wrong with which field."""
     field, problem = _problem(error)
-    return _form(typed, problem, key, at_fault=field)
+    return _form(typed, problem, key, at_fault=field, shown=shown)
+
+
+def _changed_meanwhile(key_id: str, anew: Mapping[str, str], fields: Sequence[str]) -> str:
+    """Return the form of the key as it is, with what was typed anew, and what another has made of the same fields."""
+    key = services().key_registry.find(key_id)
+    now, texts = typed_of(key), visitors_locale().texts["client_keys"]
+    told = []
+    for name in fields:
+        value = texts["priorities"][now[name]] if name == "priority" else shorten(now[name], TOLD) or "–"
+        told.append(f"{texts['fields'][name]}: {texts['problems']['meanwhile'].format(value=value)}")
+    return _form({**now, **anew}, " ".join(told), key, at_fault=fields[0])
 
 
 def _form(
-    typed: dict[str, str], problem: str = "", key: Key | None = None, saved: bool = False, at_fault: str = ""
+    typed: Mapping[str, str],
+    problem: str = "",
+    key: Key | None = None,
+    saved: bool = False,
+    at_fault: str = "",
+    shown: Mapping[str, str] | None = None,
 ) -> str:
+    """Return the page of a key, or of a new one. shown: what its form showed at first, if not the key as it is."""
     return operators_page(
         "key.html",
         page="keys",
         key=key,
         state=None if key is None else key.state(time.time()),
         typed=typed,
+        shown=None if key is None else json.dumps(shown or typed_of(key), ensure_ascii=False),
         problem=problem,
         at_fault=at_fault,
         saved=saved,

@@ -5,6 +5,7 @@ Money is typed in the operator's currency and kept in millionths of it; an expir
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from typing import Any
 
 from config import MILLION, as_money
 from keys.record import LIMITS, PRIORITIES, Key, KeyFieldError
+from keys.registry import ChangedMeanwhile
 from keys.written import WHOLE, moment_of
 
 # Decimal places may follow a comma; three digits behind one are as often thousands.
@@ -46,6 +48,29 @@ def fields_of(typed: Mapping[str, str]) -> dict[str, Any]:
     } | {name: _limit(name, typed.get(name, "").strip()) for name in LIMITS}
 
 
+def shown_then(text: str, now: Mapping[str, str]) -> Mapping[str, str]:
+    """Return a key as its form showed it. text: JSON that came back with the form; now: where it is none of ours."""
+    try:
+        shown = json.loads(text)
+    except ValueError:
+        return now
+    if isinstance(shown, dict) and shown.keys() == now.keys() and all(isinstance(one, str) for one in shown.values()):
+        return shown
+    return now
+
+
+def typed_anew(typed: Mapping[str, str], shown: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields that are not as the form showed them."""
+    fields = {name: typed.get(name, "") for name in shown}
+    return {name: text for name, text in fields.items() if _lines(text) != _lines(shown[name])}
+
+
+def check_not_changed(anew: Mapping[str, str], shown: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise ChangedMeanwhile if another has changed fields that were typed anew, and to something else."""
+    if both := [name for name in anew if now[name] not in (shown[name], anew[name])]:
+        raise ChangedMeanwhile(both)
+
+
 def shown_limit(name: str, value: int) -> str:
     """Return a limit as it is typed."""
     return as_money(value) if name.startswith("money") else str(value)
@@ -59,6 +84,11 @@ def shown_time(moment: int | None) -> str:
 def read_time(moment: int | None) -> str:
     """Return seconds since the epoch as a page shows a time, "" for never."""
     return shown_time(moment).replace("T", " ")
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines of a text, which browsers end in a way of their own."""
+    return text.replace("\r\n", "\n").split("\n")
 
 
 def _limit(name: str, text: str) -> int | None:

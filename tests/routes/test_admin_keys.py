@@ -1,5 +1,6 @@
 """The operator's pages of keys and of the audit trail."""
 
+import html
 import re
 import time
 
@@ -11,7 +12,7 @@ from database.tables import API_KEYS
 from edge import csrf
 from edge.services import services
 from keys.record import LIMITS
-from keys.registry import Actor, KeyRegistry
+from keys.registry import Actor, ChangedMeanwhile, KeyRegistry
 from keys.secret import digest
 from routes.key_form import fields_of, shown_limit
 from routes.locale import LOCALES
@@ -59,6 +60,16 @@ def operator(app):
 def act(client, address, shown="/status/keys/new", **fields):
     """Send a form of the page that shows it."""
     return client.post(address, data={csrf.FIELD: token_in(client.get(shown)), **fields})
+
+
+def fields_in(page):
+    """Return what a browser sends of the form that changes a key, as it is shown."""
+    form = page[page.rindex("<form", 0, page.index('name="shown"')) : page.index("</textarea>")]
+    inputs = re.findall(r'<input[^>]* name="(\w+)"[^>]* value="([^"]*)"', form)
+    (priority,) = re.findall(r'<option value="(\w+)" selected>', form)
+    (notes,) = re.findall(r'<textarea id="notes"[^>]*>(.*)', form, re.DOTALL)
+    fields = dict(inputs) | {"priority": priority, "notes": re.sub("\r?\n", "\r\n", notes)}
+    return {name: html.unescape(value) for name, value in fields.items()}
 
 
 def make(client, **fields):
@@ -131,6 +142,93 @@ def test_what_has_become_past_or_unknown_may_stay(operator, registry, app):
     assert (changed.notes, changed.expires_at, changed.account.models) == ("new", 61, {"avibe@v0"})
     refused = act(operator, address, address, **shown | {"models": "avibe@v0, avibe"})
     assert "only models of this service" in refused.text
+
+
+class TestTwoOperators:
+    """Both open the form of a key, and each changes it."""
+
+    ANOTHER = Actor("another")
+
+    @pytest.fixture
+    def opened(self, operator, registry):
+        """A form that is open: its address, and what a browser sends back if nothing is typed."""
+        make(operator, **FULL | {"notes": "one\r\ntwo"})
+        address = f"/status/keys/{registry.find('billing').id}"
+        return address, fields_in(operator.get(address).text)
+
+    def test_a_form_sends_what_was_typed_anew(self, operator, registry, opened):
+        """What another has changed since stays, and the audit trail has the operator's change alone."""
+        address, form = opened
+        registry.change(self.ANOTHER, "billing", priority="high", tokens_per_day=7, models=None, notes="one\nthree")
+        assert operator.post(address, data=form | {"requests_per_minute": "61"}).status_code == 303
+        key = registry.find("billing")
+        assert (key.account.priority, key.account.models, key.notes) == ("high", None, "one\nthree")
+        assert (key.account.limits.tokens_per_day, key.account.limits.requests_per_minute) == (7, 61)
+        details = re.findall(r'<td class="details">(.*?)</td>', operator.get("/status/audit").text)[0]
+        assert re.findall(r'<span class="limit">[^<]+: <b>([^<]*)</b>', details) == ["billing", "61"]
+
+    @pytest.mark.parametrize("language", ["en", "ru"])
+    def test_the_same_field_is_not_set_back_in_silence(self, operator, registry, opened, language):
+        """409 with both values; nothing is saved before it is sent again, and that saves what was typed."""
+        operator.environ_base["HTTP_ACCEPT_LANGUAGE"] = language
+        texts = LOCALES[language].texts["client_keys"]
+        address, form = opened
+        registry.change(self.ANOTHER, "billing", priority="high", notes="theirs <b>", tokens_per_day=7)
+        typed = {"priority": "normal", "notes": "ours", "requests_per_hour": "9"}
+        refused = operator.post(address, data=form | typed)
+        assert refused.status_code == 409
+        told = re.search(r'role="alert">([^<]*)<', refused.text)[1]
+        assert f"{texts['fields']['priority']}: " in told
+        assert texts["problems"]["meanwhile"].format(value=texts["priorities"]["high"]) in told
+        assert texts["problems"]["meanwhile"].format(value="theirs &lt;b&gt;") in told
+        assert texts["fields"]["tokens_per_day"] not in told
+        assert re.findall(r'name="(\w+)"[^>]* aria-invalid="true"', refused.text) == ["priority"]
+        key = registry.find("billing")
+        assert (key.account.priority, key.notes, key.account.limits.requests_per_hour) == ("high", "theirs <b>", 0)
+        again = fields_in(refused.text)
+        assert {name: again[name] for name in typed} == typed
+        assert operator.post(address, data=again).status_code == 303
+        key = registry.find("billing")
+        assert (key.account.priority, key.notes, key.account.limits.requests_per_hour) == ("normal", "ours", 9)
+        assert key.account.limits.tokens_per_day == 7
+
+    def test_the_same_change_of_both_is_none(self, operator, registry, opened):
+        """Nor is a change that was typed and taken back."""
+        address, form = opened
+        registry.change(self.ANOTHER, "billing", priority="high")
+        assert operator.post(address, data=form | {"priority": "high"}).status_code == 303
+        assert operator.post(address, data=form).status_code == 303
+        assert registry.find("billing").account.priority == "high"
+
+    def test_a_wrong_field_does_not_make_the_others_new(self, operator, registry, opened):
+        """A form that comes back with a mistake still knows what it showed at first."""
+        address, form = opened
+        registry.change(self.ANOTHER, "billing", priority="high")
+        refused = operator.post(address, data=form | {"tokens_per_day": "x"})
+        assert refused.status_code == 400
+        assert operator.post(address, data=fields_in(refused.text) | {"tokens_per_day": "8"}).status_code == 303
+        key = registry.find("billing")
+        assert (key.account.priority, key.account.limits.tokens_per_day) == ("high", 8)
+
+    def test_a_change_between_the_look_and_the_act_is_seen(self, registry, opened):
+        """The database compares, in the transaction that writes."""
+        looked_at = registry.find("billing")
+        registry.change(self.ANOTHER, "billing", priority="high", tokens_per_day=7)
+        with pytest.raises(ChangedMeanwhile) as raised:
+            registry.change(
+                self.ANOTHER, "billing", looked_at=looked_at, priority="normal", notes="x", tokens_per_day=8
+            )
+        assert set(raised.value.fields) == {"priority", "tokens_per_day"}
+        assert registry.change(self.ANOTHER, "billing", looked_at=looked_at, notes="x").account.priority == "high"
+
+    @pytest.mark.parametrize("shown", ["", "{}", "[]", "1", "null", '{"name": 1}', "{"])
+    def test_a_form_that_says_nothing_of_what_it_showed_is_compared_with_what_is(
+        self, operator, registry, opened, shown
+    ):
+        """As a program sends it, with every field."""
+        address, form = opened
+        assert operator.post(address, data=form | {"shown": shown, "priority": "high"}).status_code == 303
+        assert registry.find("billing").account.priority == "high"
 
 
 AT_FAULT = re.compile(r'name="(\w+)"[^>]* aria-describedby="problem[^>]* aria-invalid="true"')
