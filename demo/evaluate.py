@@ -6,6 +6,7 @@ the evaluated ones.
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -82,13 +83,29 @@ class Result:
         return self.percent >= self.target
 
 
+def share_of(text: str) -> float:
+    """Return a share from the command line. Raises ArgumentTypeError unless it is above 0 and at most 1."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0 and at most 1")
+    return share
+
+
+def scaled(count: int, share: float) -> int:
+    """Return a share of a group's items; one at least, since nothing can be said of a group without any."""
+    return max(1, round(count * share))
+
+
 def text_items(share: float) -> list[texts.TextItem]:
     """Return the held-out messages; `share` scales every group."""
     items = []
     for group, count in (("listing", 400), ("price", 200), ("unseen words", 200)):
-        items += texts.listing_items(group, round(count * share), SEED)
+        items += texts.listing_items(group, scaled(count, share), SEED)
     for others in (texts.title_items, texts.category_items, texts.price_items):
-        items += others(round(200 * share), SEED)
+        items += others(scaled(200, share), SEED)
     return items + texts.refusal_items(max(12, round(70 * share))) + texts.long_items(max(4, round(40 * share)), SEED)
 
 
@@ -103,8 +120,8 @@ def image_items(share: float) -> list[images.ImageItem]:
         ("plain", 100),
         ("unclear", 200),
     ):
-        items += images.image_items(group, round(count * share), SEED)
-    return items + images.two_image_items(round(120 * share), SEED)
+        items += images.image_items(group, scaled(count, share), SEED)
+    return items + images.two_image_items(scaled(120, share), SEED)
 
 
 def training_keys(folder: Path = texts.FOLDER) -> set[str]:
@@ -173,7 +190,7 @@ def print_table(rows: Sequence[Result]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the evaluation and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--share", type=float, default=1.0, help="share of the held-out items to ask")
+    parser.add_argument("--share", type=share_of, default=1.0, help="share of the held-out items to ask")
     share = parser.parse_args(arguments).share
     torch.set_num_threads(1)
     started = time.monotonic()

@@ -57,6 +57,34 @@ def test_a_missed_target_is_an_error(monkeypatch, capsys, right, status):
     assert ("missed: text: listing" in capsys.readouterr().err) == bool(status)
 
 
+@pytest.mark.parametrize("share", ["1e-9", "0.001", "0.004"])
+def test_every_group_has_items_however_small_the_share(monkeypatch, capsys, share):
+    """Each row has a percentage, and the status is that of the targets."""
+    monkeypatch.setattr(evaluate, "training_keys", set)
+    for module, name in ((evaluate.texts, "TextModel"), (evaluate.images, "ImageModel")):
+        monkeypatch.setattr(module, name, Right)
+    assert evaluate.main(["--share", share]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith("| met |")]
+    assert len(rows) == len(evaluate.TEXT_TARGETS) + 1 + len(evaluate.IMAGE_TARGETS) + 3
+    assert all("| 100.0 |" in row for row in rows)
+
+
+class Right:
+    """A model whose answers are all right."""
+
+    def judge(self, items, temperature=0.0, seed=0):
+        return [True] * len(items)
+
+
+@pytest.mark.parametrize("share", ["0", "-1", "1.5", "nan", "inf", "", "half"])
+def test_what_is_no_share_is_refused(capsys, share):
+    """By the command line's parser, before anything is asked."""
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main([f"--share={share}"])
+    assert ended.value.code == 2
+    assert f"--share: {share!r}: expected a number above 0 and at most 1" in capsys.readouterr().err
+
+
 def test_text_follows_its_seed():
     """The same seed gives the same dialogues, another seed gives others."""
     first, again, other = (list(islice(training_stream(seed), 50)) for seed in (3, 3, 4))
