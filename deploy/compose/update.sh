@@ -8,7 +8,8 @@
 #
 # A backup is a folder of $BACKUPS (./backups) that holds .env, the database and the journals of usage; the newest $KEEP
 # (14) are kept. The files of Compose are those of COMPOSE_FILE, in .env or the environment. ENGINE and COMPOSE replace
-# docker and `docker compose`; UPDATE_SECONDS (900) bounds the wait for a healthy service.
+# docker and `docker compose`; UPDATE_SECONDS (900) bounds the wait for a healthy service. If this is ended by a signal, the
+# old image serves, and the last line says so.
 set -euo pipefail
 case "${BACKUPS:-}" in "" | /*) ;; *) BACKUPS="$PWD/$BACKUPS" ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -18,6 +19,10 @@ BACKUPS="${BACKUPS:-$PWD/backups}"
 read -ra COMPOSE <<<"${COMPOSE:-docker compose}"
 # An image whose service ends as often as this will not become healthy, however long one waits.
 SERVICE=avito-ai POLL="${POLL:-2}" RESTARTS=3
+# The name of the image that Compose runs, once it may mean another than before; whether that one may run.
+TAG="" STARTED=""
+# The process group of the step that `apart` runs.
+CHILD=""
 
 say() { printf '==> %s\n' "$*"; }
 die() {
@@ -26,17 +31,62 @@ die() {
 }
 
 main() {
-    local container tag before new="${1:-}"
+    local container tag new="${1:-}"
+    trap 'ended $?' EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
     container="$(container_of "$SERVICE")"
     [ -n "$container" ] || die "The service does not run here. Start it first: ${COMPOSE[*]} up --detach --wait"
-    back_up "$container"
+    apart back_up "$container"
     [ "$new" != backup ] || return 0
-    tag="$(inspect .Config.Image "$container")" before="$(inspect .Image "$container")"
+    tag="$(inspect .Config.Image "$container")"
     # A name of its own keeps the old image from being pruned.
-    "$ENGINE" image tag "$before" avito-ai:before
-    fetch "$new" "$tag"
-    if ! start "$tag" || ! healthy "$tag"; then go_back "$tag"; fi
+    "$ENGINE" image tag "$(inspect .Image "$container")" avito-ai:before
+    TAG="$tag"
+    apart fetch "$new" "$tag"
+    STARTED=yes
+    apart serves "$tag" || go_back "$tag"
+    trap - EXIT HUP INT TERM
     say "Updated. The image before is avito-ai:before."
+}
+
+# Ends the script. $1: its exit status. At a signal, an image that has not proved itself neither runs on nor keeps the name.
+ended() {
+    local state="nothing was changed."
+    case "$1" in 129 | 130 | 143) ;; *) exit "$1" ;; esac
+    trap - EXIT
+    trap '' HUP INT TERM PIPE
+    set +e
+    end_child
+    if [ -n "$STARTED" ]; then
+        say "Ended by a signal: going back to the old image."
+        state="the old image serves again."
+        old_serves "$TAG" || state="the old image did not become healthy. See: ${COMPOSE[*]} logs $SERVICE"
+    elif [ -n "$TAG" ]; then
+        "$ENGINE" image tag avito-ai:before "$TAG"
+    fi
+    printf 'Error: Ended by a signal; %s\n' "$state" >&2
+    exit "$1"
+}
+
+# Runs a step in a process group of its own, so that a signal is handled at once and not after its end; nor within $(...),
+# where bash 5.2 cannot read a trap.
+apart() {
+    local status=0
+    set -m
+    "$@" </dev/null &
+    CHILD=$!
+    set +m
+    wait "$CHILD" || status=$?
+    CHILD=""
+    return "$status"
+}
+
+end_child() {
+    [ -n "$CHILD" ] || return 0
+    kill -TERM -- "-$CHILD" 2>/dev/null
+    wait "$CHILD" 2>/dev/null
 }
 
 # $1: the service; $2: --all for one that has just ended, too. Prints its container, nothing if there is none.
@@ -59,10 +109,7 @@ back_up() {
     folder="$BACKUPS/unfinished-${whole##*/}"
     (umask 077 && mkdir "$folder")
     if [ -f .env ]; then install -m 600 .env "$folder/env"; fi
-    # Root of the container may read the volume; what it writes is to belong to whoever runs this.
-    "$ENGINE" run --rm --interactive --network none --user 0 --volumes-from "$1" --volume "$folder:/backup" "$image" \
-        sh -ec 'python - copy /dev/null /var/lib/avito-ai /var/lib/avito-ai /backup; chown -R --reference=/backup /backup' \
-        <deploy/database_copy.py || die "The database could not be copied, and nothing was changed."
+    copy_database "$1" "$folder" "$image" || die "The database could not be copied, and nothing was changed."
     postgres="$(container_of postgres)"
     if [ -n "$postgres" ]; then
         "$ENGINE" exec "$postgres" pg_dump --username avito_ai --format=custom avito_ai >"$folder/avito-ai.dump" ||
@@ -72,6 +119,14 @@ back_up() {
     among_backups '[0-9]*-[0-9]*' | sort -r | tail -n "+$((KEEP + 1))" | remove_backups "$image" ||
         die "The backup is $whole. Older ones could not be removed, and nothing was changed."
     say "The backup is $whole."
+}
+
+# $1: a container; $2: a folder; $3: an image. Root of the new container may read the volume; what it writes is to belong to
+# whoever runs this.
+copy_database() {
+    "$ENGINE" run --rm --interactive --network none --user 0 --volumes-from "$1" --volume "$2:/backup" "$3" \
+        sh -ec 'python - copy /dev/null /var/lib/avito-ai /var/lib/avito-ai /backup; chown -R --reference=/backup /backup' \
+        <deploy/database_copy.py
 }
 
 # $1: a pattern. Prints the names of the folders that fit it.
@@ -95,6 +150,9 @@ fetch() {
         "${COMPOSE[@]}" build "$SERVICE" || die "The image could not be built, and nothing was changed."
     fi
 }
+
+# $1: the name of the image. Starts it, and waits until it is healthy.
+serves() { start "$1" && healthy "$1"; }
 
 # $1: the name of the image. Not every Compose notices that the name means another image than before.
 start() {
@@ -125,11 +183,12 @@ site_answers() {
 # $1: the name of the image that Compose runs.
 go_back() {
     "${COMPOSE[@]}" logs --tail 20 "$SERVICE" >&2 || true
-    "$ENGINE" image tag avito-ai:before "$1"
-    if ! start "$1" || ! healthy "$1"; then
+    if ! apart old_serves "$1"; then
         die "The new image did not become healthy, and neither did the old one. See: ${COMPOSE[*]} logs $SERVICE"
     fi
     die "The new image did not become healthy (its last lines are above); the old one serves again."
 }
+
+old_serves() { "$ENGINE" image tag avito-ai:before "$1" && serves "$1"; }
 
 main "$@"

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.deploy.podman import ROOT
+from tests.e2e.gunicorn_process import until
 
 # Images are lines of a file, `tag id`; the running container is of the image whose tag it had when it was started. A
 # folder that cannot be written stands for one of root's, to whom alone that is no hindrance.
 ENGINE = r"""#!/bin/bash
 echo "$*" >>calls
+waits_at() { [ "$(cat waits 2>/dev/null)" != "$1" ] || { echo there >waits; sleep 600; }; }
+waits_at "$1"
 as_root() { chmod -R u+w "${@: -1}" && "$@"; }
 id_of() { sed -n "s#^$1 ##p" images | tail -n 1; }
 case "$1 $2" in
@@ -47,13 +51,15 @@ case "$1 $2" in
 esac
 """
 COMPOSE = r"""#!/bin/bash
+waits_at() { [ "$(cat waits 2>/dev/null)" != "$1" ] || { echo there >waits; sleep 600; }; }
 echo "compose $*" >>calls
 case "$1" in
-    build) [ "$(cat next)" != unbuilt ] && echo "avito-ai:cpu $(cat next)" >>images ;;
+    build) [ "$(cat next)" != unbuilt ] && echo "avito-ai:cpu $(cat next)" >>images && waits_at build ;;
     up)
         if [ ! -e blind ] || [[ "$*" = *--force-recreate* ]]; then
             sed -n "s/^avito-ai:cpu //p" images | tail -n 1 | tr -d "\n" >running
-        fi ;;
+        fi
+        waits_at up ;;
     logs) echo "what the service said" ;;
 esac
 """
@@ -82,16 +88,24 @@ def update(
     tree: Path, *arguments: str, new: str = "new", cwd: Path | None = None, **environ: str
 ) -> subprocess.CompletedProcess[str]:
     (tree / "next").write_text(new)
-    programs = {"ENGINE": str(tree / "engine"), "COMPOSE": str(tree / "compose"), "UPDATE_SECONDS": "0", "POLL": "0"}
     return subprocess.run(
-        [*WITHOUT_PRIVILEGES, "bash", str(tree / "deploy/compose/update.sh"), *arguments],
+        command(tree, *arguments),
         cwd=cwd,
-        env={"PATH": os.environ["PATH"], **programs, **environ},
+        env=environment(tree) | environ,
         capture_output=True,
         text=True,
         check=False,
         timeout=600,
     )
+
+
+def command(tree: Path, *arguments: str) -> list[str]:
+    return [*WITHOUT_PRIVILEGES, "bash", str(tree / "deploy/compose/update.sh"), *arguments]
+
+
+def environment(tree: Path) -> dict[str, str]:
+    programs = {"ENGINE": str(tree / "engine"), "COMPOSE": str(tree / "compose"), "UPDATE_SECONDS": "0", "POLL": "0"}
+    return {"PATH": os.environ["PATH"], **programs}
 
 
 def backups(tree: Path) -> list[Path]:
@@ -169,6 +183,69 @@ def test_what_fails_before_the_start_changes_nothing(
     assert said in done.stderr
     assert (tree / "running").read_text() == "old"
     assert "compose up" not in (tree / "calls").read_text()
+
+
+UNCHANGED, BACK = "nothing was changed.", "the old image serves again."
+ENDED = [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+@pytest.mark.parametrize(("number", "status"), ENDED)
+@pytest.mark.parametrize(
+    ("step", "arguments", "said"),
+    [
+        ("run", (), UNCHANGED),
+        ("pull", ("registry/new:2",), UNCHANGED),
+        ("build", (), UNCHANGED),
+        ("up", (), BACK),
+        ("not-ready", (), BACK),
+    ],
+)
+def test_a_signal_leaves_the_old_image(
+    tree: Path, step: str, arguments: tuple[str, ...], said: str, number: signal.Signals, status: int
+) -> None:
+    """At once, whatever runs: the old one serves and has its name, and the last line says which of both it took."""
+    (tree / "waits").write_text(step)
+    (tree / "next").write_text("not-ready")
+    with subprocess.Popen(
+        command(tree, *arguments),
+        env=environment(tree) | {"UPDATE_SECONDS": "600", "POLL": "0.1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # also where the tests run in the background
+    ) as process:
+        reached = tree / ("running" if step == "not-ready" else "waits")
+        until(lambda: reached.read_text().strip() in ("there", "not-ready"), 120)
+        process.send_signal(number)
+        stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == status, stderr
+    assert stderr.splitlines()[-1] == f"Error: Ended by a signal; {said}"
+    assert (tree / "running").read_text() == "old"
+    assert named(tree, "avito-ai:cpu") == "old"
+    assert ("compose up" in (tree / "calls").read_text()) == (said == BACK)
+
+
+def test_an_old_image_that_does_not_come_back_is_said(tree: Path) -> None:
+    """The operator is told where to look, after a signal too."""
+    (tree / "running").write_text("broken")
+    (tree / "images").write_text("avito-ai:cpu broken\n")
+    (tree / "waits").write_text("up")
+    (tree / "next").write_text("new")
+    with subprocess.Popen(
+        command(tree), env=environment(tree), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        until(lambda: (tree / "waits").read_text() == "there\n", 120)
+        process.terminate()
+        stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 143
+    assert "the old image did not become healthy. See: " in stderr.splitlines()[-1]
+
+
+def named(tree: Path, name: str) -> str:
+    """Return the image that has a name."""
+    pairs = [line.split() for line in (tree / "images").read_text().splitlines()]
+    return [image for tag, image in pairs if tag == name][-1]
 
 
 def test_a_backup_alone_and_how_many_are_kept(tree: Path) -> None:
