@@ -65,6 +65,9 @@ class SettingsError(Exception):
         self.mistakes = tuple(mistakes)
 
 
+WITHOUT_DOCSTRINGS = (
+    "PYTHONOPTIMIZE=2 (python -OO) removes docstrings, without which no model can be loaded: expected 0 or 1"
+)
 SETTINGS: tuple[Setting, ...] = tuple(table.settings_in(Settings))
 
 
@@ -90,6 +93,8 @@ def live_settings(settings: Settings) -> LiveSettings:
 
 def operator_settings() -> Settings:
     """Read the settings of this process again and store them as `config`. Raises SettingsError."""
+    if sys.flags.optimize > 1:
+        raise SettingsError([WITHOUT_DOCSTRINGS])
     settings = load_settings(os.environ, _env_file(os.environ))
     globals()["config"] = settings
     return settings

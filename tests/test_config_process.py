@@ -40,6 +40,17 @@ def test_printed_settings_are_complete_and_masked(tmp_path):
     assert "did you mean PORT?" in run.stderr
 
 
+def test_docstrings_are_needed():
+    """One sentence instead of a model that cannot be loaded; without assertions alone the service works."""
+    refused = run_config(PYTHONOPTIMIZE="2")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.splitlines() == [
+        "The settings cannot be used:",
+        "  PYTHONOPTIMIZE=2 (python -OO) removes docstrings, without which no model can be loaded: expected 0 or 1",
+    ]
+    assert run_config(PYTHONOPTIMIZE="1").returncode == 0
+
+
 def test_printed_mistakes_are_complete_and_masked():
     """`python config.py` prints all mistakes and exits with 2."""
     run = run_config(PORT="x", ADMIN_KEY="pa55 word", LOG_FORMAT="y", RATE_LIMIT_STORAGE="reds://u:pa55@h")
