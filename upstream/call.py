@@ -196,8 +196,8 @@ class Call:
 
     def _from_inner(self, inner: Generation, piece: Piece | None) -> None:
         if piece is not None:
-            self.generation.begin()
             self.generation.push(piece)
+            self.generation.begin()
             self.generation.flush()
             return
         self._on_end(self)
@@ -334,12 +334,12 @@ class Call:
                     pass
 
     def _came(self, piece: Piece, replica: Replica) -> None:
+        self.generation.push(piece)
         if self._first_at is None:
             self._first_at = self._clock()
-            self.generation.begin()
             if replica.state != "closed":
                 replica.succeeded()
-        self.generation.push(piece)
+            self.generation.begin()
 
     # --- the end ---
 

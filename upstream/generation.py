@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 from engine.backend import Generation
 from engine.errors import ServiceError
 from engine.types import Completion, Piece, Spent
@@ -9,6 +12,7 @@ from engine.types import Completion, Piece, Spent
 COMMIT_AFTER = (
     10.0  # seconds after which a client is told 200 before there is an answer, as proxies do not wait forever
 )
+GIVEN_WAY = 0.001  # seconds at most in which a consumer that has waited wakes up before its producer goes on
 
 
 class UpstreamGeneration(Generation):
@@ -21,6 +25,12 @@ class UpstreamGeneration(Generation):
     writes_itself = True
     _begun = False  # guarded as the fields of its base
     _parts = 0  # pushed since the last that were taken back
+    _waits = False  # a consumer waits for the beginning
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        super().__init__(*args, **values)
+        self._awake = threading.Lock()  # released by a consumer that has waited, once it is awake
+        self._awake.acquire()
 
     @property
     def certain(self) -> bool:
@@ -33,14 +43,25 @@ class UpstreamGeneration(Generation):
             return self._streaming and self._parts > 0
 
     def begin(self) -> None:
-        """Note that the server has begun to answer."""
+        """Note that the server has begun to answer, and let a consumer that waits for it get on first.
+
+        Else the producer, which keeps the interpreter lock, would read whatever else has come before the consumer sends
+        the first part.
+        """
         with self._changed:
             self._begun = True
+            waits = self._waits
             self._changed.notify_all()
+        if waits:
+            self._awake.acquire(timeout=GIVEN_WAY)
 
     def wait_for_begin(self) -> None:
         with self._changed:
+            self._waits = not self._begun
             self._changed.wait_for(lambda: self._begun or self.done, COMMIT_AFTER)
+            waited, self._waits = self._waits, False
+            if waited and self._begun:
+                self._awake.release()
             if self._error is not None:
                 raise self._error
 
