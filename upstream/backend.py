@@ -195,7 +195,7 @@ class UpstreamBackend:
         except BaseException:
             self._capacity.leave(request.client, of_batch)
             raise
-        self._loop.soon(call.start)
+        self._loop.soon_first(call.start)
         return call.generation
 
     def _keep(self, call: Call) -> None:

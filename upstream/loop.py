@@ -26,6 +26,7 @@ log = logging.getLogger("avito_ai.upstream")
 KEEP_ALIVE = 4.0  # seconds for which an idle connection is kept; uvicorn, and so vLLM, closes it after 5
 READ_BYTES = 256 * 1024
 STOP_PATIENCE = 5.0  # seconds
+LEAD = 0.001  # seconds at most in which the loop gets on before the thread that has handed it something
 THREADS = 16  # for calls that wait; asyncio's own are left to it, which looks host names up in them
 
 T = TypeVar("T")
@@ -88,6 +89,16 @@ class UpstreamLoop:
             except OSError:  # full of rings, or closed meanwhile
                 pass
 
+    def soon_first(self, call: Callable[..., object], *args: Any) -> None:
+        """Have `call` called as `soon` does, and wait, at most LEAD seconds, for the first step of a task it starts.
+
+        A request is on its way to a server then, and the calling thread goes on while that works.
+        """
+        begun = threading.Lock()
+        begun.acquire()
+        self.soon(self._lead, call, args, begun.release)
+        begun.acquire(timeout=LEAD)
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task, in the loop's thread."""
         task = asyncio.get_running_loop().create_task(work)
@@ -128,6 +139,12 @@ class UpstreamLoop:
                 call(*args)
             except Exception:
                 log.exception("A call of another thread failed.")
+
+    def _lead(self, call: Callable[..., object], args: tuple[Any, ...], begun: Callable[[], None]) -> None:
+        """Call `call`, and `begun` behind the first step of a task of its, and behind that of one which this starts."""
+        call(*args)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, begun)
 
     async def _open(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
