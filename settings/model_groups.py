@@ -159,7 +159,9 @@ class EngineSettings(Group):
     max_num_batched_tokens: int = setting(
         0, whole(0, ANY_COUNT), "token budget of one step; 0: 320 on the CPU, 2048 on CUDA"
     )
-    queue_timeout: float = setting(30.0, number(0.1, SECONDS_A_DAY), "seconds from its arrival until a request has to start")
+    queue_timeout: float = setting(
+        30.0, number(0.1, SECONDS_A_DAY), "seconds from its arrival until a request has to start"
+    )
     request_timeout: float = setting(300.0, number(1, SECONDS_A_DAY), "seconds a request may take in total")
     stall_seconds: float = setting(
         20.0, number(1, SECONDS_A_DAY), "seconds without a step after which a busy model counts as stalled"
