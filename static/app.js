@@ -8,7 +8,7 @@ import { ImageField } from "./image.js";
 import { watchLeaving } from "./leave.js";
 import { addCodeButtons } from "./markdown.js";
 import { goesOn, reveal, showPast } from "./past.js";
-import { ready } from "./state.js";
+import { look, ready } from "./state.js";
 import { cede, claim, readElsewhere, release, vacant } from "./tabs.js";
 import { Templates } from "./templates.js";
 import { fill, sentence, texts, timeOfDay } from "./texts.js";
@@ -119,16 +119,27 @@ class Conversation {
 
   attempt(question, exchange) {
     const leaving = new AbortController();
-    let begun = false;
+    this.expect(leaving, exchange);
+    if (exchange.stream) claim(exchange.stream);
+    this.read(question, exchange, leaving);
+  }
+
+  expect(leaving, exchange) {
     exchange.restart();
     exchange.wait(texts.thinking);
     this.busy(leaving, exchange);
-    if (exchange.stream) claim(exchange.stream);
+  }
+
+  // cutOff: the exchange shows what had come of this answer when its connection was lost, which stays until the rest comes.
+  read(question, exchange, leaving, cutOff = false) {
+    let begun = false;
     const end = (exchange.stream ? resume : ask)(exchange.stream || question, {
       uploading: (percent) => !begun && question.files.length && exchange.wait(fill(texts.uploading, { percent }), percent),
       sent: () => begun || exchange.wait(texts.thinking),
       queued: (position) => begun || exchange.queued(position),
       stream: (id) => {
+        if (cutOff) this.comesBack(exchange, leaving);
+        cutOff = false;
         exchange.reads(id);
         exchange.keep();
       },
@@ -147,10 +158,40 @@ class Conversation {
         exchange.keep();
         this.form.dispatchEvent(new CustomEvent("answered", { bubbles: true }));
       },
-      failed: (error) => this.failed(error, question, exchange, leaving),
-      lost: () => this.later(texts.waiting_server, ready(leaving.signal), question, exchange, leaving),
+      failed: (error) => (cutOff ? this.staysCutOff(error, question, exchange) : this.failed(error, question, exchange, leaving)),
+      lost: () => (cutOff ? this.takeBack(question, exchange) : this.lost(question, exchange, leaving)),
     });
     leaving.signal.addEventListener("abort", end);
+  }
+
+  // What has come of an answer stays, and it can be asked for again; a question of which nothing has come waits for the server.
+  lost(question, exchange, leaving) {
+    if (!exchange.raw.trim()) return this.later(texts.waiting_server, ready(leaving.signal), question, exchange, leaving);
+    this.idle(exchange);
+    exchange.cutOff();
+    exchange.keep();
+    if (exchange.stream) this.takeBack(question, exchange);
+    else look();
+  }
+
+  // Goes on by itself with an answer that was cut off, once the server answers, if it still has it.
+  async takeBack(question, exchange) {
+    const leaving = new AbortController();
+    exchange.leaving = leaving;
+    await Promise.all([ready(leaving.signal), pause(BETWEEN_TRIES, leaving.signal)]);
+    if (!leaving.signal.aborted) this.read(question, exchange, leaving, true);
+  }
+
+  comesBack(exchange, leaving) {
+    exchange.aside = Boolean(this.running);
+    this.expect(leaving, exchange);
+  }
+
+  // For now, where the server has not noticed yet that its reader has left; or for good.
+  staysCutOff(error, question, exchange) {
+    if (["not_ready", "overloaded"].includes(error.code)) return this.takeBack(question, exchange);
+    exchange.over();
+    exchange.keep();
   }
 
   failed(error, question, exchange, leaving) {
@@ -250,9 +291,18 @@ class Conversation {
   }
 
   repeat(question, exchange) {
+    if (exchange.stream) this.giveUp(exchange);
     exchange.revived = exchange.aside = false;
     this.attempt(question, exchange);
     exchange.focus();
+  }
+
+  // An answer that was cut off is not waited for any longer.
+  giveUp(exchange) {
+    exchange.leaving.abort();
+    stop(exchange.stream);
+    exchange.over();
+    exchange.half = undefined;
   }
 
   goOn(question, exchange, change) {

@@ -3,6 +3,7 @@ import { extra, language } from "./texts.js";
 
 const HEAD = 2;
 const LOADING = 3;
+const SILENT = 4; // seconds without a byte of a stream that has begun: the server sends one each second
 const OURS = { "X-Page": "1", "X-Message-Language": language, ...(extra.token ? { "X-CSRF-Token": extra.token } : {}) };
 
 const ASKING = { ...OURS, "X-Resumable": "1" };
@@ -42,23 +43,23 @@ function send({ url }, fields, on) {
 // With fetch: every part of an answer is handled as soon as it arrives.
 function follow(url, options, on) {
   const leaving = new AbortController();
-  const events = reader(on);
+  const events = reader(on, () => leaving.abort());
   const read = async () => {
     const response = await fetch(url, { ...options, signal: leaving.signal });
     if (!response.ok) return on.failed(refusal(response.status, (name) => response.headers.get(name), await response.text()));
     on.stream(response.headers.get(STREAM) ?? "");
     const parts = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let part = await parts.read(); !part.done; part = await parts.read()) events.take(part.value);
-    if (!events.ended) on.lost();
+    events.lost();
   };
-  read().catch(() => leaving.signal.aborted || events.ended || on.lost());
-  return () => leaving.abort();
+  read().catch(() => events.lost());
+  return () => events.leave();
 }
 
 // With XMLHttpRequest, which reports upload progress and fetch does not; parts of an answer may arrive up to 50 ms late.
 function upload({ url, files }, fields, on) {
   const call = new XMLHttpRequest();
-  const events = reader(on);
+  const events = reader(on, () => call.abort());
   let read = 0;
   call.open("POST", url);
   for (const [name, value] of Object.entries(ASKING)) call.setRequestHeader(name, value);
@@ -73,24 +74,43 @@ function upload({ url, files }, fields, on) {
   };
   call.onload = () => {
     if (call.status !== 200) on.failed(refusal(call.status, (name) => call.getResponseHeader(name), call.responseText));
-    else if (!events.ended) on.lost();
+    else events.lost();
   };
-  call.onerror = () => events.ended || on.lost();
+  call.onerror = () => events.lost();
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, name === "history" ? JSON.stringify(value) : value);
   for (const file of files) form.append("image", file, file.name || "image");
   call.send(form);
-  return () => call.abort();
+  return () => events.leave();
 }
 
 const QUEUE = ": queue ";
 
-// Reads server-sent events, one JSON object each. A comment may carry the queue position.
-function reader(on) {
+// Reads server-sent events, one JSON object each. A comment may carry the queue position. abort: ends the request, for instance one
+// that has fallen silent, as where a plug was pulled: no connection tells that by itself.
+function reader(on, abort) {
   let rest = "";
+  let ended = false;
+  let silent = 0;
+  let watch;
+  const end = () => {
+    ended = true;
+    clearInterval(watch);
+  };
   return {
-    ended: false,
+    // The reader of the page has left, or the connection was lost; nothing is told of what comes after that.
+    leave() {
+      end();
+      abort();
+    },
+    lost() {
+      if (ended) return;
+      this.leave();
+      on.lost();
+    },
     take(text) {
+      silent = 0;
+      watch ??= setInterval(() => (silent += 1) > SILENT && this.lost(), 1000);
       const blocks = (rest + text).split("\n\n");
       rest = blocks.pop();
       for (const block of blocks) {
@@ -100,7 +120,7 @@ function reader(on) {
     },
     event(value) {
       if ("text" in value) return on.text(value.text);
-      this.ended = true;
+      end();
       if ("error" in value) on.failed({ code: value.error, message: value.message, requestId: value.request_id });
       else on.done(value);
     },

@@ -44,6 +44,8 @@ export class Exchange {
     }
     this.part(".thumbnails").hidden = !question.previews.length;
     this.variants = new Variants(this.part(".variants"), record.variants, record.shown);
+    const last = this.variants.list.at(-1);
+    this.half = this.stream && last?.lost ? last.id : undefined; // the id of what had come of this answer when its connection was lost
     this.restart();
   }
 
@@ -142,16 +144,22 @@ export class Exchange {
 
   done(answer, cut) {
     const { text, ...data } = answer.data;
-    this.variants.add({ raw: this.raw, answer: { ...answer, data }, cut });
+    this.add({ raw: this.raw, answer: { ...answer, data }, cut });
     this.settle();
     say(texts.done);
   }
 
+  // Adds an answer to those that the question has had, in place of the part of it that was there before.
+  add(variant) {
+    this.variants.add({ ...variant, replaces: this.half });
+    this.half = undefined;
+  }
+
   // Shows what belongs to the current answer beside its text.
   settle() {
-    const { answer, cut, stopped, rating } = this.variants.current;
+    const { answer, cut, stopped, lost, rating } = this.variants.current;
     if (answer) this.figures(answer);
-    const remark = stopped ? texts.stopped : cut ? texts.cut : this.raw.trim() ? "" : extra.empty;
+    const remark = stopped ? texts.stopped : lost ? texts.lost : cut ? texts.cut : this.raw.trim() ? "" : extra.empty;
     if (rating) this.rated(rating);
     this.end(remark);
     this.part("[data-do=continue]").hidden = !cut || this.part(".follow-up").hidden;
@@ -197,10 +205,19 @@ export class Exchange {
   }
 
   stopped() {
-    if (this.raw.trim()) this.variants.add({ id: newId(), raw: this.raw, stopped: true });
+    if (this.raw.trim()) this.add({ id: newId(), raw: this.raw, stopped: true });
     this.ended = { stopped: true };
     this.end(texts.stopped);
     say(texts.stopped);
+  }
+
+  // The connection was lost amid the answer.
+  cutOff() {
+    const id = newId();
+    this.add({ id, raw: this.raw, lost: true });
+    this.half = id;
+    this.end(texts.lost);
+    say(texts.lost);
   }
 
   // There was no answer when the page was left. ended: how it had ended before, if it had.
@@ -213,7 +230,7 @@ export class Exchange {
   }
 
   failed(error) {
-    if (this.raw.trim()) this.variants.add({ id: newId(), raw: this.raw });
+    if (this.raw.trim()) this.add({ id: newId(), raw: this.raw });
     this.ended = { error };
     this.end("");
     const failure = this.part(".failure");
@@ -241,6 +258,7 @@ export class Exchange {
     const note = [remark, gone ? texts.history.no_picture : ""].join(" ").trim();
     this.part(".note").textContent = note;
     this.part(".note").hidden = !note;
+    this.part(".note").classList.toggle("problem", Boolean(this.variants.current?.lost));
     this.part(".actions").hidden = false;
     this.part("[data-do=again]").hidden = gone;
     for (const name of ["copy", "copy-markdown"]) this.part(`[data-do=${name}]`).hidden = !this.raw.trim();

@@ -3,6 +3,7 @@ import { extra } from "./texts.js";
 
 const SOON = 2000; // milliseconds
 const CALM = 15000;
+const PATIENCE = 8000; // for an answer, without which the server is away
 
 const away = document.getElementById("away");
 const waiting = new Set();
@@ -17,9 +18,9 @@ function changing() {
 }
 
 // Polls now and again later: soon if a change is expected.
-async function look() {
+export async function look() {
   clearTimeout(timer);
-  const markup = await fetch(extra.state, { cache: "no-store" }).then((r) => (r.ok ? r.text() : null)).catch(() => null);
+  const markup = await fetch(extra.state, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) }).then((r) => (r.ok ? r.text() : null)).catch(() => null);
   away.hidden = markup !== null;
   if (markup !== null) show(markup);
   for (const wake of [...waiting]) wake(markup !== null);

@@ -14,7 +14,13 @@ export function joined(kept, list) {
     const mine = own.get(nameOf(one));
     return mine ? Object.assign(mine, { rating: mine.rating ?? one.rating }) : one;
   });
-  return [...first, ...list.filter((one) => !names.has(nameOf(one)))];
+  return standing([...first, ...list.filter((one) => !names.has(nameOf(one)))]);
+}
+
+// Without the parts of answers of which more has come since.
+function standing(list) {
+  const replaced = new Set(list.map(({ replaces }) => replaces).filter(Boolean));
+  return list.filter(({ id }) => !replaced.has(id));
 }
 
 export class Variants {
@@ -30,7 +36,7 @@ export class Variants {
   }
 
   add(variant) {
-    this.list.push(variant);
+    this.list = standing([...this.list, variant]);
     this.shown = this.list.length - 1;
   }
 
