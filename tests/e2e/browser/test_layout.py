@@ -8,10 +8,28 @@ from tests.e2e.browser.steps import TEXT, ask_image, ask_text, choose, finished
 pytestmark = pytest.mark.needs("chromium")
 
 WIDTHS = (320, 768, 1440, 3840)
+TEMPLATES = [
+    *(("text", name) for name in ("free", "listing", "title", "reply", "price_line")),
+    *(("image", name) for name in ("free", "photo_title", "photo_condition")),
+]
 LONG = "a" * 300 + "\n\n```\n" + "b" * 300 + "\n```\n\n| a | b |\n|---|---|\n| " + "c" * 200 + " | d |\n"
 KILOBYTES = 120
 OUTSIDE = """() => [...document.querySelectorAll(".answer > *")]
   .filter((one) => one.getBoundingClientRect().left < one.parentElement.getBoundingClientRect().left)
+  .map((one) => one.outerHTML.slice(0, 80))"""
+
+
+# The controls that show less than they hold: lists of any of their options, buttons of their words.
+CUT = """() => [...document.querySelectorAll("select, button, .choice span, .examples a")]
+  .filter((one) => one.checkVisibility({ checkVisibilityCSS: true }))
+  .filter((one) => {
+    if (!one.matches("select")) return one.scrollWidth > one.clientWidth;
+    const whole = one.parentElement.appendChild(one.cloneNode(true));
+    Object.assign(whole.style, { position: "absolute", width: "max-content", maxWidth: "none" });
+    const wanted = whole.offsetWidth;
+    whole.remove();
+    return wanted > one.offsetWidth;
+  })
   .map((one) => one.outerHTML.slice(0, 80))"""
 
 
@@ -37,6 +55,22 @@ def test_nothing_is_wider_than_the_window(service, open_page):
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         assert overflow(page) <= 0, width
+
+
+@pytest.mark.parametrize("locale", ["en-US", "ru-RU"])
+@pytest.mark.parametrize("width", [320, 360, 390, 768, 1280])
+def test_no_control_of_the_forms_is_cut(service, open_page, locale, width):
+    """Each list has room for each of its options, in every template."""
+    page = open_page(service.url, locale=locale, viewport={"width": width, "height": 800})
+    choose(page)
+    finished(ask_text(page))
+    finished(ask_image(page))
+    for one in page.locator("form[data-kind] summary").all():
+        one.click()
+    for kind, template in TEMPLATES:
+        page.check(f"form[data-kind={kind}] [value={template}]")
+        assert page.evaluate(CUT) == []
+        assert overflow(page) <= 0
 
 
 @pytest.mark.parametrize("locale", ["en-US", "ru-RU"])
