@@ -1,5 +1,6 @@
 """What the browser keeps of earlier questions, and the answers that a question has had."""
 
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -87,6 +88,20 @@ def test_a_reload_keeps_conversations_with_all_their_answers(service, open_page,
         texts.nth(1).locator(".chips button").first.click()
     assert [turn["text"] for turn in sent.value.post_data_json["history"]] == ["Two.", "Two."]
     finished(texts.nth(2))
+
+
+def test_the_card_of_earlier_questions_is_never_empty(service, open_page):
+    """While there are none of an earlier visit, it says where those of this one are; behind that it lists them."""
+    page = open_page(service.url)
+    finished(ask_text(page, "A listing"))
+    none = page.locator("#history .none")
+    expect(none).to_have_text(re.compile("only the questions of this visit"))
+    expect(none).to_be_visible()
+    page.reload()
+    expect(page.locator(PAST)).to_have_count(1)
+    expect(none).to_be_hidden()
+    finished(ask_text(page, "Another"))
+    expect(none).to_be_hidden()
 
 
 def test_the_history_survives_what_people_do_and_is_cleared_on_request(service, open_page):
