@@ -245,6 +245,16 @@ def test_the_sizes_in_the_readme_are_those_of_the_script() -> None:
     assert all(f"{size} MB" in text("README.md") for size in sizes)
 
 
+@pytest.mark.parametrize("name", ["QUICKSTART.md", "QUICKSTART.ru.md"])
+def test_torch_without_cuda_is_installed_by_hand_as_by_the_script(name: str) -> None:
+    """The version that is pinned, from the same index, and nothing else from there."""
+    index = re.search(r'^CPU_INDEX="(.+)"$', text("deploy/lib/install.sh"), re.MULTILINE)
+    pin = re.search(r"^torch==\S+$", text("requirements.txt"), re.MULTILINE)
+    assert index
+    assert pin
+    assert f"pip install --no-deps --index-url {index[1]} {pin[0]}\n" in text(name)
+
+
 def test_the_default_address_is_the_same_everywhere() -> None:
     """Script, documents and settings agree on the port."""
     port = next(setting.default for setting in SETTINGS if setting.name == "PORT")
