@@ -31,7 +31,6 @@ FAILURES = {
     "model_error",
     "internal_error",
     "upstream_error",
-    "upstream_timeout",
 }
 REQUESTS, FIRST = "avito_ai_requests_total", "avito_ai_time_to_first_token_seconds_bucket"
 LOOK_EVERY = 2.0  # seconds

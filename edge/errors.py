@@ -40,7 +40,6 @@ from engine.errors import (
     ServiceError,
     UnsupportedMediaType,
     UpstreamFailed,
-    UpstreamTimedOut,
     ValidationError,
 )
 from usage.errors import BudgetExceeded, LimitReached
@@ -113,7 +112,6 @@ ERRORS: dict[type[ServiceError], Meaning] = {
     RequestAborted: Meaning(CLIENT_CLOSED_REQUEST, "request_aborted"),
     Overloaded: Meaning(503, "overloaded", "server_error"),
     NotReady: Meaning(503, "not_ready", "server_error"),
-    UpstreamTimedOut: Meaning(504, "upstream_timeout", "server_error"),
     DeadlineExceeded: Meaning(504, "deadline_exceeded", "server_error"),
     UpstreamFailed: Meaning(502, "upstream_error", "server_error"),
     ModelError: Meaning(500, "model_error", "server_error"),

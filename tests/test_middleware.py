@@ -142,6 +142,32 @@ STATUSES = {
 }
 
 
+# Clients match them; the last one no client sees.
+CODES = {
+    "validation_error": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "payload_too_large": 413,
+    "unsupported_media_type": 415,
+    "rate_limit_exceeded": 429,
+    "budget_exceeded": 429,
+    "model_error": 500,
+    "internal_error": 500,
+    "upstream_error": 502,
+    "overloaded": 503,
+    "not_ready": 503,
+    "deadline_exceeded": 504,
+    "request_aborted": errors.CLIENT_CLOSED_REQUEST,
+}
+
+
+def test_a_code_is_one_of_a_fixed_list_and_has_one_status():
+    """Whatever error it stands for, those of a server elsewhere included."""
+    assert sorted({(meaning.code, meaning.status) for meaning in errors.ERRORS.values()}) == sorted(CODES.items())
+
+
 @pytest.mark.parametrize("path", GENERATIONS)
 @pytest.mark.parametrize("kind", sorted(STATUSES, key=lambda kind: kind.__name__))
 def test_every_generation_route_returns_every_error(client, avibe, avision, path, kind):

@@ -38,7 +38,6 @@ WATCHED_ENDS = (
     "model_error",
     "internal_error",
     "upstream_error",
-    "upstream_timeout",
 )
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)

@@ -118,8 +118,8 @@ def test_a_stream_in_each_protocol(client: FlaskClient, name: str) -> None:
         ("half", 502, "upstream_error"),
         ("reset", 502, "upstream_error"),
         ("401", 502, "upstream_error"),
-        ("silent", 504, "upstream_timeout"),
-        ("stall", 504, "upstream_timeout"),
+        ("silent", 504, "deadline_exceeded"),
+        ("stall", 504, "deadline_exceeded"),
         ("429", 503, "overloaded"),
     ],
 )

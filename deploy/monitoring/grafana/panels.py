@@ -11,7 +11,7 @@ from dataclasses import dataclass
 SELECT = 'model=~"$model",instance=~"$instance"'
 ONE = 'instance=~"$instance"'
 PROCESS = f'job="avito-ai",{ONE}'
-OURS = "model_error|internal_error|deadline_exceeded|not_ready|upstream_error|upstream_timeout"
+OURS = "model_error|internal_error|deadline_exceeded|not_ready|upstream_error"
 OVER_TIME, STAT, STATES = "timeseries", "stat", "state-timeline"
 
 Query = tuple[str, str]  # an expression and the legend of its series
