@@ -331,8 +331,10 @@ class Intake:
     def _hand_over(self, conn: Connection, arrival: _Arrival, refused: bool = False) -> None:
         assert arrival.verdict is not None  # what has arrived has been judged
         self._leave(conn)
-        conn.asked_by = arrival.verdict.client
-        conn.sock.begin_request(arrival.framing, arrival.reservation, refused)
+        conn.asked_by = client = arrival.verdict.client
+        # A request without a body has room of its own too: what is stored and read for it counts like one.
+        reservation = arrival.reservation or self._budget.reserve(client, 0)
+        conn.sock.begin_request(arrival.framing, reservation, refused)
         self._dispatch(conn)
 
     # --- the ends ---

@@ -344,6 +344,20 @@ def test_a_body_that_grows_while_it_is_read_takes_more_of_the_budget(room):
     assert room.budget.in_flight == 0
 
 
+def test_what_is_read_for_a_request_without_a_body_counts_as_one(room):
+    """A stored conversation, for instance; it is released at the end of the request."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    room.pump()
+    assert room.budget.in_flight == 0
+    assert conn.sock.grow_body(100)
+    assert room.budget.in_flight == 100
+    assert not conn.sock.grow_body(10**9)
+    conn.sock.end_request()
+    assert room.budget.in_flight == 0
+
+
 def test_a_client_that_asks_first_is_told_to_go_on(room):
     """Only once its body has been admitted."""
     room = room()

@@ -223,3 +223,14 @@ def test_a_stored_conversation_counts_as_a_body_of_its_size(respond, client, avi
     assert sum(sizes) > 5000
     assert (answer.status_code, len(avibe.submitted)) == ((200, 2) if room else (503, 1))
     assert room or int(answer.headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_listed_items_count_as_a_body_of_their_size(respond, client, monkeypatch, room):
+    """As those of a conversation that goes on do."""
+    first = respond(store=True, input="x" * 5000)
+    sizes = []
+    monkeypatch.setattr("routes.openai.responses.stored.grow_body", lambda request, size: (sizes.append(size), room)[1])
+    listed = client.get(f"{PATH}/{first.id}/input_items")
+    assert sum(sizes) > 5000
+    assert listed.status_code == (200 if room else 503)
