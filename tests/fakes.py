@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from PIL import Image
 
 from engine.backend import Generation
-from engine.errors import NotReady, Overloaded, RequestAborted, RetryLater, ServiceError
+from engine.errors import NotReady, Overloaded, RequestAborted, RetryLater, ServiceError, ValidationError
 from engine.text.images import decode
 from engine.types import (
     BackendState,
@@ -111,8 +111,7 @@ class ScriptedBackend:
     def submit(self, request: GenerationRequest) -> Generation:
         with self._changed:
             self._admit()
-            images = request.prompt.images if isinstance(request.prompt, ChatPrompt) else ()
-            self.decoded += [decode(image).size for image in images]
+            request = self._with_images_decoded(request)
             request_id = request.request_id  # nothing else of the request is kept beside `submitted`
             generation = Generation(
                 request_id,
@@ -131,6 +130,17 @@ class ScriptedBackend:
         elif not self.hold:
             self.finish(request.request_id)
         return generation
+
+    def _with_images_decoded(self, request: GenerationRequest) -> GenerationRequest:
+        left_out = set()
+        for number, image in enumerate(request.prompt.images if isinstance(request.prompt, ChatPrompt) else ()):
+            try:
+                self.decoded.append(decode(image).size)
+            except ValidationError:
+                if image.instead is None:
+                    raise
+                left_out.add(number)
+        return replace(request, prompt=request.prompt.without_images(left_out)) if left_out else request
 
     def tokenize(self, request: TokenizeRequest) -> list[int]:
         with self._changed:

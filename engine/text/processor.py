@@ -25,6 +25,7 @@ from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProce
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
 
+from engine.errors import ValidationError
 from engine.text.image_decoder import ImageDecoder, InProcessDecoder, Job, fitted
 from engine.text.images import one_of
 from engine.types import EncodedImage
@@ -85,6 +86,14 @@ def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device)
 
 
+class Undecodable(Exception):
+    """Images cannot be decoded for which texts may stand. indexes: theirs."""
+
+    def __init__(self, indexes: set[int]) -> None:
+        super().__init__(indexes)
+        self.indexes = indexes
+
+
 class ImagePreparer:
     """Converts encoded images to patches. Thread-safe.
 
@@ -104,17 +113,28 @@ class ImagePreparer:
         self._table = self._read_table()
 
     def prepare(self, images: tuple[EncodedImage, ...], wanted: Wanted) -> ImageInputs:
-        """Decode, scale and split the images. Raises as `ImageDecoder.decode` does, with the image at fault."""
+        """Decode, scale and split the images.
+
+        Raises as `ImageDecoder.decode` does, with the image at fault, and Undecodable for those that texts stand for.
+        """
         limits = self._limits(len(images))
-        parts, grids, hashes = [], [], []
+        parts, grids, hashes, left_out = [], [], [], set()
         for number, image in enumerate(images, 1):
             job = Job(image.data, self._factor, *limits, int(self._processor.resample))
-            with one_of(number, len(images), image.param):
-                pixels = self._decoder.decode(job, wanted)
+            try:
+                with one_of(number, len(images), image.param):
+                    pixels = self._decoder.decode(job, wanted)
+            except ValidationError:
+                if image.instead is None:
+                    raise
+                left_out.add(number - 1)
+                continue
             grid = (1, pixels.height // self._patch, pixels.width // self._patch)
             parts.append(self._split(np.frombuffer(pixels.data, np.uint8).reshape(pixels.height, pixels.width, 3)))
             grids.append(grid)
             hashes.append(hashlib.sha256(repr(grid).encode() + pixels.data).digest())
+        if left_out:
+            raise Undecodable(left_out)
         return ImageInputs(np.concatenate(parts), np.array(grids, np.int64), tuple(hashes), self._table)
 
     def header_counts(self, images: Sequence[EncodedImage]) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from engine.errors import Unsupported, ValidationError
-from engine.text.processor import ImageInputs, ImagePreparer
+from engine.text.processor import ImageInputs, ImagePreparer, Undecodable
 from engine.text.prompt_size import too_long
 from engine.text.special_tokens import SpecialTokens, TooManyTokens
 from engine.types import ChatPrompt, Prompt, TextPrompt, TokensPrompt
@@ -59,7 +59,7 @@ class PromptPreparer:
         return None if self._images is None else self._images.most_pixels
 
     def prepare(self, prompt: Prompt, wanted: Wanted | None = None) -> PreparedPrompt:
-        """Return the ids and images of a prompt.
+        """Return the ids and images of a prompt, with a text for each image that cannot be decoded and has one.
 
         Raises ValidationError or a subclass, with the field at fault, and as `wanted` does once it is not wanted.
         """
@@ -67,8 +67,13 @@ class PromptPreparer:
         ids = self._ids(prompt, wanted)
         if self._images is None or not isinstance(prompt, ChatPrompt) or not prompt.images:
             return PreparedPrompt(ids)
-        images = self._images.prepare(prompt.images, wanted)
-        return PreparedPrompt(_expanded(ids, self._images.pad_token_id, self._images.token_counts(images)), images)
+        try:
+            images = self._images.prepare(prompt.images, wanted)
+        except Undecodable as found:
+            left_out = found.indexes
+        else:
+            return PreparedPrompt(_expanded(ids, self._images.pad_token_id, self._images.token_counts(images)), images)
+        return self.prepare(prompt.without_images(left_out), wanted)  # the others have more room then
 
     def tokenize(self, prompt: Prompt, wanted: Wanted | None = None) -> list[int]:
         """Return the ids that `prepare` returns, without decoding an image. Raises as `prepare` does of the text."""

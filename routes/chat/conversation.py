@@ -87,8 +87,8 @@ class ConversationBuilder:
     def tool_result(self, call_id: str, content: Content) -> None:
         """Add the result of a call; for a model whose chat template has no such role, as a message of the user.
 
-        A text stands for an image that is not read, and for the oldest of more than a request may carry: the program
-        that sends them on cannot do without.
+        A text stands for an image that is not read or turns out to be damaged, and for the oldest of more than a
+        request may carry: the program that sends them on cannot do without.
         """
         found = content if isinstance(content, str) else [self._of_result(part) for part in content]
         if self._info.uses_tools:
@@ -102,7 +102,7 @@ class ConversationBuilder:
         if isinstance(part, str):
             return part
         try:
-            return self._read(part)
+            return replace(self._read(part), instead=UNREAD_IMAGE)
         except ServiceError:
             return UNREAD_IMAGE
 

@@ -250,6 +250,23 @@ def test_a_typed_pad_token_is_text(vision, make_image):
     assert pads[0] == pads[1] > 0
 
 
+@pytest.mark.parametrize("damaged", [{0}, {1}, {0, 2}, {0, 1, 2}])
+def test_a_text_stands_for_an_image_that_cannot_be_decoded(vision, make_image, damaged):
+    """Where it has one: the prompt is as if it had been sent that way. Otherwise it is an error."""
+    images = [make_image(70, 50, seed=seed) for seed in range(3)]
+    sent = [replace(one, data=one.data[:-30], instead="x") if at in damaged else one for at, one in enumerate(images)]
+    turns = [[IMAGE_PART, text_part("?"), IMAGE_PART], "Yes.", [IMAGE_PART]]
+    prepared = vision.prepare(chat(*turns, images=tuple(sent)))
+    parts = iter([text_part("x") if at in damaged else IMAGE_PART for at in range(3)])
+    shown = [[next(parts), text_part("?"), next(parts)], "Yes.", [next(parts)]]
+    wanted = vision.prepare(chat(*shown, images=tuple(one for at, one in enumerate(images) if at not in damaged)))
+    assert prepared.token_ids == wanted.token_ids
+    assert getattr(prepared.images, "hashes", None) == getattr(wanted.images, "hashes", None)
+    sent[min(damaged)] = replace(sent[min(damaged)], instead=None)
+    with pytest.raises(ValidationError, match="damaged"):
+        vision.prepare(chat(*turns, images=tuple(sent)))
+
+
 @pytest.mark.parametrize("parts", [[], [IMAGE_PART, IMAGE_PART]])
 def test_images_and_image_parts_must_match(vision, make_image, parts):
     """One image for no image part, or for two, is rejected."""
