@@ -19,10 +19,16 @@ OUTSIDE = """() => [...document.querySelectorAll(".answer > *")]
   .map((one) => one.outerHTML.slice(0, 80))"""
 
 
-# The controls that show less than they hold: lists of any of their options, buttons of their words.
-CUT = """() => [...document.querySelectorAll("select, button, .choice span, .examples a")]
+# Controls that show less than they hold: lists of any of their options, lines of their hints, buttons of their words.
+CUT = """() => [...document.querySelectorAll("select, button, input[placeholder], .choice span, .examples a")]
   .filter((one) => one.checkVisibility({ checkVisibilityCSS: true }))
   .filter((one) => {
+    if (one.matches("input")) {
+      const [pen, style] = [document.createElement("canvas").getContext("2d"), getComputedStyle(one)];
+      pen.font = style.font;
+      const padding = parseFloat(style.paddingLeft) + parseFloat(style.paddingRight);
+      return pen.measureText(one.placeholder).width > one.clientWidth - padding;
+    }
     if (!one.matches("select")) return one.scrollWidth > one.clientWidth;
     const whole = one.parentElement.appendChild(one.cloneNode(true));
     Object.assign(whole.style, { position: "absolute", width: "max-content", maxWidth: "none" });
@@ -60,7 +66,7 @@ def test_nothing_is_wider_than_the_window(service, open_page):
 @pytest.mark.parametrize("locale", ["en-US", "ru-RU"])
 @pytest.mark.parametrize("width", [320, 360, 390, 768, 1280])
 def test_no_control_of_the_forms_is_cut(service, open_page, locale, width):
-    """Each list has room for each of its options, in every template."""
+    """Each list has room for each of its options and each line for its hint, in every template."""
     page = open_page(service.url, locale=locale, viewport={"width": width, "height": 800})
     choose(page)
     finished(ask_text(page))
