@@ -20,7 +20,7 @@ class Capacity:
         self._each = max(1, capacity - capacity // OTHERS_SHARE)
         self._changed = threading.Condition()  # guards the fields below
         self._of_batches = 0  # of those in flight
-        self._in_flight = InFlight(capacity, max(1, capacity // 2), clock, lambda: self._of_batches)
+        self._in_flight = InFlight(capacity, max(1, capacity // 2), clock, lambda: self._of_batches, self._of)
 
     @property
     def total(self) -> int:
@@ -46,12 +46,12 @@ class Capacity:
         """
         with self._changed:
             in_flight = self._in_flight
-            if in_flight.batch_fits(alone):
+            if in_flight.batch_fits(client, alone):
                 in_flight.forget(wake)
                 self._enter(client)
                 self._of_batches += 1
                 return True
-            in_flight.expect(wake, alone)
+            in_flight.expect(wake, client, alone)
             return False
 
     def stop_waiting(self, wake: Wake) -> None:
@@ -77,6 +77,9 @@ class Capacity:
     @property
     def _full(self) -> bool:
         return self._in_flight.total >= self.capacity
+
+    def _of(self, client: str) -> int:
+        return self._in_flight.by_client[client]
 
     def _enter(self, client: str) -> None:
         self._in_flight.enter(client)

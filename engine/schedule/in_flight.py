@@ -20,19 +20,25 @@ class InFlight:
     """At most `capacity` requests, counted by client.
 
     slots: how many of them can run; a batch submits while fewer are in flight. clock: seconds, monotonic.
-    waiting_of_batches: returns how many requests of batches are in flight and may have to wait.
+    waiting_of_batches: returns how many requests of batches are in flight and may have to wait; waiting_of: the same of
+    all requests of a client.
     """
 
     def __init__(
-        self, capacity: int, slots: int, clock: Callable[[], float], waiting_of_batches: Callable[[], int]
+        self,
+        capacity: int,
+        slots: int,
+        clock: Callable[[], float],
+        waiting_of_batches: Callable[[], int],
+        waiting_of: Callable[[str], int],
     ) -> None:
         self.capacity, self.slots, self._clock = capacity, slots, clock
-        self._waiting_of_batches = waiting_of_batches
+        self._waiting_of_batches, self._waiting_of = waiting_of_batches, waiting_of
         self.total = 0  # may be read without the lock
         self.by_client: Counter[str] = Counter()
         self.preparing: Counter[str] = Counter()  # of these, those that are not queued yet
         self.preparing_of_batches = 0
-        self._batches: dict[Wake, bool] = {}  # waiting to submit, in turn; whether each has nothing in flight
+        self._batches: dict[Wake, tuple[str, bool]] = {}  # waiting, in turn: whose, and whether nothing is in flight
         self._last_end = 0.0
         self.between_ends: float | None = None  # mean, in seconds, of a busy engine
 
@@ -75,34 +81,44 @@ class InFlight:
 
     # --- batches ---
 
-    def expect(self, wake: Wake, alone: bool) -> None:
-        """Let a batch wait for capacity, behind those that wait already; it is woken once."""
-        self._batches[wake] = alone
+    def expect(self, wake: Wake, client: str, alone: bool) -> None:
+        """Let a batch wait for capacity, behind those of its client that wait already; it is woken once."""
+        self._batches[wake] = client, alone
 
     def forget(self, wake: Wake) -> bool:
         """Let a batch wait no longer; return whether it did."""
         return self._batches.pop(wake, None) is not None
 
-    def batch_fits(self, alone: bool) -> bool:
+    def batch_fits(self, client: str, alone: bool) -> bool:
         """Return whether a batch may submit: at once into a free slot, else if it has nothing in flight.
 
-        What waits of all batches is then within the share of one client; one request may take the last place.
+        What waits of all batches is then within the share of one client, and what waits of its client within the same
+        share of that: so they leave room for who comes new, with or without a batch. One request may take the last
+        place.
         """
         if self.slot_free or not alone:
             return self.slot_free
         waiting, free = min(self._waiting_of_batches(), self.total - self.slots), self.capacity - self.total
-        return within_share(waiting, 1, free) if waiting else free > 0
+        if not waiting:
+            return free > 0
+        own = min(self._waiting_of(client), self.total - self.slots)
+        return within_share(waiting, 1, free) and (not own or within_share(own, 1, (free - waiting) // 2))
 
     def wake_batch(self) -> None:
-        """Wake the first batch that may submit now; if another request was faster, it has to wait again."""
-        if not self._batches:
-            return
-        fits = {alone: self.batch_fits(alone) for alone in (False, True)}
-        for wake, alone in self._batches.items():
-            if fits[alone]:
-                del self._batches[wake]
-                wake()
-                return
+        """Wake a batch that may submit now: the first one of the client that has the fewest requests in flight.
+
+        If another request was faster, it has to wait again.
+        """
+        found, fewest = None, self.total + 1
+        for wake, (client, alone) in self._batches.items():
+            number = self.by_client[client]
+            if number < fewest and self.batch_fits(client, alone):
+                found, fewest = wake, number
+            if not fewest:
+                break
+        if found is not None:
+            del self._batches[found]
+            found()
 
     def wake_batches(self) -> None:
         """Wake every batch that waits."""

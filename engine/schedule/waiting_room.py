@@ -39,7 +39,7 @@ class WaitingRoom:
         self._max_tokens, self._clock = max_tokens, clock
         self._changed = threading.Condition()  # guards everything below but what is said to be without
         self._queue = PriorityQueues()
-        self._in_flight = InFlight(capacity, slots, clock, self._waiting_of_batches)
+        self._in_flight = InFlight(capacity, slots, clock, self._waiting_of_batches, self._waiting_of)
         self._closed = False
         self._next_deadline = math.inf
         self._abort_pending = self._abort_of_running = False  # written without the lock
@@ -78,11 +78,11 @@ class WaitingRoom:
         """
         with self._changed:
             self._check_open()
-            if self._in_flight.batch_fits(alone) and self._has_room(client):
+            if self._in_flight.batch_fits(client, alone) and self._has_room(client):
                 self._in_flight.forget(wake)
                 self._in_flight.enter(client, of_batch=True)
                 return True
-            self._in_flight.expect(wake, alone)
+            self._in_flight.expect(wake, client, alone)
             return False
 
     def give_up(self, client: str, of_batch: bool = False) -> None:
@@ -100,7 +100,7 @@ class WaitingRoom:
             self._in_flight.prepared(client, of_batch=True)
             self._count_out(client)
             if self._queue.tokens:
-                self._in_flight.expect(wake, alone)
+                self._in_flight.expect(wake, client, alone)
             else:
                 wake()
 
@@ -260,9 +260,8 @@ class WaitingRoom:
         free = counted.capacity - counted.total
         if client not in counted.by_client:
             return free > 0
-        waiting = counted.preparing[client] + self._queue.num_waiting(client)
         # Those that find a slot count as waiting only until they have started.
-        return within_share(min(waiting, counted.total - counted.slots), 1, free)
+        return within_share(min(self._waiting_of(client), counted.total - counted.slots), 1, free)
 
     def _has_room_for_tokens(self, sequence: Sequence, of_batch: bool) -> bool:
         """Return whether a client's next prompt can wait."""
@@ -273,6 +272,10 @@ class WaitingRoom:
         if not waiting:
             return tokens <= free or not self._queue.tokens
         return within_share(waiting, tokens, free)
+
+    def _waiting_of(self, client: str) -> int:
+        """Return how many requests of a client wait or will."""
+        return self._in_flight.preparing[client] + self._queue.num_waiting(client)
 
     def _waiting_of_batches(self) -> int:
         """Return how many requests of batches wait or will; those of keys of the same priority are counted too."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,13 +29,19 @@ RETRY_AFTER = 1  # second
 Outcome = TypeVar("Outcome")
 
 
+class Compilation(Future[Outcome]):
+    """What is compiled. began: when a thread began with it, in seconds on the monotonic clock; None while it waits."""
+
+    began: float | None = None
+
+
 @dataclass(slots=True, eq=False)
 class _Job:
     """One grammar of a client."""
 
     client: str
     work: Callable[[], Any]
-    future: Future[Any] = field(default_factory=Future)
+    future: Compilation[Any] = field(default_factory=Compilation)
 
 
 class CompileQueue:
@@ -47,7 +54,7 @@ class CompileQueue:
         self._lines: OrderedDict[str, deque[_Job]] = OrderedDict()  # the client whose turn was longest ago comes first
         self._at_work: Counter[str] = Counter()
 
-    def submit(self, client: str, work: Callable[[], Outcome]) -> Future[Outcome]:
+    def submit(self, client: str, work: Callable[[], Outcome]) -> Compilation[Outcome]:
         """Have `work` done for a client; cancelling what is returned gives its place back while it waits.
 
         Raises Overloaded where there is no place for this client.
@@ -96,6 +103,7 @@ class CompileQueue:
                 if not line:
                     del self._lines[client]
                 if job.future.set_running_or_notify_cancel():
+                    job.future.began = time.monotonic()
                     self._at_work[client] += 1
                     return job
         return None

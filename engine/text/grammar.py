@@ -26,7 +26,7 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from engine.errors import Overloaded, ValidationError
-from engine.text.compile_queue import RETRY_AFTER, CompileQueue
+from engine.text.compile_queue import RETRY_AFTER, Compilation, CompileQueue
 from engine.text.grammar_limits import FUEL, MORE_MAY_HELP, TOO_COMPLEX, TRIED_ANSWERS, TRIED_TOKENS, fault, limits_of
 from engine.text.grammar_limits import reason as reason_of
 from engine.text.grammar_trials import TOO_MANY, NoTrials, Trials
@@ -262,15 +262,16 @@ def _mask_of(matcher: LLMatcher, words: int) -> NDArray[np.int32]:
     return mask
 
 
-def _result(future: Future[_Compiled], seconds: float, wanted: Wanted) -> _Compiled:
-    """Wait for a compilation. Raises as `wanted` does, and after `seconds` ValidationError, or Overloaded if it has
-    not begun: then others' grammars took the time.
+def _result(future: Compilation[_Compiled], seconds: float, wanted: Wanted) -> _Compiled:
+    """Wait for a compilation. Raises as `wanted` does, ValidationError once it has taken `seconds`, and Overloaded if
+    it has not begun for as long: then others took the time.
     """
     future.add_done_callback(lambda _: wanted.changed.set())
-    until = time.monotonic() + seconds
+    submitted = time.monotonic()
     while not future.done():
-        left = until - time.monotonic()
-        if left <= 0 and not future.running():
+        began = future.began
+        left = (submitted if began is None else began) + seconds - time.monotonic()
+        if left <= 0 and began is None:
             raise Overloaded(TOO_MANY, RETRY_AFTER)
         if left <= 0:
             raise ValidationError(TOO_COMPLEX)

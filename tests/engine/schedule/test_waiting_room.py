@@ -3,12 +3,14 @@
 import threading
 from collections import Counter, defaultdict
 from contextlib import suppress
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import DeadlineExceeded, NotReady, Overloaded, RequestAborted
+from engine.schedule.in_flight import InFlight
 from engine.schedule.priority_queues import BATCH_EVERY
 from engine.schedule.waiting_room import LONGEST_RETRY_AFTER, WaitingRoom
 from engine.types import Priority
@@ -546,3 +548,32 @@ def test_many_threads_and_an_engine_conserve_capacity(round_):
     assert not any(thread.is_alive() for thread in (*clients, worker))
     assert room.num_in_flight() == 0
     assert room.check([]) is None
+
+
+def test_a_batch_of_another_client_is_not_behind_all_of_one():
+    """It comes into the queue, where clients take turns, and still leaves half of it to others."""
+    room = WaitingRoom(40, 1_000_000, lambda: 0.0, slots=8)
+
+    def submitted(client):
+        if room.admit_when_free(client, True, lambda: None):
+            room.put(sequence(client, batch=True), of_batch=True)
+            return True
+        return False
+
+    assert [submitted("many") for _ in range(40)] == [True] * 16 + [
+        False
+    ] * 24  # the slots, and half of what batches have
+    assert [submitted(f"other-{number}") for number in range(10)] == [True] * 8 + [False] * 2
+    assert room.num_in_flight() == 24
+
+
+def test_the_batch_of_the_client_with_the_fewest_in_flight_is_woken_first():
+    """However many of another came before it; of one client, the first."""
+    woken, flight = [], InFlight(8, 4, lambda: 0.0, lambda: 0, lambda client: 0)
+    for client in ("many", "many", "other"):
+        flight.enter(client)
+    for name, client in (("first", "many"), ("second", "many"), ("third", "other"), ("fourth", "new")):
+        flight.expect(partial(woken.append, name), client, alone=False)
+    for _ in range(5):
+        flight.wake_batch()
+    assert woken == ["fourth", "third", "first", "second"]
