@@ -181,8 +181,8 @@ run_pytest() {
     exec "$VENV_PYTHON" -m pytest "$@"
 }
 
-# `keys` has a text for each of its own commands, once it is installed.
-if { [ "${1:-}" != keys ] || [ ! -x .venv/bin/python ]; } && asks_for_help "${@:2}" && usage_of "$1"; then exit; fi
+# `keys` has a text for each of its own commands, once something is installed.
+if { [ "${1:-}" != keys ] || { [ ! -L "$CURRENT" ] && [ ! -x "$VENV_PYTHON" ]; }; } && asks_for_help "${@:2}" && usage_of "$1"; then exit; fi
 
 case "${1:-help}" in
     models) shift && get_models "$@" ;;

@@ -89,16 +89,17 @@ refuse_other_environment() {
         die "$SETTINGS_FILE has ENVIRONMENT=$said, but this is production: remove that line, or set ENVIRONMENT=production."
 }
 
-# $1: NAME=VALUE. Replaces an existing line, else the commented one, else is appended.
+# $1: NAME=VALUE. Replaces the last line that sets it, as `setting_in` reads it, and removes the others; else replaces the commented
+# one, else is appended.
 put_setting() {
     local name="${1%%=*}"
     [ "$(file_setting "$name" "")" != "${1#*=}" ] || return 0
     LINE="$1" awk -v name="$name" '
         { lines[NR] = $0 }
-        index($0, name "=") == 1 { at = NR; set = 1 }
+        $0 ~ "^[[:blank:]]*(export[[:blank:]]+)?" name "[[:blank:]]*=" { at = NR; set = 1; own[NR] = 1 }
         !set && index($0, "#" name "=") == 1 { at = NR }
         END {
-            for (i = 1; i <= NR; i++) if (i == at) print ENVIRON["LINE"]; else if (index(lines[i], name "=") != 1) print lines[i]
+            for (i = 1; i <= NR; i++) if (i == at) print ENVIRON["LINE"]; else if (!own[i]) print lines[i]
             if (!at) print ENVIRON["LINE"]
         }' "$SETTINGS_FILE" | write_settings
     note "$name is set in $SETTINGS_FILE."

@@ -74,7 +74,9 @@ setting() {
 # Prints a setting of a file as the service reads it, nothing if it is not there: $1 the file, $2 the name. Blanks, `export`, quotes,
 # comments behind a value and lines that end in CR may be there; escapes in quotes are left as they are.
 setting_in() {
+    local cr
     [ -f "$1" ] || return 0
-    sed -n -e 's/\r$//' -e "s/^[[:blank:]]*\(export[[:blank:]]\{1,\}\)\{0,1\}$2[[:blank:]]*=[[:blank:]]*//p" "$1" | tail -n 1 |
+    cr="$(printf '\r')" # which not every sed takes as \r
+    sed -n -e "s/$cr\$//" -e "s/^[[:blank:]]*\(export[[:blank:]]\{1,\}\)\{0,1\}$2[[:blank:]]*=[[:blank:]]*//p" "$1" | tail -n 1 |
         sed -e "s/^'\([^']*\)'.*/\1/;t" -e 's/^"\([^"]*\)".*/\1/;t' -e 's/[[:blank:]]\{1,\}#.*//' -e 's/[[:blank:]]*$//'
 }

@@ -43,6 +43,21 @@ def test_a_setting_is_what_the_service_reads(tmp_path, text):
     assert told.stderr == ""
 
 
+@pytest.mark.parametrize("text", LINES)
+def test_a_setting_that_is_put_is_what_the_service_reads(tmp_path, text):
+    """Whatever line sets it now, and only once; all other lines stay."""
+    file = tmp_path / ".env"
+    file.write_bytes(f"OTHER=1\n#PORT=8085\n{text}\nPORTS=2\n".encode())
+    script = f""". {ROOT}/deploy/lib/say.sh; . {ROOT}/deploy/lib/account.sh; SETTINGS_FILE="$0"
+        write_settings() {{ local new; new="$(cat)"; echo "$new" > "$SETTINGS_FILE"; }}
+        note() {{ :; }}
+        put_setting PORT=9100"""
+    subprocess.run(["bash", "-c", script, file], check=True, env={"ROOT": "/", "PATH": "/usr/bin:/bin"})
+    read = dotenv_values(file)
+    assert (read["PORT"], read["OTHER"], read["PORTS"]) == ("9100", "1", "2")
+    assert file.read_text(encoding="utf-8").count("9100") == 1
+
+
 def test_a_file_that_is_not_there_has_no_setting(tmp_path):
     """The default counts."""
     script = f'ENV_FILE="$0"; . {ROOT}/deploy/lib/say.sh; setting PORT default'
