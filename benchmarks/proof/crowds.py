@@ -21,16 +21,17 @@ BATCHES = 420  # of a client each; the queue has 128 places, and there are 64 sl
 TEXTS, TOKENS = 4, 2000  # of one batch, and of one of its texts
 EVERY = 0.2  # seconds between two interactive requests
 BEGIN_SECONDS = 3.0  # in which the batches come in
+TIMES = 1.25  # as long as alone others may wait at most
 AT_ONCE = 10  # slow grammars of the one client
 OTHER, GREEDY = "198.51.100.3", "10.6.6.6"
 _numbers: Iterator[int] = itertools.count()
 
 
-async def beside_batches(service: Service, seconds: float) -> list[Answer]:
-    """Return the answers to short requests of another client while batches of many wait."""
+async def beside_batches(service: Service, seconds: float, many: int = BATCHES) -> list[Answer]:
+    """Return the answers to short requests of another client while so many batches, each of its own client, wait."""
     texts = [{"prompt": f"Write {number}", "max_tokens": TOKENS} for number in range(TEXTS)]
     body = json.dumps({"prompts": texts}).encode()
-    requests = [request(BATCH, body, f"10.{20 + n // 250}.{n % 250}.1") for n in range(BATCHES)]
+    requests = [request(BATCH, body, f"10.{20 + n // 250}.{n % 250}.1") for n in range(many)]
     batches = [asyncio.create_task(ask(service.port, one, BEGIN_SECONDS + seconds)) for one in requests]
     await asyncio.sleep(BEGIN_SECONDS)
     answers, until = list[Answer](), asyncio.get_running_loop().time() + seconds
@@ -74,16 +75,19 @@ def run(size: Size) -> Report:
         alone = asyncio.run(beside_grammars(service, size.seconds, 0))
         beside = asyncio.run(beside_grammars(service, size.seconds, AT_ONCE))
         service.seconds_until_quiet()
+        quiet = asyncio.run(beside_batches(service, size.seconds, 0))
         batches = asyncio.run(beside_batches(service, size.seconds))
-        for what, answers in (("a new schema", [*alone, *beside]), ("beside batches", batches)):
+        for what, answers in (("a new schema", [*alone, *beside]), ("beside batches", [*quiet, *batches])):
             for answer in answers:
                 report.count(None if answer.status == 200 else f"{what}: {answer.status} {answer.code}".rstrip())
-        before, after = (percentile((answer.total for answer in answers), 95) for answers in (alone, beside))
-        report.notes |= {
-            "new_schema_p95_s": [before, after],
-            "interactive_p95_s": percentile([a.total for a in batches], 95),
-        }
-        report.check("a new schema p95 beside slow grammars, of alone", after / before if before and after else None, 3)
+        _compare(report, "new_schema", "a new schema p95 beside slow grammars", alone, beside)
+        _compare(report, "interactive", "an interactive request p95 beside batches", quiet, batches)
         report.check("the process lives", service.alive, 1, at_least=True)
     report.client_cpu = cpu.share
     return report
+
+
+def _compare(report: Report, name: str, figure: str, alone: list[Answer], beside: list[Answer]) -> None:
+    before, after = (percentile((answer.total for answer in answers), 95) for answers in (alone, beside))
+    report.notes[f"{name}_p95_s"] = [before, after]
+    report.check(f"{figure}, of alone", after / before if before and after else None, TIMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from benchmarks.proof.report import Report, percentile
 from benchmarks.proof.service import Service, serving
@@ -65,12 +66,23 @@ def run(size: Size) -> Report:
         for answer in (*modest, *(answer for answers in others.values() for answer in answers)):
             report.count(None if answer.complete else f"another's request: {answer.status} {answer.code}".rstrip())
         for kind, answers in others.items():
-            report.notes[f"greedy_sent{kind}"] = len(greedy[kind])
-            report.notes[f"greedy_finished{kind}"] = sum(answer.complete for answer in greedy[kind])
+            report.notes |= {f"greedy_{what}{kind}": figure for what, figure in _had(greedy[kind]).items()}
             _compare(report, kind, modest, answers)
         report.check("the process lives", service.alive, 1, at_least=True)
     report.client_cpu = cpu.share
     return report
+
+
+def _had(answers: list[Answer]) -> dict[str, object]:
+    """Return what the greedy client got: nothing is promised to it, yet a service that is idle should not refuse it."""
+    finished = [answer for answer in answers if answer.complete]
+    others = Counter(f"{answer.status} {answer.code or answer.trouble}" for answer in answers if not answer.complete)
+    return {
+        "sent": len(answers),
+        "finished": len(finished),
+        "unfinished": dict(others),
+        "total_p95_s": percentile((answer.total for answer in finished), 95),
+    }
 
 
 def _compare(report: Report, kind: str, modest: list[Answer], others: list[Answer]) -> None:
