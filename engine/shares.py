@@ -10,3 +10,11 @@ from __future__ import annotations
 def within_share(held: int, more: int, free: int) -> bool:
     """Return whether one that holds so much may take more of what is free."""
     return held + more <= free - more
+
+
+def left_of_share(held: int, free: int) -> int:
+    """Return how much more of what is free may be taken by all that count as one, and hold so much together.
+
+    As `within_share` has it for each step; whoever of them holds something leaves as much of this to the others.
+    """
+    return (free - held) // 2 if held else free

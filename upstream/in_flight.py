@@ -20,7 +20,7 @@ class Capacity:
         self._each = max(1, capacity - capacity // OTHERS_SHARE)
         self._changed = threading.Condition()  # guards the fields below
         self._of_batches = 0  # of those in flight
-        self._in_flight = InFlight(capacity, max(1, capacity // 2), clock, lambda: self._of_batches, self._of)
+        self._in_flight = InFlight(capacity, max(1, capacity // 2), clock, self._of_client, lambda: self._of_batches)
 
     @property
     def total(self) -> int:
@@ -29,7 +29,7 @@ class Capacity:
 
     def would_refuse(self, client: str) -> Overloaded | None:
         """Return what `admit` would refuse a client with at this moment."""
-        full = self._full or self._in_flight.by_client[client] >= self._each
+        full = self._full or self._of_client(client) >= self._each
         return Overloaded(BUSY, 1) if full else None
 
     def admit(self, client: str) -> None:
@@ -78,7 +78,7 @@ class Capacity:
     def _full(self) -> bool:
         return self._in_flight.total >= self.capacity
 
-    def _of(self, client: str) -> int:
+    def _of_client(self, client: str) -> int:
         return self._in_flight.by_client[client]
 
     def _enter(self, client: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from engine.shares import within_share
+from engine.shares import left_of_share, within_share
 
 RATE_MEMORY = 0.9  # weight of the past in the mean time between two ends
 
@@ -20,8 +20,8 @@ class InFlight:
     """At most `capacity` requests, counted by client.
 
     slots: how many of them can run; a batch submits while fewer are in flight. clock: seconds, monotonic.
-    waiting_of_batches: returns how many requests of batches are in flight and may have to wait; waiting_of: the same of
-    all requests of a client.
+    waiting_of, waiting_of_batches: return how many requests of a client, and of batches, are in flight and may have to
+    wait.
     """
 
     def __init__(
@@ -29,16 +29,16 @@ class InFlight:
         capacity: int,
         slots: int,
         clock: Callable[[], float],
-        waiting_of_batches: Callable[[], int],
         waiting_of: Callable[[str], int],
+        waiting_of_batches: Callable[[], int],
     ) -> None:
         self.capacity, self.slots, self._clock = capacity, slots, clock
-        self._waiting_of_batches, self._waiting_of = waiting_of_batches, waiting_of
+        self._waiting_of, self._waiting_of_batches = waiting_of, waiting_of_batches
         self.total = 0  # may be read without the lock
         self.by_client: Counter[str] = Counter()
         self.preparing: Counter[str] = Counter()  # of these, those that are not queued yet
         self.preparing_of_batches = 0
-        self._batches: dict[Wake, tuple[str, bool]] = {}  # waiting, in turn: whose, and whether nothing is in flight
+        self._batches: dict[Wake, tuple[str, bool]] = {}  # waiting, in turn: the client, whether nothing is in flight
         self._last_end = 0.0
         self.between_ends: float | None = None  # mean, in seconds, of a busy engine
 
@@ -46,6 +46,15 @@ class InFlight:
     def slot_free(self) -> bool:
         """True if the next request can run at once. May be read without the lock."""
         return self.total < self.slots
+
+    @property
+    def free(self) -> int:
+        """How many more can be admitted."""
+        return self.capacity - self.total
+
+    def waiting(self, client: str) -> int:
+        """Return how many requests of a client have to wait; those that find a slot do only until they start."""
+        return min(self._waiting_of(client), self.total - self.slots)
 
     def enter(self, client: str, of_batch: bool = False) -> None:
         """Count a request that was admitted; it is being prepared."""
@@ -92,39 +101,37 @@ class InFlight:
     def batch_fits(self, client: str, alone: bool) -> bool:
         """Return whether a batch may submit: at once into a free slot, else if it has nothing in flight.
 
-        What waits of all batches is then within the share of one client, and what waits of its client within the same
-        share of that: so they leave room for who comes new, with or without a batch. One request may take the last
-        place.
+        What waits of all batches is then within the share of one client, and what waits of this client within its share
+        of that; one request may take the last place.
         """
         if self.slot_free or not alone:
             return self.slot_free
-        waiting, free = min(self._waiting_of_batches(), self.total - self.slots), self.capacity - self.total
-        if not waiting:
-            return free > 0
-        own = min(self._waiting_of(client), self.total - self.slots)
-        return within_share(waiting, 1, free) and (not own or within_share(own, 1, (free - waiting) // 2))
+        left = self._left_for_batches()
+        return within_share(self.waiting(client), 1, left) if client in self.by_client else left > 0
 
     def wake_batch(self) -> None:
-        """Wake a batch that may submit now: the first one of the client that has the fewest requests in flight.
-
-        If another request was faster, it has to wait again.
+        """Wake a batch that may submit now, of the client with the fewest requests in flight, among equals the one that
+        has waited longest; if another request was faster, it has to wait again.
         """
-        found, fewest = None, self.total + 1
-        for wake, (client, alone) in self._batches.items():
-            number = self.by_client[client]
-            if number < fewest and self.batch_fits(client, alone):
-                found, fewest = wake, number
-            if not fewest:
-                break
-        if found is not None:
-            del self._batches[found]
-            found()
+        if not self._batches or not (self.slot_free or self._left_for_batches() > 0):
+            return
+        fits = dict[tuple[str, bool], bool]()  # a client may have hundreds
+        for wake, whose in sorted(self._batches.items(), key=lambda one: self.by_client[one[1][0]]):
+            if whose not in fits:
+                fits[whose] = self.batch_fits(*whose)
+            if fits[whose]:
+                del self._batches[wake]
+                wake()
+                return
 
     def wake_batches(self) -> None:
         """Wake every batch that waits."""
         for wake in self._batches:
             wake()
         self._batches.clear()
+
+    def _left_for_batches(self) -> int:
+        return left_of_share(min(self._waiting_of_batches(), self.total - self.slots), self.free)
 
 
 def _take_one(counts: Counter[str], client: str) -> None:

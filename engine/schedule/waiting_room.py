@@ -5,7 +5,8 @@ A request is in flight from `admit`, before any work is done for it, until `rele
 Whoever is admitted is not sent away for another's sake; a refusal comes at once. So that no client keeps the others
 out, as much of the queue as a client holds has to stay free beside it (`engine.shares`). A client that has nothing in
 flight may take the last place, so clients with one request each fill the queue. All batches together, of however many
-clients, hold no more of it than one client may: they wait outside, and nobody is refused for them.
+clients, hold no more of it than one client may, and those of one client leave as much of that to others' as they hold:
+they wait outside, and nobody is refused for them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from engine.errors import BUSY, NotReady, Overloaded, ServiceError
 from engine.schedule.in_flight import InFlight, Wake
 from engine.schedule.priority_queues import Held, PriorityQueues
 from engine.schedule.sequence import Sequence
-from engine.shares import within_share
+from engine.shares import left_of_share, within_share
 from engine.types import GenerationRequest, Priority, QueuePosition
 
 LONGEST_RETRY_AFTER = 60  # seconds
@@ -39,7 +40,7 @@ class WaitingRoom:
         self._max_tokens, self._clock = max_tokens, clock
         self._changed = threading.Condition()  # guards everything below but what is said to be without
         self._queue = PriorityQueues()
-        self._in_flight = InFlight(capacity, slots, clock, self._waiting_of_batches, self._waiting_of)
+        self._in_flight = InFlight(capacity, slots, clock, self._waiting_of, self._waiting_of_batches)
         self._closed = False
         self._next_deadline = math.inf
         self._abort_pending = self._abort_of_running = False  # written without the lock
@@ -257,18 +258,16 @@ class WaitingRoom:
         counted = self._in_flight
         if counted.slot_free:
             return True
-        free = counted.capacity - counted.total
         if client not in counted.by_client:
-            return free > 0
-        # Those that find a slot count as waiting only until they have started.
-        return within_share(min(self._waiting_of(client), counted.total - counted.slots), 1, free)
+            return counted.free > 0
+        return within_share(counted.waiting(client), 1, counted.free)
 
     def _has_room_for_tokens(self, sequence: Sequence, of_batch: bool) -> bool:
         """Return whether a client's next prompt can wait."""
         client, tokens, free = sequence.request.client, sequence.num_prompt, self._max_tokens - self._queue.tokens
         waiting = self._queue.tokens_waiting(client)
         if of_batch:
-            waiting = max(waiting, self._queue.tokens_of(Priority.BATCH))
+            free = left_of_share(self._queue.tokens_of(Priority.BATCH), free)
         if not waiting:
             return tokens <= free or not self._queue.tokens
         return within_share(waiting, tokens, free)

@@ -236,6 +236,19 @@ def test_batches_of_many_clients_leave_room_for_others(server: FakeUpstream, ope
     assert woken.wait(30)
 
 
+def test_batches_of_one_client_leave_room_for_those_of_another(server: FakeUpstream, opened: Open) -> None:
+    """Of what all batches may hold, one client leaves as much to others as it holds beyond the first half."""
+    server.script.wait = 30
+    backend = opened(capacity=8)
+    taken = [
+        backend.submit_when_free(asking(client=client), True, lambda: None) for client in (*["greedy"] * 9, "other")
+    ]
+    assert [one is not None for one in taken] == [True] * 5 + [False] * 4 + [True]
+    for one in taken:
+        if one is not None:
+            one.abort()
+
+
 def test_a_batch_that_has_ended_is_not_woken_by_what_stands_in(server: FakeUpstream, opened: Open) -> None:
     """It stops waiting wherever it waits, so that the next one has the room."""
     server.script.wait = 30

@@ -123,6 +123,42 @@ def test_batches_of_many_clients_leave_half_of_the_queue_to_others():
     assert room.check([room.take(NO_SLOTS), room.take(NO_SLOTS)]) is None
 
 
+def test_batches_of_one_client_leave_room_for_those_of_another():
+    """A quarter of the queue is all that one client's hold, so the first text of another's waits in it at once."""
+    room = room_of(2, 16)
+    come(room, "a")
+    come(room, "b")
+    greedy = [submit(room, Waker(), alone=True, client="greedy") for _ in range(20)]
+    assert sum(made is not None for made in greedy) == 4
+    for number in range(2):
+        assert submit(room, Waker(), alone=True, client=f"other-{number}")
+
+
+def test_the_client_with_the_fewest_requests_is_woken_first():
+    """Not the one whose batches came first; among equals the one that has waited longest."""
+    room, wakes = room_of(3, 1), {name: Waker() for name in ("greedy", "first", "second")}
+    for client in ("greedy", "greedy", "greedy", "a"):
+        come(room, client)
+    for name, wake in wakes.items():
+        assert submit(room, wake, alone=True, client=name) is None
+    made = room.take(NO_SLOTS)
+    room.release(made.request.client)
+    assert [wake.calls for wake in wakes.values()] == [0, 1, 0]
+
+
+def test_the_prompts_of_one_clients_batches_leave_room_for_those_of_anothers():
+    """Tokens are shared as requests are, between the clients of batches too."""
+    room = room_of(1, 10, max_tokens=100)
+    come(room, "a")
+    room.take(NO_SLOTS)
+    assert submit(room, Waker(), alone=True, client="greedy", tokens=20)
+    assert room.admit_when_free("greedy", True, Waker())
+    with pytest.raises(Overloaded):
+        room.put(sequence("greedy", tokens=20, batch=True), of_batch=True)
+    room.give_up("greedy", of_batch=True)
+    assert submit(room, Waker(), alone=True, client="other", tokens=20)
+
+
 def test_the_next_batch_waits_in_the_queue_once_another_has_left_it():
     """It is woken when the text of another batch starts, though none has ended."""
     room, wakes = room_of(1, 9), [Waker() for _ in range(6)]

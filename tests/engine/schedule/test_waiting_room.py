@@ -569,7 +569,7 @@ def test_a_batch_of_another_client_is_not_behind_all_of_one():
 
 def test_the_batch_of_the_client_with_the_fewest_in_flight_is_woken_first():
     """However many of another came before it; of one client, the first."""
-    woken, flight = [], InFlight(8, 4, lambda: 0.0, lambda: 0, lambda client: 0)
+    woken, flight = [], InFlight(8, 4, lambda: 0.0, lambda client: 0, lambda: 0)
     for client in ("many", "many", "other"):
         flight.enter(client)
     for name, client in (("first", "many"), ("second", "many"), ("third", "other"), ("fourth", "new")):
