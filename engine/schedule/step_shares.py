@@ -1,8 +1,7 @@
 """How much of a step each client may have, so that the many sequences of one do not slow the few of the others.
 
 A step that is longer for one client's sake is longer for every other client too. So while several clients have slots,
-each computes as many sequences as the median client has; its oldest ones take turns in that, so that no stream of a few
-people behind one address stops for the sake of another. What one has beyond that, the oldest first, may lengthen the
+each computes as many sequences as the median client has. What one has beyond that, the oldest first, may lengthen the
 step by an eighth at most, together with a share: half of what one client may cost the others, since its requests cost
 processor time too. Clients that are alike and those of high priority are not held back.
 
@@ -30,7 +29,6 @@ EXPECTED_FOR = 500  # steps in which others are expected again, after the last o
 MANY = 8  # sequences; with fewer no client stands back
 TIMES = 4  # what a client that stands back has more of, than so many times the median client
 LATELY = 500  # steps, after which what was computed counts half
-TAKING_TURNS = 4  # sequences of a client for each that its share has; with all of a hundred, none would be done in time
 NOT_BACK = 16  # one in so many steps that are counted, in which no client stands back
 
 Flow = tuple[str, Priority]  # the sequences of a client with one priority
@@ -41,7 +39,7 @@ class Limits:
     """The limits of one step. rows: sequences of each client that are computed in any case; tokens: of the whole step.
 
     alone: one client has all slots, and nobody else starts; exempt: some that run are of high priority; back: whose
-    sequences are not computed in any case; turn: counts the steps. None for no limit.
+    sequences are not computed in any case. None for no limit.
     """
 
     rows: int | None = None
@@ -49,7 +47,6 @@ class Limits:
     alone: bool = False
     exempt: bool = False
     back: frozenset[Flow] = frozenset()
-    turn: int = 0
 
     def beyond(self, sequence: Sequence, count: int) -> bool:
         """Return whether a sequence is beyond its client's share, of which `count` sequences run up to this one."""
@@ -73,8 +70,7 @@ class StepShares:
         if len(counts) > 1:
             self._steps_alone = 0
             rows = sorted(counts)[(len(counts) - 1) // 2]
-            turn = self._steps + self._steps // NOT_BACK  # so that it also goes on where no client stands back
-            return Limits(rows, exempt=exempt, back=self._standing_back(held, rows), turn=turn)
+            return Limits(rows, exempt=exempt, back=self._standing_back(held, rows))
         self._steps_alone += 1
         if self._steps_alone > EXPECTED_FOR or not self._overhead:
             return Limits(alone=True)
@@ -123,7 +119,7 @@ def divided(clients: Iterable[list[Sequence]], limits: Limits) -> tuple[list[Seq
     """
     within, beyond = list[Sequence](), list[Sequence]()
     for sequences in clients:
-        share, rest = _shared(sequences, limits)
+        share, rest = sequences[: limits.rows], [] if limits.rows is None else sequences[limits.rows :]
         if limits.back:
             rest = [sequence for sequence in share if _flow(sequence) in limits.back] + rest
             share = [sequence for sequence in share if _flow(sequence) not in limits.back]
@@ -133,25 +129,6 @@ def divided(clients: Iterable[list[Sequence]], limits: Limits) -> tuple[list[Seq
         within += [sequence for sequence in beyond if sequence.request.priority is Priority.HIGH]
         beyond = [sequence for sequence in beyond if sequence.request.priority is not Priority.HIGH]
     return within, beyond
-
-
-def _shared(sequences: list[Sequence], limits: Limits) -> tuple[list[Sequence], list[Sequence]]:
-    """Return the sequences of a client whose turn it is to be computed as its share, and the others.
-
-    Those of batches take no turns, neither with each other nor with those that somebody waits for.
-    """
-    rows = limits.rows
-    if rows is None or len(sequences) <= rows:
-        return sequences, []
-    oldest = sequences[: TAKING_TURNS * rows]
-    turning = [one for one in oldest if one.request.priority is not Priority.BATCH]
-    if len(turning) <= rows:
-        return sequences[:rows], sequences[rows:]
-    first = limits.turn * rows % len(turning)
-    turning = turning[first:] + turning[:first]
-    share = turning[:rows]
-    taken = {id(one) for one in share}
-    return share, [one for one in sequences if id(one) not in taken]
 
 
 def _flow(sequence: Sequence) -> Flow:

@@ -13,7 +13,6 @@ from engine.schedule.step_shares import (
     LATELY,
     MANY,
     NOT_BACK,
-    TAKING_TURNS,
     TIMES,
     StepShares,
     divided,
@@ -157,46 +156,3 @@ def test_what_was_computed_long_ago_counts_for_less_and_less():
         shares.count([sequence("b")], [])
         steps += 1
     assert 2 * LATELY < steps < 4 * LATELY
-
-
-def computed(shares, sequences, steps, **slots):
-    """Let a client have these sequences in so many steps; return in how many of them each was within the share."""
-    times = [0] * len(sequences)
-    for _ in range(steps):
-        within, _ = divided([sequences], shares.limits(held(**slots), None))
-        for number, one in enumerate(sequences):
-            times[number] += one in within
-        shares.count([], [])
-    return times
-
-
-@pytest.mark.parametrize(
-    ("many", "rows", "wanted"),
-    [
-        (1, 1, [240]),
-        (3, 1, [80] * 3),
-        (4, 1, [60] * 4),
-        (6, 1, [60] * 4 + [0] * 2),
-        (6, 2, [80] * 6),
-        (7, 2, [69, 69, 69, 69, 68, 68, 68]),
-    ],
-)
-def test_the_oldest_sequences_of_a_client_take_turns(many, rows, wanted):
-    """So that no stream of a few people behind one address stops while somebody else is answered."""
-    times = computed(StepShares(8), [sequence("a") for _ in range(many)], 240, a=many, b=rows)
-    assert sum(times) == 240 * rows
-    assert all(abs(time - want) <= 2 * rows for time, want in zip(times, wanted, strict=True))
-
-
-def test_they_take_turns_in_the_steps_in_which_their_client_does_not_stand_back():
-    """Which come every so many steps: no number of sequences meets them always with the same one."""
-    shares = shares_after(a=10**6)
-    times = computed(shares, [sequence("a") for _ in range(MANY)], 16 * NOT_BACK, a=MANY, b=1)
-    assert times == [4] * TAKING_TURNS + [0] * (MANY - TAKING_TURNS)
-
-
-def test_batches_take_no_turns_with_what_somebody_waits_for():
-    """The chat of their client is computed in each step, and of batches the oldest."""
-    chat, batch = [sequence("a")], [sequence("a", batch=True) for _ in range(3)]
-    assert computed(StepShares(8), chat + batch, 40, a=4, b=1) == [40, 0, 0, 0]
-    assert computed(StepShares(8), batch, 40, a=3, b=1) == [40, 0, 0]
