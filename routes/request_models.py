@@ -112,7 +112,6 @@ class BatchRequest(RequestModel):
             max_length=MAX_BATCH,
             fail_fast=True,
             description=f"a list of 1 to {MAX_BATCH} prompts, texts or objects",
-            json_schema_extra={"items": {"anyOf": [{"type": "string"}, {"type": "object"}]}},
         ),
     ]
 
