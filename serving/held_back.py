@@ -65,9 +65,13 @@ class HeldBack:
                 del self._lines[line]
 
     def drop_who_left(self) -> None:
-        """End what waits for clients that have left; to be called from time to time."""
+        """End what waits for answers to clients that have left; to be called from time to time.
+
+        What is light is done all the same: it may be meant to change something, as the stop of an answer is.
+        """
         for line, waiting in list(self._lines.items()):
-            left = [one for one in waiting if one[1].sock.has_left]
+            _, light = line
+            left = [] if light else [one for one in waiting if one[1].sock.has_left]
             for one in left:
                 waiting.remove(one)
                 self._drop(one[1])

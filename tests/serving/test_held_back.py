@@ -170,3 +170,15 @@ def test_who_has_left_holds_no_place(poller):
     conns[0].sock.has_left = True
     poller.held.drop_who_left()
     assert poller.dropped[1:] == conns
+
+
+@pytest.mark.parametrize("head", LIGHT.values(), ids=LIGHT)
+def test_what_is_light_is_done_for_who_has_left(poller, head):
+    """A page that is closed may have stopped its answer with its last breath."""
+    poller.of_light = COURTESY
+    conn = poller.come("many", head)
+    conn.sock.has_left = True
+    poller.held.drop_who_left()
+    assert poller.dropped == []
+    poller.held.hand_on(everything=True)
+    assert poller.served == [conn]
