@@ -21,8 +21,8 @@ read -ra COMPOSE <<<"${COMPOSE:-docker compose}"
 SERVICE=avito-ai POLL="${POLL:-2}" RESTARTS=3
 # The name of the image that Compose runs, once it may mean another than before; whether that one may run.
 TAG="" STARTED=""
-# The process group of the step that `apart` runs.
-CHILD=""
+# shellcheck source=deploy/lib/apart.sh
+. deploy/lib/apart.sh
 
 say() { printf '==> %s\n' "$*"; }
 die() {
@@ -68,25 +68,6 @@ ended() {
     fi
     printf 'Error: Ended by a signal; %s\n' "$state" >&2
     exit "$1"
-}
-
-# Runs a step in a process group of its own, so that a signal is handled at once and not after its end; nor within $(...),
-# where bash 5.2 cannot read a trap.
-apart() {
-    local status=0
-    set -m
-    "$@" </dev/null &
-    CHILD=$!
-    set +m
-    wait "$CHILD" || status=$?
-    CHILD=""
-    return "$status"
-}
-
-end_child() {
-    [ -n "$CHILD" ] || return 0
-    kill -TERM -- "-$CHILD" 2>/dev/null
-    wait "$CHILD" 2>/dev/null
 }
 
 # $1: the service; $2: --all for one that has just ended, too. Prints its container, nothing if there is none.

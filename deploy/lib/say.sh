@@ -3,8 +3,8 @@
 
 # File that also receives all messages of a production run; empty: none.
 DEPLOY_LOG=""
-# Process group of the program that `apart` runs.
-CHILD=""
+# shellcheck source=deploy/lib/apart.sh
+. "${BASH_SOURCE[0]%/*}/apart.sh"
 
 say() {
     printf '==> %s\n' "$*"
@@ -36,26 +36,6 @@ logged() {
     trap : TERM
     set -o pipefail
     "$@" 2>&1 | tee -a "$DEPLOY_LOG"
-}
-
-# Runs a program as a background process group, so that this script handles a signal at once and not after the program
-# has exited.
-apart() {
-    local status=0
-    set -m
-    "$@" </dev/null &
-    CHILD=$!
-    set +m
-    wait "$CHILD" || status=$?
-    CHILD=""
-    return "$status"
-}
-
-# Ends what `apart` runs, and waits for its end.
-end_child() {
-    [ -n "$CHILD" ] || return 0
-    kill -TERM -- "-$CHILD" 2>/dev/null || true
-    wait "$CHILD" 2>/dev/null || true
 }
 
 at_terminal() { [ -t 0 ] && [ -t 1 ]; }

@@ -73,6 +73,7 @@ def tree(tmp_path: Path) -> Path:
     """What the script uses of a tree, with an image that serves, and programs that stand in for docker."""
     (tmp_path / "deploy/compose").mkdir(parents=True)
     shutil.copy(ROOT / "deploy/compose/update.sh", tmp_path / "deploy/compose")
+    shutil.copytree(ROOT / "deploy/lib", tmp_path / "deploy/lib")
     shutil.copy(ROOT / "deploy/database_copy.py", tmp_path / "deploy")
     for name, text in (("engine", ENGINE), ("compose", COMPOSE)):
         (tmp_path / name).write_text(text)
