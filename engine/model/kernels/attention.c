@@ -217,8 +217,8 @@ static void small_gemm(const float *x, long ldx, const float *panel, float *y, l
     for (long k = 0; k < in; k += DEPTH) {
         long depth = in - k < DEPTH ? in - k : DEPTH;
         for (long row = 0; row < rows; row += ROWS)
-            tile(rows - row < ROWS ? rows - row : ROWS, x + row * ldx + k, ldx, panel + k * COLS, depth, y + row * ldy,
-                 ldy, k > 0, NULL, NULL, 0);
+            tile(rows - row < ROWS ? rows - row : ROWS, x + row * ldx + k, ldx, panel + k * COLS, depth,
+                 k ? y + row * ldy : NULL, ldy, y + row * ldy, ldy, NULL, NULL, 0, 0);
     }
 }
 

@@ -21,7 +21,7 @@ enum {
     DEPTH = 128,                /* rows of a panel that stay in the L1 cache while all rows of x pass over them */
     NEAR = 1024,                /* floats: prefetch distance in a panel for one row; measured on an AMD EPYC (Zen 4) */
     FAR = 2048,                 /* for the other numbers of rows of one tile */
-    MANY_BLOCKS = 24,           /* number of blocks of rows from which each block prefetches a share */
+    BAND = 192,                 /* rows of a product whose unfinished sums stay in the cache */
     LINE = 16,                  /* floats in a cache line */
     LINES = COLS / LINE,        /* cache lines in a row of a panel */
     BLOCK = 16,                 /* tokens in a block of the KV cache, a multiple of LANES */
@@ -73,9 +73,10 @@ INLINE vec exponential(vec x) {
 
 void pack(const float *weight, float *packed, long out, long in, long threads);
 
-/* One tile of a GEMM: y [rows, COLS] (ldy) = x [rows, depth] (ldx) w [depth, COLS] for up to ROWS rows, plus y if
- * `more`, plus bias [COLS] if not NULL. Prefetches `lines` (0, 1, 2, 4) cache lines from `next` per row of w. */
-void tile(long rows, const float *x, long ldx, const float *w, long depth, float *y, long ldy, int more,
-          const float *bias, const float *next, long lines);
+/* One tile of a GEMM: y [rows, COLS] (ldy) = x [rows, depth] (ldx) w [depth, COLS] for up to ROWS rows, plus
+ * from [rows, COLS] (ldf) and bias [COLS] if not NULL. Per row of w it prefetches `lines` (0, 1, 2, 4) cache lines that
+ * lie `step` floats apart, from `next` on. */
+void tile(long rows, const float *x, long ldx, const float *w, long depth, const float *from, long ldf, float *y,
+          long ldy, const float *bias, const float *next, long lines, long step);
 
 #endif

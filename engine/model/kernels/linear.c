@@ -16,22 +16,23 @@ void pack(const float *weight, float *packed, long out, long in, long threads) {
 }
 
 /* `tile` for constant rows and lines. */
-INLINE void tile_of(const long rows, const float *x, long ldx, const float *w, long depth, float *y, long ldy,
-                    int more, const float *bias, const float *next, const long lines) {
+INLINE void tile_of(const long rows, const float *x, long ldx, const float *w, long depth, const float *from, long ldf,
+                    float *y, long ldy, const float *bias, const float *next, const long lines, long step) {
     vec sums[ROWS][VECTORS];
 #pragma GCC unroll 6
     for (long r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (long v = 0; v < VECTORS; v++) {
-            sums[r][v] = more ? *(const vec *)(y + r * ldy + v * LANES) : (vec){0};
+            sums[r][v] = from ? *(const vec *)(from + r * ldf + v * LANES) : (vec){0};
             if (bias) sums[r][v] += *(const vec *)(bias + v * LANES);
         }
+#pragma GCC unroll 4
     for (long k = 0; k < depth; k++) {
         vec weights[VECTORS];
 #pragma GCC unroll 4
         for (long v = 0; v < VECTORS; v++) weights[v] = *(const vec *)(w + k * COLS + v * LANES);
 #pragma GCC unroll 4
-        for (long l = 0; l < lines; l++) __builtin_prefetch(next + (k * lines + l) * LINE, 0, 2);
+        for (long l = 0; l < lines; l++) __builtin_prefetch(next + (k * lines + l) * step, 0, 2);
 #pragma GCC unroll 6
         for (long r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -43,7 +44,7 @@ INLINE void tile_of(const long rows, const float *x, long ldx, const float *w, l
         for (long v = 0; v < VECTORS; v++) *(vec *)(y + r * ldy + v * LANES) = sums[r][v];
 }
 
-#define TILE(R, L) tile_of(R, x, ldx, w, depth, y, ldy, more, bias, next, L)
+#define TILE(R, L) tile_of(R, x, ldx, w, depth, from, ldf, y, ldy, bias, next, L, step)
 #define TILES(R) \
     case R: \
         if (lines == 0) TILE(R, 0); \
@@ -52,31 +53,29 @@ INLINE void tile_of(const long rows, const float *x, long ldx, const float *w, l
         else TILE(R, 4); \
         break;
 
-void tile(long rows, const float *x, long ldx, const float *w, long depth, float *y, long ldy, int more,
-          const float *bias, const float *next, long lines) {
+void tile(long rows, const float *x, long ldx, const float *w, long depth, const float *from, long ldf, float *y,
+          long ldy, const float *bias, const float *next, long lines, long step) {
     switch (rows) { TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6) }
 }
 
-/* The GEMM of one panel: y [rows, COLS] (ldy). While a part of the panel is in use, the next part is prefetched: inside
- * the tiles if there are few blocks of rows, else a share before each block, which spreads the reads. One block passes
- * over the panel once and prefetches what is nearer. */
+/* The GEMM of one panel for up to BAND rows: y [rows, COLS] (ldy). While a part of the panel is in use, the next part is
+ * prefetched, by each block of rows a share and evenly: what is asked for in a burst, the block waits for. One block
+ * passes over the panel once and prefetches what is nearer. Unfinished sums stand in memory of their own: rows of y can
+ * be so far apart that they push each other out of the cache. */
 static void panel_gemm(const float *x, const float *panel, const float *bias, float *y, long ldy, long rows, long in,
                        int add) {
-    long blocks = (rows + ROWS - 1) / ROWS, each = rows / blocks, longer = rows % blocks;
-    long prefetching = blocks < LINES ? blocks : blocks < MANY_BLOCKS ? LINES : 0;
+    float sums[BAND * COLS] __attribute__((aligned(sizeof(vec))));
+    const long blocks = (rows + ROWS - 1) / ROWS, each = rows / blocks, longer = rows % blocks;
+    const long ahead = rows == 1 ? NEAR : blocks == 1 ? FAR : DEPTH * COLS, share = DEPTH * COLS / blocks;
+    const long lines = blocks >= LINES ? 1 : 2 * blocks >= LINES ? 2 : 4, step = (share - 1) / (DEPTH * lines) + 1;
     for (long k = 0; k < in; k += DEPTH) {
-        long depth = in - k < DEPTH ? in - k : DEPTH, row = 0;
-        const float *w = panel + k * COLS, *next = w + (rows == 1 ? NEAR : blocks == 1 ? FAR : DEPTH * COLS);
+        long depth = in - k < DEPTH ? in - k : DEPTH, row = 0, first = k == 0, last = k + DEPTH >= in;
+        const float *w = panel + k * COLS, *from = first ? add ? y : NULL : sums;
+        float *to = last ? y : sums;
         for (long block = 0; block < blocks; block++) {
-            long count = each + (block < longer);
-            long lines = block < prefetching ? LINES * (block + 1) / prefetching - LINES * block / prefetching : 0;
-            tile(count, x + row * in + k, in, w, depth, y + row * ldy, ldy, add || k > 0, k ? NULL : bias, next, lines);
-            next += lines * depth * LINE;
-            if (!prefetching) {
-                long share = DEPTH * COLS / blocks;
-                prefetch(next, share);
-                next += share;
-            }
+            long count = each + (block < longer), ldf = first ? ldy : COLS, ldt = last ? ldy : COLS;
+            tile(count, x + row * in + k, in, w, depth, from ? from + row * ldf : NULL, ldf, to + row * ldt, ldt,
+                 first ? bias : NULL, w + ahead + block * share, lines, step);
             row += count;
         }
     }
@@ -85,21 +84,21 @@ static void panel_gemm(const float *x, const float *panel, const float *bias, fl
 /* y [rows, out] = x [rows, in] W^T, plus y if `add`, plus bias (padded to whole panels) if not NULL. */
 void gemm(const float *x, const float *packed, const float *bias, float *y, long rows, long out, long in, int add,
           long threads) {
-    if (rows == 0) return;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long first = 0; first < out; first += COLS) {
         const float *panel = packed + first * in, *panel_bias = bias ? bias + first : NULL;
-        if (first + COLS <= out) {
-            panel_gemm(x, panel, panel_bias, y + first, out, rows, in, add);
-            continue;
-        }
-        float part[ROWS * COLS]; /* the last panel is wider than the rest of y */
-        for (long row = 0; row < rows; row += ROWS) {
-            long count = rows - row < ROWS ? rows - row : ROWS;
+        long columns = out - first < COLS ? out - first : COLS;
+        for (long row = 0; row < rows; row += BAND) {
+            long count = rows - row < BAND ? rows - row : BAND;
             float *target = y + row * out + first;
-            if (add) copy_block(target, out, part, COLS, count, out - first);
+            if (columns == COLS) {
+                panel_gemm(x + row * in, panel, panel_bias, target, out, count, in, add);
+                continue;
+            }
+            float part[BAND * COLS]; /* the last panel is wider than the rest of y */
+            if (add) copy_block(target, out, part, COLS, count, columns);
             panel_gemm(x + row * in, panel, panel_bias, part, COLS, count, in, add);
-            copy_block(part, COLS, target, out, count, out - first);
+            copy_block(part, COLS, target, out, count, columns);
         }
     }
 }
