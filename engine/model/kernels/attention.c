@@ -33,13 +33,22 @@ INLINE vec horizontal_add(vec a, vec b) {
     return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
 }
 
+/* Tokens [count, dim] that are read later: what reads as many now prefetches one of them with each of its own, since what
+ * is asked for in a burst, it waits for. */
+typedef struct {
+    const float *from;
+    long count;
+} later;
+
 /* scores [LANES] of a query [dim] with the keys at LANES offsets of a block from `first`; offsets beyond `last` repeat
- * the key at `last`. dim is a constant when inlined. */
-INLINE void score(const float *query, const float *keys, float *scores, long first, long last, const long dim) {
+ * the key at `last`. Prefetches `ahead`. dim is a constant when inlined. */
+INLINE void score(const float *query, const float *keys, float *scores, long first, long last, later ahead,
+                  const long dim) {
     vec sums[LANES];
 #pragma GCC unroll 16
     for (long l = 0; l < LANES; l++) {
         const float *key = keys + (first + l < last ? first + l : last) * dim;
+        if (l < ahead.count) prefetch(ahead.from + l * dim, dim);
         sums[l] = *(const vec *)query * *(const vec *)key;
 #pragma GCC unroll 8
         for (long i = LANES; i < dim; i += LANES) sums[l] += *(const vec *)(query + i) * *(const vec *)(key + i);
@@ -52,19 +61,21 @@ INLINE void score(const float *query, const float *keys, float *scores, long fir
 }
 
 /* Weighted sum: adds to out [heads, dim] the first `count` values [(count), dim], weighted by weights
- * [heads, (stride)]. heads and dim are constants when inlined. */
+ * [heads, (stride)]. Prefetches `ahead`. heads and dim are constants when inlined. */
 INLINE void weighted_sum(const float *weights, long stride, const float *values, float *out, long count,
-                         const long heads, const long dim) {
+                         later ahead, const long heads, const long dim) {
     vec sums[2 * WIDEST / LANES];
     const long parts = dim / LANES;
 #pragma GCC unroll 16
     for (long i = 0; i < heads * parts; i++) sums[i] = *(const vec *)(out + i * LANES);
-    for (long p = 0; p < count; p++)
+    for (long p = 0; p < count; p++) {
+        if (p < ahead.count) prefetch(ahead.from + p * dim, dim);
 #pragma GCC unroll 2
         for (long h = 0; h < heads; h++)
 #pragma GCC unroll 8
             for (long i = 0; i < parts; i++)
                 sums[h * parts + i] += weights[h * stride + p] * *(const vec *)(values + p * dim + i * LANES);
+    }
 #pragma GCC unroll 16
     for (long i = 0; i < heads * parts; i++) *(vec *)(out + i * LANES) = sums[i];
 }
@@ -78,9 +89,9 @@ typedef struct {
     long length;
 } span;
 
-/* Prefetches some tokens, from `part` of its block on, of what is read `ahead` blocks after the start of `from`: its
+/* Returns up to LANES tokens, from `part` of its block on, of what is read `ahead` blocks after the start of `from`: its
  * keys, its values, then the keys of `next`. */
-INLINE void prefetch_tokens(const span *from, const span *next, long ahead, long part, long stride, const long dim) {
+INLINE later tokens_ahead(const span *from, const span *next, long ahead, long part, long stride, const long dim) {
     const long count = (from->length + BLOCK - 1) / BLOCK;
     const float *base = ahead < count ? from->keys : from->values;
     if (ahead >= count) ahead -= count;
@@ -90,7 +101,7 @@ INLINE void prefetch_tokens(const span *from, const span *next, long ahead, long
         base = next->keys;
     }
     long tokens = smaller(from->length - ahead * BLOCK - part, LANES);
-    if (tokens > 0) prefetch(base + from->blocks[ahead] * stride + part * dim, tokens * dim);
+    return tokens > 0 ? (later){base + from->blocks[ahead] * stride + part * dim, tokens} : (later){NULL, 0};
 }
 
 /* Attention out [group, dim] of queries q [group, dim] that share a key head. scores: scratch memory
@@ -103,9 +114,11 @@ INLINE void attend_head(const float *q, const span *own, const span *next, long 
         const float *block = own->keys + own->blocks[b] * stride;
         long tokens = smaller(own->length - b * BLOCK, BLOCK);
         for (long part = 0; part < tokens; part += LANES) {
-            prefetch_tokens(own, next, b + AHEAD, part, stride, dim);
-            for (long g = 0; g < group; g++)
-                score(q + g * dim, block, scores + g * width + b * BLOCK + part, part, tokens - 1, dim);
+            later ahead = tokens_ahead(own, next, b + AHEAD, part, stride, dim);
+            for (long g = 0; g < group; g++) {
+                score(q + g * dim, block, scores + g * width + b * BLOCK + part, part, tokens - 1, ahead, dim);
+                ahead.count = 0;
+            }
         }
     }
     float factors[group];
@@ -115,12 +128,14 @@ INLINE void attend_head(const float *q, const span *own, const span *next, long 
         const float *block = own->values + own->blocks[b] * stride;
         long tokens = smaller(own->length - b * BLOCK, BLOCK);
         for (long part = 0; part < tokens; part += LANES) {
-            const float *weights = scores + b * BLOCK + part, *some = block + part * dim;
+            const float *weights = scores + b * BLOCK + part, *values = block + part * dim;
             long n = smaller(tokens - part, LANES), g = 0;
-            prefetch_tokens(own, next, count + b + AHEAD, part, stride, dim);
-            for (; g + 2 <= group; g += 2)
-                weighted_sum(weights + g * width, width, some, out + g * dim, n, 2, dim);
-            if (g < group) weighted_sum(weights + g * width, width, some, out + g * dim, n, 1, dim);
+            later ahead = tokens_ahead(own, next, count + b + AHEAD, part, stride, dim);
+            for (; g + 2 <= group; g += 2) {
+                weighted_sum(weights + g * width, width, values, out + g * dim, n, ahead, 2, dim);
+                ahead.count = 0;
+            }
+            if (g < group) weighted_sum(weights + g * width, width, values, out + g * dim, n, ahead, 1, dim);
         }
     }
     for (long g = 0; g < group; g++)

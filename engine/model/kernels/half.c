@@ -126,14 +126,17 @@ INLINE void half_tile(const long rows, const long kind, const float *x, long ldx
         }
 #endif
 #pragma GCC unroll 2
-        for (long v = 0; v < HVECTORS; v++) {
-            vec first = kind == BFLOAT16 ? FIRST_BFLOAT16(weights[v]) : FIRST_HALF(weights[v]);
-            vec second = kind == BFLOAT16 ? SECOND_BFLOAT16(weights[v]) : SECOND_HALF(weights[v]);
+        for (long second = 0; second < 2; second++) {
+            if (second && k + 1 == depth) break;
+            vec part[HVECTORS];
+#pragma GCC unroll 2
+            for (long v = 0; v < HVECTORS; v++)
+                if (kind == BFLOAT16) part[v] = second ? SECOND_BFLOAT16(weights[v]) : FIRST_BFLOAT16(weights[v]);
+                else part[v] = second ? SECOND_HALF(weights[v]) : FIRST_HALF(weights[v]);
 #pragma GCC unroll 6
-            for (long r = 0; r < rows; r++) {
-                sums[r][v] += x[r * ldx + k] * first;
-                if (k + 1 < depth) sums[r][v] += x[r * ldx + k + 1] * second;
-            }
+            for (long r = 0; r < rows; r++)
+#pragma GCC unroll 2
+                for (long v = 0; v < HVECTORS; v++) sums[r][v] += x[r * ldx + k + second] * part[v];
         }
     }
 #pragma GCC unroll 6

@@ -41,18 +41,44 @@ typedef __m256i ints;
 #define HIGH(bytes) _mm256_and_si256(_mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(15))
 #endif
 
-/* Adds to each lane of `sum` the products of four weights of 4 bits without a sign, and four signed bytes of x. */
+/* Keeps the compiler from adding later terms to each other before they are added to this sum: it would run out of
+ * registers. */
+#define IN_TURN(sum) __asm__("" : "+v"(sum))
+
+/* Sums of products of weights of 4 bits without a sign, and signed bytes of x. Without an instruction for four of them,
+ * each half of a lane sums those of two inputs: it has room for a whole group, and what does not fit on the way there
+ * wraps around and back. */
+INLINE ints start_4(int value) {
+#if defined(__AVX512VNNI__)
+    return SAME(value);
+#else
+    return SAME(value & 0xffff);
+#endif
+}
+
+/* Adds the products of four weights, and four bytes of x, to each lane of `sum`. */
 INLINE ints add_products_4(ints sum, ints weights, ints x) {
 #if defined(__AVX512VNNI__)
     return _mm512_dpbusd_epi32(sum, weights, x);
 #elif defined(__AVX512F__)
-    return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(weights, x), _mm512_set1_epi16(1)));
+    return _mm512_add_epi16(sum, _mm512_maddubs_epi16(weights, x));
 #else
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(weights, x), _mm256_set1_epi16(1)));
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, x));
 #endif
 }
 
-/* The same for weights of 8 bits, offset by 128. Where two products may not fit 16 bits, the offset is taken off first
+/* Returns the sums, a whole lane each. */
+INLINE ints sums_4(ints sum) {
+#if defined(__AVX512VNNI__)
+    return sum;
+#elif defined(__AVX512F__)
+    return _mm512_madd_epi16(sum, _mm512_set1_epi16(1));
+#else
+    return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+#endif
+}
+
+/* Adds products like `add_products_4`, of weights of 8 bits, offset by 128, to whole lanes. Where two products may not fit 16 bits, the offset is taken off first
  * and the sign is moved to x; `OFFSET_8` is what then is left of it. */
 #if defined(__AVX512VNNI__)
 enum { OFFSET_8 = 128 };
@@ -252,7 +278,8 @@ INLINE void quantized_tile(const long rows, const long bits, const signed char *
         for (long r = 0; r < rows; r++)
 #pragma GCC unroll 2
             for (long v = 0; v < QVECTORS; v++)
-                parts[r][v] = SAME(-(bits == 8 ? OFFSET_8 : 8) * sums[r * groups + group]);
+                parts[r][v] = bits == 8 ? SAME(-OFFSET_8 * sums[r * groups + group])
+                                        : start_4(-8 * sums[r * groups + group]);
 #pragma GCC unroll 8
         for (long k = 0; k < FOURS; k++) {
             ints weights[QVECTORS];
@@ -267,9 +294,11 @@ INLINE void quantized_tile(const long rows, const long bits, const signed char *
                 int word;
                 memcpy(&word, whole + (r * groups + group) * GROUP + k * 4, 4);
 #pragma GCC unroll 2
-                for (long v = 0; v < QVECTORS; v++)
+                for (long v = 0; v < QVECTORS; v++) {
                     parts[r][v] = bits == 8 ? add_products_8(parts[r][v], weights[v], SAME(word))
                                             : add_products_4(parts[r][v], weights[v], SAME(word));
+                    IN_TURN(parts[r][v]);
+                }
             }
         }
 #pragma GCC unroll 2
@@ -277,7 +306,8 @@ INLINE void quantized_tile(const long rows, const long bits, const signed char *
             vec scale = SCALE_OF(panel + v * LANES * 2);
 #pragma GCC unroll 6
             for (long r = 0; r < rows; r++)
-                totals[r][v] += FLOATS(parts[r][v]) * (scale * scales[r * groups + group]);
+                totals[r][v] += FLOATS(bits == 8 ? parts[r][v] : sums_4(parts[r][v])) *
+                                (scale * scales[r * groups + group]);
         }
         panel += record_bytes(bits);
         for (long line = 0; line < record_bytes(bits) / 64; line++)

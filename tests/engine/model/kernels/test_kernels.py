@@ -34,7 +34,7 @@ def close(found, expected):
 @pytest.mark.parametrize(("out", "inner"), [(64, 128), (192, 256), (50, 40), (1, 1), (130, 300)])
 @pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 13, 18, 24, 25, 150, 193])
 def test_gemm_is_the_linear_layer(rows, out, inner, bias, add, threads, kernels):
-    """For any number of rows, more than a band too, whole and partial panels and several parts of them, with bias, added."""
+    """For any number of rows, more than a band too, whole and partial panels, parts of one, with bias, added."""
     generator = torch.Generator().manual_seed(rows * out)
     x, weight = torch.randn(rows, inner, generator=generator), torch.randn(out, inner, generator=generator)
     shift = torch.randn(out, generator=generator) if bias else None

@@ -79,6 +79,17 @@ def test_gemm_is_the_linear_layer(name, shape, library):
         torch.testing.assert_close(with_bias(x, before).double(), total, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", BITS)
+def test_sums_of_the_largest_products_fit(name, library):
+    """Weights and activations at the ends of their ranges, with signs that differ by input, pair or half."""
+    n = torch.arange(GROUP)
+    signs = torch.stack([1.0 - 2 * (n // size % 2) for size in (1, 2, 3, 4, 16, GROUP)])
+    signs = torch.cat([signs, -signs])
+    packed = Packing(library, name)(torch.where(signs > 0, 7.0, -8.0))
+    expected = quantized(signs) @ all_rows(packed, len(signs)).T
+    torch.testing.assert_close(packed(signs).double(), expected, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", HALVES)
 def test_weights_of_16_bits_are_kept_exactly(name, shape, library):
