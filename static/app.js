@@ -83,7 +83,7 @@ class Conversation {
     if (goesOn(record)) this.takeUp(question, exchange);
     else exchange.over();
     if (exchange.stream) return exchange;
-    if (length) exchange.show(Math.min(record.shown, length - 1));
+    if (length) exchange.show(Math.max(0, Math.min(record.shown, length - 1)));
     else exchange.interrupted(record.ended);
     return exchange;
   }
@@ -166,9 +166,11 @@ class Conversation {
 
   // What has come of an answer stays, and it can be asked for again; a question of which nothing has come waits for the server.
   lost(question, exchange, leaving) {
-    if (!exchange.raw.trim()) return this.later(texts.waiting_server, ready(leaving.signal), question, exchange, leaving);
+    const some = exchange.raw.trim();
+    if (!some && exchange.cutOffAt < 0) return this.later(texts.waiting_server, ready(leaving.signal), question, exchange, leaving);
     this.idle(exchange);
-    exchange.cutOff();
+    if (some) exchange.cutOff();
+    else exchange.show(exchange.cutOffAt);
     exchange.keep();
     if (exchange.stream) this.takeBack(question, exchange);
     else look();
@@ -182,8 +184,9 @@ class Conversation {
     if (!leaving.signal.aborted) this.read(question, exchange, leaving, true);
   }
 
+  // Beside the form, in which the reader may be writing by now.
   comesBack(exchange, leaving) {
-    exchange.aside = Boolean(this.running);
+    exchange.aside = true;
     this.expect(leaving, exchange);
   }
 
@@ -302,7 +305,6 @@ class Conversation {
     exchange.leaving.abort();
     stop(exchange.stream);
     exchange.over();
-    exchange.half = undefined;
   }
 
   goOn(question, exchange, change) {

@@ -3,7 +3,7 @@ import { extra, language } from "./texts.js";
 
 const HEAD = 2;
 const LOADING = 3;
-const SILENT = 4; // seconds without a byte of a stream that has begun: the server sends one each second
+const SILENT = 8; // seconds without a byte of a stream that has begun: the server sends one each second, or waits up to 5.5 s for its turn
 const OURS = { "X-Page": "1", "X-Message-Language": language, ...(extra.token ? { "X-CSRF-Token": extra.token } : {}) };
 
 const ASKING = { ...OURS, "X-Resumable": "1" };

@@ -36,6 +36,7 @@ export class Exchange {
     this.previews = record.previews ?? [];
     this.stream = record.stream ?? "";
     this.streamAt = record.streamAt; // when it began
+    this.source = this.stream; // the stream by which the answer comes, or came
     this.element = template.content.firstElementChild.cloneNode(true);
     this.part(".question").textContent = question.prompt;
     for (const [index, src] of question.previews.entries()) {
@@ -44,8 +45,6 @@ export class Exchange {
     }
     this.part(".thumbnails").hidden = !question.previews.length;
     this.variants = new Variants(this.part(".variants"), record.variants, record.shown);
-    const last = this.variants.list.at(-1);
-    this.half = this.stream && last?.lost ? last.id : undefined; // the id of what had come of this answer when its connection was lost
     this.restart();
   }
 
@@ -58,7 +57,7 @@ export class Exchange {
 
   // The answer comes in this tab, by a stream of this id; "" for one that cannot be read again.
   reads(stream) {
-    Object.assign(this, { stream, streamAt: Date.now() });
+    Object.assign(this, { stream, source: stream, streamAt: Date.now() });
     if (stream) claim(stream);
   }
 
@@ -91,7 +90,9 @@ export class Exchange {
     const { id, conversation: thread, kind, stream, streamAt, ended, closed } = this;
     const record = { id, thread, kind, question, previews: this.previews, variants, shown, stream, streamAt, ended, closed };
     const kept = await keep(record).finally(() => release(closed));
+    const { current } = this.variants;
     this.variants.adopt(kept.variants);
+    if (this.variants.current !== current) this.show(this.variants.shown);
     if (!this.element.hasAttribute("aria-busy")) this.variants.draw();
   }
 
@@ -137,7 +138,7 @@ export class Exchange {
   write(text) {
     this.raw += text;
     this.markdown.write(text);
-    if (this.silent) return;
+    if (this.silent || this.aside) return;
     this.follower ??= follow(this.element, this.part("[data-tail]"));
     this.follower.look();
   }
@@ -149,10 +150,9 @@ export class Exchange {
     say(texts.done);
   }
 
-  // Adds an answer to those that the question has had, in place of the part of it that was there before.
+  // Adds an answer to those that the question has had.
   add(variant) {
-    this.variants.add({ ...variant, replaces: this.half });
-    this.half = undefined;
+    this.variants.add({ ...variant, stream: this.source });
   }
 
   // Shows what belongs to the current answer beside its text.
@@ -213,11 +213,14 @@ export class Exchange {
 
   // The connection was lost amid the answer.
   cutOff() {
-    const id = newId();
-    this.add({ id, raw: this.raw, lost: true });
-    this.half = id;
+    this.add({ id: newId(), raw: this.raw, lost: true });
     this.end(texts.lost);
     say(texts.lost);
+  }
+
+  // The place of what had come of this answer when its connection was lost before; -1 for nothing.
+  get cutOffAt() {
+    return this.variants.list.findIndex(({ lost, stream }) => lost && stream && stream === this.source);
   }
 
   // There was no answer when the page was left. ended: how it had ended before, if it had.

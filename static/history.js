@@ -1,6 +1,6 @@
 // The last exchanges, kept in this browser alone: the server stores nothing of them.
 import { extra } from "./texts.js";
-import { joined } from "./variants.js";
+import { joined, placeOf } from "./variants.js";
 
 const EXCHANGES = 50;
 const PICTURE_BYTES = 48 * 1048576; // of all kept pictures together; previews stay
@@ -63,7 +63,7 @@ export async function keep(record) {
 // The answers that another tab has kept meanwhile stay, their ratings, and the stream that it reads.
 function merged(record, kept) {
   const variants = joined(kept.variants, record.variants);
-  const shown = record.shown < record.variants.length ? variants.indexOf(record.variants[record.shown]) : variants.length;
+  const shown = placeOf(record.variants[record.shown], variants);
   const { stream, streamAt } = record.stream || kept.stream === record.closed ? record : kept;
   return { ...record, variants, shown, stream, streamAt };
 }

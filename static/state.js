@@ -20,7 +20,7 @@ function changing() {
 // Polls now and again later: soon if a change is expected.
 export async function look() {
   clearTimeout(timer);
-  const markup = await fetch(extra.state, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) }).then((r) => (r.ok ? r.text() : null)).catch(() => null);
+  const markup = await fetch(extra.state, { cache: "no-store", signal: AbortSignal.timeout?.(PATIENCE) }).then((r) => (r.ok ? r.text() : null)).catch(() => null);
   away.hidden = markup !== null;
   if (markup !== null) show(markup);
   for (const wake of [...waiting]) wake(markup !== null);

@@ -17,10 +17,16 @@ export function joined(kept, list) {
   return standing([...first, ...list.filter((one) => !names.has(nameOf(one)))]);
 }
 
-// Without the parts of answers of which more has come since.
+// Without what was there of an answer when its connection was lost, where more has come by the same stream.
 function standing(list) {
-  const replaced = new Set(list.map(({ replaces }) => replaces).filter(Boolean));
-  return list.filter(({ id }) => !replaced.has(id));
+  const more = (part, from) => list.some(({ stream, lost }, index) => stream === part.stream && (!lost || index > from));
+  return list.filter((one, index) => !(one.lost && one.stream && more(one, index)));
+}
+
+// Which one is shown: none, this one, or the last where this one has gone.
+export function placeOf(shown, list) {
+  const place = shown ? list.indexOf(shown) : list.length;
+  return place < 0 ? list.length - 1 : place;
 }
 
 export class Variants {
@@ -40,11 +46,11 @@ export class Variants {
     this.shown = this.list.length - 1;
   }
 
-  // Takes up the answers that another tab has kept; the one that is shown stays it.
+  // Takes up the answers that another tab has kept; the one that is shown stays it, unless more has come of it.
   adopt(kept) {
     const { current } = this;
     this.list = joined(kept, this.list);
-    this.shown = current ? this.list.indexOf(current) : this.list.length;
+    this.shown = placeOf(current, this.list);
   }
 
   // None of them is shown: another one is on its way, or has failed.

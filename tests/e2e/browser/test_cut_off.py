@@ -1,0 +1,105 @@
+"""What had come of an answer when its connection was lost: it stays until more comes by the same stream, in any tab."""
+
+import signal
+
+from playwright.sync_api import expect
+
+from tests.e2e.browser.conftest import UNLIMITED
+from tests.e2e.browser.steps import ask_text, finished, go_on, unfold
+from tests.e2e.browser.test_states import CUT_OFF, signalled, stored_stream
+from tests.e2e.gunicorn_process import until
+
+FIGURES = {"finish_reason": "stop", "generated_tokens": 1, "input_tokens": 1}
+METRICS = {"total_time": 1.0, "tokens_per_second": 1.0}
+HALF = {"id": 11.5, "raw": "Half", "lost": True, "stream": "s"}
+WHOLE = {
+    "raw": "Whole",
+    "answer": {"request_id": "r", "data": FIGURES, "metrics": METRICS},
+    "cut": False,
+    "stream": "s",
+}
+KEEP = """async (records) => {
+  const { keep } = await import(document.querySelector("[href*='/history.js']").href);
+  let found;
+  for (const record of records) found = await keep(record);
+  return [found.shown, found.variants.map(({ raw }) => raw)];
+}"""
+ADOPT = """async ([own, kept]) => {
+  const { Variants } = await import(document.querySelector("[href*='/variants.js']").href);
+  const variants = new Variants(null, own);
+  variants.adopt(kept);
+  return variants.list.map(({ raw }) => raw);
+}"""
+
+
+def record(variants, shown, **other):
+    """An exchange as the history keeps it."""
+    first = 1_795_000_000_000.5
+    question = {"prompt": "Q", "url": "/api/v1/text/generate", "maxTokens": "", "temperature": ""}
+    common = {"id": first, "thread": first, "kind": "text", "question": question, "previews": [], "stream": ""}
+    return {**common, "variants": variants, "shown": shown, **other}
+
+
+def test_the_half_stays_where_the_question_is_asked_again(own_service, open_page):
+    """Its server is gone, and with it the rest; "Try again" adds an answer, without a reload before it."""
+    service = own_service(**UNLIMITED)
+    service.script(pieces=["Half"], hold=True)
+    page = open_page(service.url)
+    exchange = ask_text(page, "Keep this")
+    expect(exchange.locator(".answer")).to_have_text("Half")
+    signalled(service, signal.SIGKILL)
+    expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
+    own_service(PORT=str(service.process.port), **UNLIMITED).script(pieces=["Whole."])
+    expect(page.locator("#away")).to_be_hidden()
+    until(lambda: not stored_stream(page))
+    exchange.locator("[data-do=again]").click()
+    finished(exchange)
+    expect(exchange.locator("[data-count-of]")).to_have_text("2 of 2")
+
+
+def test_the_whole_answer_of_another_tab_is_shown_in_place_of_the_half(service, open_page):
+    """A tab that shows the half keeps it after another one has kept the whole."""
+    page = open_page(service.url)
+    assert page.evaluate(KEEP, [record([WHOLE], 0), record([HALF], 0, closed="s")]) == [0, ["Whole"]]
+
+
+def test_a_conversation_opens_where_nothing_is_shown(service, open_page):
+    """As an earlier version kept it."""
+    page = open_page(service.url)
+    page.evaluate(KEEP, [record([WHOLE], -1)])
+    page.reload()
+    expect(unfold(page).first.locator(".answer")).to_have_text("Whole")
+
+
+def test_parts_of_one_stream_give_way_in_any_order(service, open_page):
+    """After two losses, in a tab that knows only the first one; parts of other streams, or of none, stay."""
+    page = open_page(service.url)
+    longer = {**HALF, "id": 12.5, "raw": "Half and"}
+    assert page.evaluate(ADOPT, [[HALF], [WHOLE]]) == ["Whole"]
+    assert page.evaluate(ADOPT, [[HALF], [longer]]) == ["Half"]
+    assert page.evaluate(ADOPT, [[longer], [HALF]]) == ["Half and"]
+    assert page.evaluate(ADOPT, [[{**HALF, "stream": "other"}], [WHOLE]]) == ["Whole", "Half"]
+    assert page.evaluate(ADOPT, [[{**HALF, "stream": ""}], [{**WHOLE, "stream": ""}]]) == ["Whole", "Half"]
+
+
+def test_another_tab_finishes_what_this_one_lost(own_service, open_page):
+    """It had loaded the exchange before the half was kept, which gives way all the same."""
+    service = own_service(**UNLIMITED)
+    service.script(pieces=["Half"], hold=True)
+    page = open_page(service.url)
+    exchange = ask_text(page, "Keep this")
+    expect(exchange.locator(".answer")).to_have_text("Half")
+    other = page.context.new_page()
+    other.goto(service.url)
+    expect(other.locator("[data-past] .exchange .wait")).to_contain_text("another tab")
+    signalled(service, signal.SIGSTOP)
+    try:
+        expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
+        page.close()
+    finally:
+        signalled(service, signal.SIGCONT)
+    past = other.locator("[data-past] .exchange")
+    expect(past.locator(".answer")).to_have_text("Half")
+    go_on(service, " and whole")
+    finished(past)
+    expect(past.locator(".variants")).to_be_hidden()
