@@ -11,11 +11,11 @@ from pydantic import ConfigDict, Discriminator, Field
 
 from routes.anthropic.base import CHOICE, OUTPUT, THINKING, AnthropicRequest, Passing
 from routes.anthropic.blocks import Texts, Turn
+from routes.chat.body_limits import MAX_STOPS
 from routes.chat.toolbox import MAX_TOOLS
 from routes.passed_over import FORMAT
 
 MAX_TURNS = 1024
-MAX_STOP_SEQUENCES = 16
 
 
 class CustomTool(Passing):
@@ -126,8 +126,8 @@ class MessagesRequest(CountTokensRequest):
     stop_sequences: (
         Annotated[
             list[Annotated[str, Field(min_length=1, max_length=256)]],
-            Field(max_length=MAX_STOP_SEQUENCES, fail_fast=True),
+            Field(max_length=MAX_STOPS, fail_fast=True),
         ]
         | None
-    ) = Field(None, description=f"at most {MAX_STOP_SEQUENCES} texts of 1 to 256 characters")
+    ) = Field(None, description=f"at most {MAX_STOPS} texts of 1 to 256 characters")
     stream: bool | None = Field(None, description="true or false")

@@ -1,10 +1,12 @@
-"""How much JSON a request may have: what could fit into a model's context, and what every request has beside it."""
+"""How much a request may have: JSON for what could fit into a model's context, and stop strings."""
 
 from __future__ import annotations
 
 from edge.route_table import MIB
 from engine.text.prompt_size import LONGEST_TOKEN
 from routes.json_text import MAX_VALUES, JsonLimits
+
+MAX_STOPS = 16  # the autocompletion of editors sends about ten
 
 
 def body_limits(max_model_len: int, prompts: int = 0) -> JsonLimits:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
 
-from routes.chat.body_limits import body_limits
+from routes.chat.body_limits import MAX_STOPS, body_limits
 from routes.chat.toolbox import MAX_TOOLS
 from routes.json_text import JsonLimits
 from routes.openai.base import OpenaiRequest
@@ -24,7 +24,6 @@ from routes.validation import BRANCH, few
 
 MAX_CHOICES = 8
 MAX_PROMPTS = 32
-MAX_STOPS = 4
 MAX_BIASES = 1024
 
 # A bound: an answer has no more tokens than the settings and its context allow, whatever is asked for.

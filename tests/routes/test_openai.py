@@ -307,6 +307,15 @@ def test_a_seed_of_minus_one_and_an_empty_stop_are_none(client, avibe, path):
     assert (avibe.only.sampling.seed, avibe.only.sampling.stop) == (None, ())
 
 
+@pytest.mark.parametrize("path", [CHAT, TEXT, "/v1/responses"])
+def test_as_many_stops_are_taken_as_editors_send(client, avibe, path):
+    """Continue's autocompletion has more than the four that OpenAI itself takes."""
+    stops = ["\n\n", "\r\n\r\n", "/src/", "#- coding: utf-8", "```", *map(str, range(11))]
+    rest = {CHAT: {"messages": HELLO}, TEXT: {"prompt": "x"}, "/v1/responses": {"input": "x"}}
+    assert client.post(path, json={"model": "avibe", "stop": stops, **rest[path]}).status_code == 200
+    assert avibe.only.sampling.stop == tuple(stops)
+
+
 def test_a_batch_of_completions_as_langchain_sends_it(client, avibe):
     """Twenty texts at once."""
     response = client.post(TEXT, json={"model": "avibe", "prompt": ["x"] * 20})

@@ -61,7 +61,7 @@ MISTAKES = [
     ({"seed": "1"}, "seed"),
     ({"stop": [""]}, "stop[0]"),
     ({"stop": ["a", 1]}, "stop[1]"),
-    ({"stop": ["a"] * 5}, "stop"),
+    ({"stop": ["a"] * 17}, "stop"),
     ({"n": 0}, "n"),
     ({"n": 9}, "n"),
     ({"stream": "yes"}, "stream"),
