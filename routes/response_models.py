@@ -52,11 +52,18 @@ class GenerationAnswer(Body):
 
 
 class ModelEntry(Body):
-    """A model that requests can name; root: what answers, as `X-Model` names it. The rest: once it is loaded."""
+    """A model that requests can name, as clients of OpenAI and of Anthropic read it.
+
+    root: what answers, as `X-Model` names it. The rest: once it is loaded.
+    """
 
     id: str
     object: Literal["model"]
+    type: Literal["model"]
+    display_name: str
     created: int
+    created_at: str
+    lifecycle: Literal["active"]
     owned_by: str
     root: str
     max_model_len: NotRequired[int]
@@ -65,10 +72,13 @@ class ModelEntry(Body):
 
 
 class ModelList(Body):
-    """All models."""
+    """All models, on one page; first_id and last_id are those of its entries."""
 
     object: Literal["list"]
     data: list[ModelEntry]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
 
 
 class PromptTokensDetails(Body):

@@ -16,7 +16,6 @@ from routes.openai.chat_response import ChatResponse
 from routes.openai.completions import CompletionResponse
 from routes.openai.requests import json_limits
 from routes.openai.tokenization import DetokenizationRequest, TokenizationRequest, text_of, tokens_of
-from routes.response_models import ModelList
 from routes.services import services
 from routes.sse import EventStream
 from routes.validation import AnyRequest, validated
@@ -27,7 +26,7 @@ openai = Blueprint("openai", __name__, url_prefix="/v1")
 @openai.get("/models")
 def models() -> Response:
     """List the models."""
-    return jsonify(ModelList(object="list", data=catalogue.entries()))
+    return jsonify(catalogue.listing())
 
 
 @openai.get("/models/<path:model_id>")

@@ -1,6 +1,7 @@
 """The `anthropic` client over scripted models: what it sends is read, what it reads is what was meant."""
 
 import base64
+from datetime import UTC, datetime
 
 import anthropic
 import httpx2
@@ -39,6 +40,17 @@ def streamed(claude, **fields):
     """Return the message that the client puts together from a stream."""
     with claude.messages.stream(**({"model": "avibe", "max_tokens": 8, "messages": HELLO} | fields)) as stream:
         return stream.get_final_message()
+
+
+def test_the_models_are_listed(claude):
+    """On one page, with the names and the time that programs show; each can be asked for alone."""
+    listed = claude.models.list()
+    assert [one.display_name for one in listed] == [one.id for one in listed] == ["avibe", "avision"]
+    assert (listed.has_more, listed.first_id, listed.last_id) == (False, "avibe", "avision")
+    for one in listed.data:
+        assert (one.type, one.lifecycle) == ("model", "active")
+        assert one.created_at == datetime.fromtimestamp(one.created, UTC)
+        assert claude.models.retrieve(one.id) == one
 
 
 def test_a_message_is_read(claude):
