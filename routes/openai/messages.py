@@ -60,7 +60,7 @@ class FilePart(HistoryPart):
 class AnsweredPart(HistoryPart):
     """A text of an earlier answer."""
 
-    type: Literal["text", "output_text"]
+    type: Literal["text", "output_text", "input_text"]
     text: str
 
 

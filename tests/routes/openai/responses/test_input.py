@@ -54,6 +54,16 @@ def test_an_answer_that_is_sent_back_is_read(respond, avibe):
     assert sent(respond, avibe, items)[1] == {"role": "assistant", "content": texts("An answer.")}
 
 
+def test_an_answer_may_have_the_parts_of_an_input(respond, avibe):
+    """n8n writes `input_text` for every role, as the client's own type of a message has it."""
+    items = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": [{"type": "input_text", "text": "An answer."}]},
+        {"role": "user", "content": "Shorter!"},
+    ]
+    assert sent(respond, avibe, items)[1] == {"role": "assistant", "content": texts("An answer.")}
+
+
 def test_the_calls_behind_an_answer_belong_to_it(respond, avibe):
     """One message with its text and its calls, then one for each result; reasoning between them is passed over."""
     items = [
