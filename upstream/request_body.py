@@ -13,6 +13,7 @@ from typing import Any
 from config import Upstream
 from engine.errors import Unsupported
 from engine.text import image_header
+from engine.text.call_arguments import begun_object, whole_object
 from engine.types import AnswerRules, ChatPrompt, EncodedImage, GenerationRequest, SamplingParams, TextPrompt
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
@@ -120,7 +121,18 @@ def _message(message: Mapping[str, Any], images: Iterator[EncodedImage]) -> dict
         shown["content"] = [part if part["type"] == "text" else _image(next(images)) for part in content]
     elif "tool_calls" in message and not content:
         shown["content"] = None
-    return shown | {name: message[name] for name in ("tool_calls", "tool_call_id") if name in message}
+    if "tool_calls" in message:
+        shown["tool_calls"] = [_call(call) for call in message["tool_calls"]]
+    return shown | ({"tool_call_id": message["tool_call_id"]} if "tool_call_id" in message else {})
+
+
+def _call(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a call of the history with an object as its arguments: servers fail on those of a call that was cut."""
+    function = call["function"]
+    if whole_object(function["arguments"]) is not None:
+        return call
+    begun = json.dumps(begun_object(function["arguments"]), ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": begun}}
 
 
 def _image(image: EncodedImage) -> dict[str, Any]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
-
-from pydantic_core import from_json
 
 from edge.failure_shapes import anthropic_body
 from edge.request_state import request_state
+from engine.text.call_arguments import begun_object
 from engine.types import Completion
 from routes import sse
 from routes.anthropic.block_events import BlockEvents
@@ -138,13 +135,4 @@ def _empty_usage(prompt_tokens: int) -> MessageUsage:
 
 
 def _tool_use(call: Call) -> AnswerToolUse:
-    return AnswerToolUse(type="tool_use", id=call.id, name=call.name, input=_input(call))
-
-
-def _input(call: Call) -> dict[str, Any]:
-    """Return the arguments of a call; of one that was cut, what a client would make of the streamed text."""
-    try:
-        found = json.loads(call.arguments) if call.complete else from_json(call.arguments, allow_partial=True)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    return AnswerToolUse(type="tool_use", id=call.id, name=call.name, input=begun_object(call.arguments))

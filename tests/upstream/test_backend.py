@@ -89,6 +89,31 @@ def test_images_tools_and_a_schema_are_passed_on(server: FakeUpstream, opened: O
 
 
 @pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ('{"at": 1.50}', '{"at": 1.50}'),
+        ('{"at": "у моря", "by": "the sh', '{"at": "у моря"}'),
+        ('{"at', "{}"),
+        ("[1", "{}"),
+        ('{"at": NaN}', "{}"),
+        ('{"at": 1e999, "by": "', "{}"),
+        ('{"at": "\ud800', "{}"),
+        ("the sea", "{}"),
+    ],
+)
+def test_a_call_of_the_history_has_an_object_as_its_arguments(
+    server: FakeUpstream, opened: Open, sent: str, told: str
+) -> None:
+    """Of one that was cut, what there is: servers fail on anything else. Whole ones stay as sent."""
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": sent}}
+    past = {"role": "assistant", "content": "", "tool_calls": [call]}
+    result = {"role": "tool", "content": "found", "tool_call_id": "c"}
+    opened().submit(asking(prompt=ChatPrompt(({"role": "user", "content": "Look."}, past, result)))).result()
+    shown = {**call, "function": {"name": "look", "arguments": told}}
+    assert server.heard[0].body["messages"][1:] == [{**past, "content": None, "tool_calls": [shown]}, result]
+
+
+@pytest.mark.parametrize(
     ("kind", "values", "field"),
     [
         ("openai", {"top_k": 5}, "top_k"),
