@@ -22,6 +22,8 @@ REQUEST = PassedOver(
     | {"container": "This service runs no code.", "mcp_servers": "This service calls no other servers."}
     | dict.fromkeys(("thread", "compaction"), "Send the whole conversation."),
 )
+# Programs count what they are about to ask, with the fields that only an answer has.
+COUNT = replace(REQUEST, hints=REQUEST.hints | hints("max_tokens temperature top_p top_k stop_sequences stream"))
 HISTORY_HERE = replace(
     HISTORY,
     notes=dict.fromkeys(("images", "image", "image_url", "input_image"), "Use blocks of the type image.")

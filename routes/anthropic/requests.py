@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field
 
-from routes.anthropic.base import CHOICE, OUTPUT, THINKING, AnthropicRequest, Passing
+from routes.anthropic.base import CHOICE, COUNT, OUTPUT, THINKING, AnthropicRequest, Passing
 from routes.anthropic.blocks import Texts, Turn
 from routes.chat.body_limits import MAX_STOPS
 from routes.chat.toolbox import MAX_TOOLS
@@ -100,7 +100,9 @@ class OutputConfig(AnthropicRequest):
 
 
 class CountTokensRequest(AnthropicRequest):
-    """A prompt whose tokens are counted."""
+    """A prompt whose tokens are counted; what only an answer has is passed over."""
+
+    passed_over = COUNT
 
     model: Annotated[str, Field(max_length=256, description="the id of a model, see /v1/models")]
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_TURNS, fail_fast=True)]

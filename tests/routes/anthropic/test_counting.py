@@ -29,9 +29,11 @@ def test_the_prompt_that_would_be_answered_is_counted(client, models, fields, mo
         assert backend.submitted[0].client == counted.client
 
 
-def test_fields_of_an_answer_are_not_those_of_a_count(client):
-    """As with Anthropic."""
-    assert ask(client, COUNT, max_tokens=8).json["error"]["message"] == "Unknown field: max_tokens."
+def test_what_only_an_answer_has_is_passed_over(client):
+    """Programs count the request that they are about to send; a field of neither is refused."""
+    answer = {"max_tokens": 8, "temperature": 1, "top_p": 1, "top_k": 5, "stop_sequences": ["a"], "stream": True}
+    assert ask(client, COUNT, **answer).json == {"input_tokens": 7}
+    assert ask(client, COUNT, max_words=8).json["error"]["message"] == "Unknown field: max_words."
 
 
 @pytest.mark.parametrize(
