@@ -15,7 +15,7 @@ from pydantic import ValidationError as PydanticError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from engine.errors import Message, ValidationError
+from engine.errors import ContextTooLong, Message, ValidationError
 from routes.json_values import shown_name
 from routes.passed_over import PassedOver
 
@@ -46,6 +46,7 @@ SHOULD_BE = {
     "string_unicode": "a text of valid characters",
     "string_pattern_mismatch": "a text of the form {pattern}",
 }
+TOO_LONG = "conversation_too_long"  # our own kind of mistake: clients can shorten what they send
 NOT_SUPPORTED = "not_supported"  # our own kind of mistake: an unknown field of which something is known
 # Prefix of the tags of unions whose branches a request does not name; pydantic puts tags into its paths.
 BRANCH = "branch:"
@@ -106,6 +107,17 @@ def few(most: int) -> Callable[[Any], Any]:
     return checked
 
 
+def conversation_of(most: int) -> Callable[[Any], Any]:
+    """Return what refuses a list of more than `most` messages before each is checked, as what can be shortened."""
+
+    def checked(values: Any) -> Any:
+        if isinstance(values, list) and len(values) > most:
+            raise PydanticCustomError(TOO_LONG, "too long", {"most": most})
+        return values
+
+    return checked
+
+
 def validated(model: type[AnyRequest], values: Mapping[str, Any]) -> AnyRequest:
     """Return the request with these values. Raises ValidationError with a message about the first mistake."""
     try:
@@ -120,6 +132,8 @@ def _refusal(model: type[RequestModel], values: Mapping[str, Any], mistake: Erro
     path = _path(steps, values, model.union_tags) if model.names_parts else shown_name(str(steps[0]))
     if kind == NOT_SUPPORTED:
         return ValidationError(f"{path} {figures['reason']}", path)
+    if kind == TOO_LONG:
+        return ContextTooLong(f"{path} must be a list of at most {figures['most']}.", path)
     if kind == "extra_forbidden":
         return unknown_field(path)
     known = model.model_fields.get(path)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field
 
 from routes.anthropic.base import CHOICE, COUNT, OUTPUT, THINKING, AnthropicRequest, Passing
 from routes.anthropic.blocks import Texts, Turn
 from routes.chat.body_limits import MAX_STOPS
 from routes.chat.toolbox import MAX_TOOLS
 from routes.passed_over import FORMAT
+from routes.validation import conversation_of
 
 MAX_TURNS = 1024
 
@@ -105,7 +106,11 @@ class CountTokensRequest(AnthropicRequest):
     passed_over = COUNT
 
     model: Annotated[str, Field(max_length=256, description="the id of a model, see /v1/models")]
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_TURNS, fail_fast=True)]
+    messages: Annotated[
+        list[Turn],
+        Field(min_length=1, max_length=MAX_TURNS, fail_fast=True),
+        BeforeValidator(conversation_of(MAX_TURNS)),
+    ]
     system: Texts | None = Field(None, description="a text, or a list of text blocks")
     tools: Annotated[list[CustomTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: ToolChoiceObject | None = None

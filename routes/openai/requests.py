@@ -20,7 +20,7 @@ from routes.openai.messages import MAX_MESSAGES, Message
 from routes.openai.structured_output import ResponseFormat
 from routes.openai.tools import Tool, ToolChoice
 from routes.passed_over import REQUEST, STREAM_OPTIONS, TEMPLATE
-from routes.validation import BRANCH, few
+from routes.validation import BRANCH, conversation_of, few
 
 MAX_CHOICES = 8
 MAX_PROMPTS = 32
@@ -122,7 +122,11 @@ class PromptRequest(OpenaiRequest):
     continue_final_message: bool | None = Field(None, description="true or false")
 
 
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+Messages = Annotated[
+    list[Message],
+    Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
+    BeforeValidator(conversation_of(MAX_MESSAGES)),
+]
 
 
 class ChatRequest(PromptRequest, SamplingRequest):

@@ -111,6 +111,7 @@ REFUSALS = {
         {"data": json.dumps({"model": "\ud800", "messages": HELLO}), "content_type": JSON},
     ),
     "messages missing": (CHAT, {"json": {"model": "avibe"}}),
+    "too many messages": (CHAT, chat(messages=HELLO * 1025)),
     "stop of half a character": (
         CHAT,
         {"data": json.dumps({"model": "avibe", "messages": HELLO, "stop": ["\ud800"]}), "content_type": JSON},

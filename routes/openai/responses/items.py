@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from routes.openai.base import HistoryPart
 from routes.openai.messages import PARTS, TEXT, AssistantContent, FilePart, ImagePart, TextPart
 from routes.sse import compact
-from routes.validation import BRANCH
+from routes.validation import BRANCH, conversation_of
 
 MAX_ITEMS = 2048
 ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning")
@@ -105,7 +105,9 @@ InputItem = Annotated[
     | Annotated[PastReasoning, Tag(f"{BRANCH}reasoning")],
     Discriminator(_kind),
 ]
-Items = Annotated[list[InputItem], Field(max_length=MAX_ITEMS, fail_fast=True)]
+Items = Annotated[
+    list[InputItem], Field(max_length=MAX_ITEMS, fail_fast=True), BeforeValidator(conversation_of(MAX_ITEMS))
+]
 Input = Annotated[
     Annotated[str, Tag(TEXT)] | Annotated[Items, Tag(PARTS)],
     Discriminator(_text_or_parts),

@@ -11,7 +11,7 @@ from models import ModelSet
 from tests.fakes import ScriptedBackend
 from tests.good_requests import TEXT as OWN
 
-CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+CHAT, TEXT, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
 BODIES = {
     CHAT: {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}]},
     TEXT: {"model": "avibe", "prompt": "Hello"},
@@ -101,4 +101,22 @@ def test_a_text_that_can_only_be_too_long_is_refused_alike(client, avibe):
         failure = post(client, path, **fields).json["error"]
         assert failure["message"].startswith("This model's maximum context length is 4096 tokens. However, ")
         assert failure["param"] == field
+    assert avibe.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "most"),
+    [(CHAT, "messages", 1024), ("/v1/responses", "input", 2048), (MESSAGES, "messages", 1024)],
+)
+def test_more_messages_than_are_read_are_too_long(client, avibe, path, field, most):
+    """A program that shortens a conversation beyond the context shortens this one too; any fault in it comes second."""
+    said = [*BODIES[CHAT]["messages"] * most, {"role": "nobody"}]
+    length = {"max_tokens": 8} if path == MESSAGES else {}
+    response = client.post(path, json={"model": "avibe", field: said} | length)
+    failure, told = response.json["error"], f"{field} must be a list of at most {most}."
+    assert response.status_code == 400
+    if path == MESSAGES:
+        assert failure["message"] == f"prompt is too long: {told}"
+    else:
+        assert (failure["message"], failure["param"], failure["code"]) == (told, field, "context_length_exceeded")
     assert avibe.submitted == []
