@@ -139,11 +139,11 @@ class AssistantMessage(HistoryPart):
 
 
 class ToolMessage(HistoryPart):
-    """The result of a call."""
+    """The result of a call. tool_call_id: absent where a client names calls by their function alone."""
 
     role: Literal["tool"]
     content: ResultContent | None = None
-    tool_call_id: str
+    tool_call_id: str = ""
 
 
 def _as_tool(message: Any) -> Any:

@@ -31,7 +31,7 @@ MISTAKES = [
     ({"messages": [{"role": "system", "content": "x", "tools": [TOOL]}, *HELLO]}, "messages[0].tools"),
     ({"messages": [*HELLO, {"role": "assistant", "content": "x", "prefix": True}]}, "messages[1].prefix"),
     ({"messages": [*HELLO, {"role": "assistant", "audio": {"id": "a"}}]}, "messages[1].audio"),
-    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+    ({"messages": [{"role": "tool", "content": "x", "tool_call_id": 1}]}, "messages[0].tool_call_id"),
     ({"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]}, "messages[0].tool_calls[0].function"),
     ({"messages": said({"type": "text"})}, "messages[0].content[0].text"),
     ({"messages": said({"type": "text", "text": 1})}, "messages[0].content[0].text"),
