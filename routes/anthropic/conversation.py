@@ -29,14 +29,13 @@ from routes.anthropic.blocks import (
     UrlSource,
 )
 from routes.chat.conversation import (
-    UNREAD_DOCUMENT,
-    UNREAD_IMAGE,
     Content,
     ConversationBuilder,
     ImageSource,
     Part,
     PastCall,
 )
+from routes.chat.history import question_start
 from routes.sse import compact
 
 BILLING = "x-anthropic-billing-header:"  # the beginning of a block of Claude Code's, which no model is to read
@@ -52,14 +51,16 @@ def conversation(system: str | list[TextBlock] | None, turns: Sequence[Turn], in
     instructions = _instructions(system)
     first = [SystemTurn(role="system", content=instructions)] if instructions else []
     numbered = enumerate([*first, *turns], start=-len(first))
-    for kind, group in groupby(numbered, key=lambda turn: type(turn[1])):
+    start = question_start([isinstance(turn, AssistantTurn) for turn in turns])
+    for kind, run in groupby(numbered, key=lambda turn: type(turn[1])):
+        group = list(run)
         blocks = [placed for index, turn in group for placed in _placed(turn.content, f"messages[{index}].content")]
         if kind is SystemTurn:
             builder.system("\n".join(block.text for block, _ in blocks))
         elif kind is AssistantTurn:
             _add_answer(builder, blocks)
         else:
-            _add_question(builder, blocks)
+            _add_question(builder, blocks, earlier=group[-1][0] < start)
     return builder
 
 
@@ -106,17 +107,17 @@ def _add_answer(builder: ConversationBuilder, blocks: Sequence[Placed]) -> None:
     builder.assistant("\n".join(said), calls)
 
 
-def _add_question(builder: ConversationBuilder, blocks: Sequence[Placed]) -> None:
+def _add_question(builder: ConversationBuilder, blocks: Sequence[Placed], earlier: bool) -> None:
     """Add the results of calls, and behind them what the user says."""
     said: list[Placed] = []
     for block, path in blocks:
         if not isinstance(block, ToolResultBlock):
             said.append((block, path))
             continue
-        found = _parts(_placed(block.content or "", f"{path}.content"), of_tool=True)
+        found = _parts(_placed(block.content or "", f"{path}.content"))
         builder.tool_result(block.tool_use_id, _content([ERROR, *found] if block.is_error else found))
     if said:
-        builder.user(_content(_parts(said)))
+        builder.user(_content(_parts(said)), earlier)
 
 
 def _content(parts: Iterable[Part]) -> Content:
@@ -131,18 +132,14 @@ def _content(parts: Iterable[Part]) -> Content:
     return joined[0] if len(joined) == 1 and isinstance(joined[0], str) else joined
 
 
-def _parts(blocks: Iterator[Placed] | Sequence[Placed], of_tool: bool = False) -> Iterator[Part]:
-    """Yield the parts of a message. of_tool: of a result, in which a text stands for what cannot be read."""
+def _parts(blocks: Iterator[Placed] | Sequence[Placed]) -> Iterator[Part]:
+    """Yield the parts of a message, or of a result."""
     for block, path in blocks:
         match block:
             case TextBlock():
                 yield block.text
             case ToolReferenceBlock():
                 yield f"The tool {block.tool_name} is there now."
-            case ImageBlock() if of_tool and not isinstance(block.source, Base64Source):
-                yield UNREAD_IMAGE
-            case DocumentBlock() if of_tool and not isinstance(block.source, PlainTextSource | BlocksSource):
-                yield UNREAD_DOCUMENT
             case ImageBlock():
                 yield _image(block.source, f"{path}.source")
             case SearchResultBlock():

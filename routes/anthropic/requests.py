@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field
 
 from routes.anthropic.base import CHOICE, COUNT, OUTPUT, THINKING, AnthropicRequest, Passing
 from routes.anthropic.blocks import Texts, Turn
+from routes.anthropic.history import MESSAGES
 from routes.chat.body_limits import MAX_STOPS
 from routes.chat.toolbox import MAX_TOOLS
 from routes.passed_over import FORMAT
@@ -109,6 +110,7 @@ class CountTokensRequest(AnthropicRequest):
     messages: Annotated[
         list[Turn],
         Field(min_length=1, max_length=MAX_TURNS, fail_fast=True),
+        BeforeValidator(MESSAGES.readable),
         BeforeValidator(conversation_of(MAX_TURNS)),
     ]
     system: Texts | None = Field(None, description="a text, or a list of text blocks")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,9 +13,10 @@ from engine.types import EncodedImage, ModelInfo
 from routes.chat.output import CALL, CALL_END
 from routes.parsing import image_in_base64, image_in_data_url
 
-# In the result of a tool, which an agent cannot take back, in place of what would be refused of a user.
+# In a result or an earlier turn, which a program cannot take back, in place of what would be refused of a new question.
 UNREAD_IMAGE = "[An image, which is not read here.]"
 UNREAD_DOCUMENT = "[A document, of which only plain text is read here.]"
+OF_RESULT = -1  # no turn of the user's
 WITH_CALLS = "with_calls"  # marks a message of which calls or a result have become text; templates ignore it
 
 
@@ -39,21 +39,32 @@ class PastCall:
 
 
 Part = str | ImageSource
-ReadPart = Part | EncodedImage  # an image of a result has been read before it is added
+ReadPart = Part | EncodedImage  # an image that a text may stand for has been read before it is added
 Content = str | Sequence[Part]
+
+
+@dataclass(slots=True, eq=False)
+class _Shown:
+    """An image of a conversation, and the part that shows it. turn: the user's turn it is of."""
+
+    part: dict[str, str]
+    image: EncodedImage
+    turn: int
 
 
 class ConversationBuilder:
     """The messages of one request, in order, and their images. info: of the model that will read them.
 
-    Each method adds a message. Raises ServiceError with the path of the image for one that cannot be read.
+    Each method adds a message. The images of the latest turn of the user do not give way to others. Raises ServiceError
+    with the path of the image for one that cannot be read.
     """
 
     def __init__(self, info: ModelInfo) -> None:
         self._info = info
         self._messages: list[dict[str, Any]] = []
-        self._images: list[EncodedImage] = []
-        self._of_results: deque[tuple[dict[str, str], EncodedImage]] = deque()  # those among them, and their parts
+        self._shown: list[_Shown] = []
+        self._turn = 0
+        self._asked = False  # whether the new question has begun
 
     @property
     def messages(self) -> tuple[dict[str, Any], ...]:
@@ -63,15 +74,15 @@ class ConversationBuilder:
     @property
     def images(self) -> tuple[EncodedImage, ...]:
         """The images of all messages, in order."""
-        return tuple(self._images)
+        return tuple(one.image for one in self._shown)
 
-    def system(self, content: Content) -> None:
-        """Add instructions."""
-        self._add("system", content)
+    def system(self, content: Content, earlier: bool = False) -> None:
+        """Add instructions. earlier: as of the user's messages."""
+        self._say("system", content, earlier)
 
-    def user(self, content: Content) -> None:
-        """Add a message of the user."""
-        self._add("user", content)
+    def user(self, content: Content, earlier: bool = False) -> None:
+        """Add a message of the user. earlier: of a turn before the new question, read as results are."""
+        self._say("user", content, earlier)
 
     def assistant(self, content: Content, calls: Sequence[PastCall] = ()) -> None:
         """Add an earlier answer. Its calls become text for a model whose chat template has none."""
@@ -90,7 +101,7 @@ class ConversationBuilder:
         A text stands for an image that is not read or turns out to be damaged, and for the oldest of more than a
         request may carry: the program that sends them on cannot do without.
         """
-        found = content if isinstance(content, str) else [self._of_result(part) for part in content]
+        found = self._past(content)
         if self._info.uses_tools:
             self._add("tool", found)
             self._messages[-1]["tool_call_id"] = call_id
@@ -98,7 +109,10 @@ class ConversationBuilder:
             found = [found] if isinstance(found, str) else found
             self._add_calls("user", ["<tool_response>", *found, "</tool_response>"])
 
-    def _of_result(self, part: Part) -> ReadPart:
+    def _past(self, content: Content) -> str | Sequence[ReadPart]:
+        return content if isinstance(content, str) else [self._past_part(part) for part in content]
+
+    def _past_part(self, part: Part) -> ReadPart:
         if isinstance(part, str):
             return part
         try:
@@ -115,32 +129,31 @@ class ConversationBuilder:
             self._add(role, parted)
         self._messages[-1][WITH_CALLS] = True
 
-    def _add(self, role: str, content: str | Sequence[ReadPart]) -> None:
-        shown = content if isinstance(content, str) else [self._part(part) for part in content]
+    def _say(self, role: str, content: Content, earlier: bool) -> None:
+        if earlier or not self._asked:
+            self._turn += 1
+        self._asked = not earlier
+        self._add(role, self._past(content) if earlier else content, self._turn)
+
+    def _add(self, role: str, content: str | Sequence[ReadPart], turn: int = OF_RESULT) -> None:
+        shown = content if isinstance(content, str) else [self._part(part, turn) for part in content]
         self._messages.append({"role": role, "content": shown})
 
-    def _part(self, part: ReadPart) -> dict[str, str]:
+    def _part(self, part: ReadPart, turn: int) -> dict[str, str]:
         if isinstance(part, str):
             return {"type": "text", "text": part}
-        full = len(self._images) == MAX_IMAGES
-        if full and not self._of_results:
+        full = len(self._shown) == MAX_IMAGES
+        oldest = next((one for one in self._shown if one.turn != self._turn), None)
+        if full and oldest is None:
             if isinstance(part, EncodedImage):
                 return {"type": "text", "text": UNREAD_IMAGE}
             raise ValidationError(TOO_MANY, part.path)
         image = part if isinstance(part, EncodedImage) else self._read(part)
-        if full:
-            self._forget_a_result()
-        shown = {"type": "image"}
-        self._images.append(image)
-        if image is part:
-            self._of_results.append((shown, image))
-        return shown
-
-    def _forget_a_result(self) -> None:
-        """Put a text in place of the oldest image of a result."""
-        part, oldest = self._of_results.popleft()
-        part |= {"type": "text", "text": UNREAD_IMAGE}
-        self._images = [image for image in self._images if image is not oldest]
+        if full and oldest is not None:
+            oldest.part |= {"type": "text", "text": UNREAD_IMAGE}
+            self._shown.remove(oldest)
+        self._shown.append(_Shown({"type": "image"}, image, turn))
+        return self._shown[-1].part
 
     def _read(self, source: ImageSource) -> EncodedImage:
         if not self._info.vision:

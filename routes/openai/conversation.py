@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from engine.types import ModelInfo
 from routes.chat.conversation import UNREAD_DOCUMENT, Content, ConversationBuilder, ImageSource, Part, PastCall
+from routes.chat.history import question_start
 from routes.openai.messages import (
     AnsweredPart,
     AssistantMessage,
@@ -27,12 +28,13 @@ ShownPart = TextPart | ImagePart | FilePart | AnsweredPart | RefusalPart
 def conversation(messages: Sequence[Message], info: ModelInfo) -> ConversationBuilder:
     """Return the conversation. Raises ServiceError with the path of the part for images that cannot be read."""
     builder = ConversationBuilder(info)
+    start = question_start([isinstance(message, AssistantMessage) for message in messages])
     for index, message in enumerate(messages):
-        _add(message, f"messages[{index}]", builder)
+        _add(message, f"messages[{index}]", builder, index < start)
     return builder
 
 
-def _add(message: Message, path: str, builder: ConversationBuilder) -> None:
+def _add(message: Message, path: str, builder: ConversationBuilder, earlier: bool) -> None:
     if isinstance(message, AssistantMessage):
         _add_answer(message, path, builder)
         return
@@ -40,9 +42,9 @@ def _add(message: Message, path: str, builder: ConversationBuilder) -> None:
     if isinstance(message, ToolMessage):
         builder.tool_result(message.tool_call_id, content)
     elif isinstance(message, UserMessage):
-        builder.user(content)
+        builder.user(content, earlier)
     else:  # templates know `system` and drop `developer`, its later name
-        builder.system(content)
+        builder.system(content, earlier)
 
 
 def _add_answer(message: AssistantMessage, path: str, builder: ConversationBuilder) -> None:

@@ -16,6 +16,7 @@ from routes.chat.toolbox import MAX_TOOLS
 from routes.json_text import JsonLimits
 from routes.openai.base import OpenaiRequest
 from routes.openai.guided import GuidedRequest
+from routes.openai.history import CHAT
 from routes.openai.messages import MAX_MESSAGES, Message
 from routes.openai.structured_output import ResponseFormat
 from routes.openai.tools import Tool, ToolChoice
@@ -125,6 +126,7 @@ class PromptRequest(OpenaiRequest):
 Messages = Annotated[
     list[Message],
     Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
+    BeforeValidator(CHAT.readable),
     BeforeValidator(conversation_of(MAX_MESSAGES)),
 ]
 

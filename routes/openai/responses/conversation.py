@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from engine.errors import ValidationError
 from engine.types import ModelInfo
 from routes.chat.conversation import UNREAD_DOCUMENT, Content, ConversationBuilder, ImageSource, Part, PastCall
+from routes.chat.history import question_start
 from routes.openai.messages import AnsweredPart, FilePart, ImagePart, RefusalPart, TextPart, ThoughtPart
 from routes.openai.responses.items import (
     FunctionCall,
@@ -22,6 +23,7 @@ from routes.openai.responses.namespaces import full_name
 ShownPart = TextPart | OutputTextPart | AnsweredPart | RefusalPart | ImagePart | FilePart
 AnyPart = ShownPart | ThoughtPart
 
+ANSWERS = PastAnswer, FunctionCall, PastReasoning
 INPUT, PREVIOUS = "input", "previous_response_id"
 
 
@@ -35,21 +37,26 @@ def conversation(
     builder = ConversationBuilder(info)
     if instructions is not None:
         builder.system(instructions)
-    items = [(item, PREVIOUS) for item in previous]
+    items = [(item, PREVIOUS, True) for item in previous]
     if isinstance(asked, str):
         _add_items(items, builder)
         builder.user(asked)
     else:
-        _add_items([*items, *((item, f"{INPUT}[{index}]") for index, item in enumerate(asked))], builder)
+        start = question_start([isinstance(item, ANSWERS) for item in asked])
+        own = ((item, f"{INPUT}[{index}]", index < start) for index, item in enumerate(asked))
+        _add_items([*items, *own], builder)
     if len(builder.messages) == (instructions is not None):
         raise ValidationError(f"{INPUT} must have a message.", INPUT)
     return builder
 
 
-def _add_items(items: Iterable[tuple[InputItem, str]], builder: ConversationBuilder) -> None:
-    """Add items; an answer is one message, of its text and the calls that follow it."""
+def _add_items(items: Iterable[tuple[InputItem, str, bool]], builder: ConversationBuilder) -> None:
+    """Add items, each with its path and whether it is of an earlier turn.
+
+    An answer is one message, of its text and the calls that follow it.
+    """
     answer = _Answer(builder)
-    for item, path in items:
+    for item, path, earlier in items:
         match item:
             case FunctionCall():
                 answer.calls.append(
@@ -60,7 +67,7 @@ def _add_items(items: Iterable[tuple[InputItem, str]], builder: ConversationBuil
                 answer.said = _content(item.content, f"{path}.content")
             case InputMessage() | FunctionCallOutput():
                 answer.close()
-                _add(item, path, builder)
+                _add(item, path, builder, earlier)
             case PastReasoning():
                 pass
     answer.close()
@@ -81,13 +88,13 @@ class _Answer:
         self.said, self.calls = None, []
 
 
-def _add(item: InputMessage | FunctionCallOutput, path: str, builder: ConversationBuilder) -> None:
+def _add(item: InputMessage | FunctionCallOutput, path: str, builder: ConversationBuilder, earlier: bool) -> None:
     if isinstance(item, FunctionCallOutput):
         builder.tool_result(item.call_id, _content(item.output, f"{path}.output"))
     elif item.role == "user":
-        builder.user(_content(item.content, f"{path}.content"))
+        builder.user(_content(item.content, f"{path}.content"), earlier)
     else:  # templates know `system` and drop `developer`, its later name
-        builder.system(_content(item.content, f"{path}.content"))
+        builder.system(_content(item.content, f"{path}.content"), earlier)
 
 
 def _content(content: str | Sequence[AnyPart], path: str) -> Content:

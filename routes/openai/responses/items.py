@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from routes.openai.base import HistoryPart
+from routes.openai.history import RESPONSES
 from routes.openai.messages import PARTS, TEXT, AssistantContent, FilePart, ImagePart, TextPart
 from routes.sse import compact
 from routes.validation import BRANCH, conversation_of
@@ -106,7 +107,10 @@ InputItem = Annotated[
     Discriminator(_kind),
 ]
 Items = Annotated[
-    list[InputItem], Field(max_length=MAX_ITEMS, fail_fast=True), BeforeValidator(conversation_of(MAX_ITEMS))
+    list[InputItem],
+    Field(max_length=MAX_ITEMS, fail_fast=True),
+    BeforeValidator(RESPONSES.readable),
+    BeforeValidator(conversation_of(MAX_ITEMS)),
 ]
 Input = Annotated[
     Annotated[str, Tag(TEXT)] | Annotated[Items, Tag(PARTS)],

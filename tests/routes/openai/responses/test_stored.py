@@ -50,17 +50,19 @@ def test_a_call_goes_on_with_its_result_alone(respond, avibe):
 
 
 def test_images_are_stored_with_their_conversation(respond, avision):
-    """And count among those that one request may have."""
+    """And give way to those of the new question, which may have as many as are read."""
     parts = [{"type": "input_image", "image_url": URL}, {"type": "input_text", "text": "What is it?"}]
     first = respond(model="avision", store=True, input=[{"role": "user", "content": parts * 2}])
     respond(model="avision", input="And now?", previous_response_id=first.id)
     assert len(avision.submitted[-1].prompt.images) == 2
+    respond(model="avision", input=[{"role": "user", "content": parts * 3}], previous_response_id=first.id)
+    assert [image.param for image in avision.submitted[-1].prompt.images] == [
+        "previous_response_id",
+        *(f"input[0].content[{index}].image_url" for index in (0, 2, 4)),
+    ]
     with pytest.raises(openai.BadRequestError, match="at most 4") as caught:
-        respond(model="avision", input=[{"role": "user", "content": parts * 3}], previous_response_id=first.id)
-    assert caught.value.param == "input[0].content[4].image_url"
-    with pytest.raises(openai.BadRequestError, match="does not read images") as caught:
-        respond(model="avibe", previous_response_id=first.id)
-    assert caught.value.param == "previous_response_id"
+        respond(model="avision", input=[{"role": "user", "content": parts * 5}], previous_response_id=first.id)
+    assert caught.value.param == "input[0].content[8].image_url"
 
 
 @pytest.mark.parametrize("stream", [False, True])

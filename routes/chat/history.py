@@ -1,0 +1,90 @@
+"""What a conversation has behind it, as it is read here: a note stands for each part that is not.
+
+Programs send the whole conversation with each question, and can take back neither a part of an earlier turn nor one of
+a result. So only the new question is refused for what it has; it begins behind the last answer that something follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from routes.chat.conversation import UNREAD_DOCUMENT, UNREAD_IMAGE
+
+MAX_KIND = 64  # characters of a type that a note names
+FILES = frozenset({"file", "input_file", "document"})
+
+Value = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts that one kind of list may have. others: all that are left as they are.
+
+    readers: by type, what returns a part as it is read, None for one that is not.
+    """
+
+    others: frozenset[str]
+    readers: Mapping[str, Callable[[Value], Value | None]]
+
+    def readable(self, content: Any) -> Any:
+        """Return content with a note for each part that is not read; what is no part is left to be refused."""
+        return [self._readable(part) for part in content] if isinstance(content, list) else content
+
+    def _readable(self, part: Any) -> Any:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(kind, str) or kind in self.others:
+            return part
+        read = self.readers.get(kind)
+        found = None if read is None else read(part)
+        return {"type": "text", "text": _note(kind)} if found is None else found
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """How a protocol writes a conversation.
+
+    is_answer: whether a message is the assistant's, or a part of its answer; result: returns a message with its results
+    of tools as they are read; earlier: the parts of a message of an earlier turn.
+    """
+
+    is_answer: Callable[[Value], bool]
+    result: Callable[[Value], Value]
+    earlier: Parts
+
+    def readable(self, messages: Any) -> Any:
+        """Return the messages of a request, before they are checked, with notes for what is not read in their past."""
+        if not isinstance(messages, list):
+            return messages
+        answers = [isinstance(message, dict) and self.is_answer(message) for message in messages]
+        start = question_start(answers)
+        return [
+            message if answer or not isinstance(message, dict) else self._message(message, index < start)
+            for index, (message, answer) in enumerate(zip(messages, answers, strict=True))
+        ]
+
+    def _message(self, message: Value, earlier: bool) -> Value:
+        message = self.result(message)
+        if not earlier or not isinstance(message.get("content"), list):
+            return message
+        return {**message, "content": self.earlier.readable(message["content"]) or ""}
+
+
+def question_start(answers: Sequence[bool]) -> int:
+    """Return the index of the new question's first message. answers: which messages are the assistant's.
+
+    Answers at the end are the beginning of the one that is asked for.
+    """
+    start = len(answers)
+    while start and answers[start - 1]:
+        start -= 1
+    while start and not answers[start - 1]:
+        start -= 1
+    return start
+
+
+def _note(kind: str) -> str:
+    if kind in FILES:
+        return UNREAD_DOCUMENT
+    return UNREAD_IMAGE if "image" in kind else f"[A part of the type {kind[:MAX_KIND]}, which is not read here.]"
