@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from routes.anthropic.base import CitablePart, HistoryPart
+from routes.anthropic.history import DOCUMENT, EARLIER, RESULT
 from routes.validation import BRANCH
 
 STRING, BLOCKS = f"{BRANCH}string", f"{BRANCH}blocks"
@@ -64,7 +65,7 @@ class PlainTextSource(HistoryPart):
 
 TextOrImage = Annotated[TextBlock | ImageBlock, Discriminator("type")]
 TextsAndImages = Annotated[
-    Annotated[str, Tag(STRING)] | Annotated[list[TextOrImage], Field(fail_fast=True), Tag(BLOCKS)],
+    Annotated[str, Tag(STRING)] | Annotated[list[TextOrImage], Field(fail_fast=True), DOCUMENT, Tag(BLOCKS)],
     Discriminator(_string_or_blocks),
 ]
 
@@ -114,7 +115,7 @@ Readable = Annotated[
     TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolReferenceBlock, Discriminator("type")
 ]
 ResultContent = Annotated[
-    Annotated[str, Tag(STRING)] | Annotated[list[Readable], Field(fail_fast=True), Tag(BLOCKS)],
+    Annotated[str, Tag(STRING)] | Annotated[list[Readable], Field(fail_fast=True), RESULT, Tag(BLOCKS)],
     Discriminator(_string_or_blocks),
 ]
 
@@ -155,7 +156,8 @@ class UserTurn(HistoryPart):
 
     role: Literal["user"]
     content: Annotated[
-        Annotated[str, Tag(STRING)] | Annotated[list[UserBlock], Field(min_length=1, fail_fast=True), Tag(BLOCKS)],
+        Annotated[str, Tag(STRING)]
+        | Annotated[list[UserBlock], Field(min_length=1, fail_fast=True), EARLIER, Tag(BLOCKS)],
         Discriminator(_string_or_blocks),
     ]
 

@@ -78,7 +78,10 @@ class ConversationBuilder:
 
     def system(self, content: Content, earlier: bool = False) -> None:
         """Add instructions. earlier: as of the user's messages."""
-        self._say("system", content, earlier)
+        if all(isinstance(part, str) for part in content):
+            self._add("system", content)
+        else:
+            self._say("system", content, earlier)
 
     def user(self, content: Content, earlier: bool = False) -> None:
         """Add a message of the user. earlier: of a turn before the new question, read as results are."""

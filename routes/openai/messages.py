@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from routes.openai.base import HistoryPart
+from routes.openai.history import EARLIER, RESULT
 from routes.validation import BRANCH
 
 MAX_MESSAGES = 1024
@@ -101,7 +102,7 @@ ResultPart = Annotated[TextPart | ImagePart | FilePart, Discriminator("type")]
 AssistantPart = Annotated[AnsweredPart | RefusalPart | ThoughtPart, Discriminator("type")]
 TextContent = Annotated[Annotated[str, Tag(TEXT)] | Annotated[TextParts, Tag(PARTS)], Discriminator(_text_or_parts)]
 UserContent = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[UserPart], Field(min_length=1, fail_fast=True), Tag(PARTS)],
+    Annotated[str, Tag(TEXT)] | Annotated[list[UserPart], Field(min_length=1, fail_fast=True), EARLIER, Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 AssistantContent = Annotated[
@@ -109,7 +110,7 @@ AssistantContent = Annotated[
     Discriminator(_text_or_parts),
 ]
 ResultContent = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[ResultPart], Field(fail_fast=True), Tag(PARTS)],
+    Annotated[str, Tag(TEXT)] | Annotated[list[ResultPart], Field(fail_fast=True), RESULT, Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 
