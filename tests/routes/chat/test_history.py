@@ -205,6 +205,21 @@ def test_the_image_that_an_agent_was_asked_about_stays(client, avision, protocol
     assert sides(prompt) == [0, 3, 4, 5]
 
 
+def test_instructions_among_the_results_leave_the_image_that_an_agent_was_asked_about(client, avision):
+    """They are no message of the user."""
+    reminder = {"role": "system", "content": "Be brief."}
+    results = [[Chat.call, Chat.result(Chat.image(data)), reminder] for data in DATA[1:]]
+    messages = [Chat.user(Chat.image(DATA[0])), *sum(results, [])]
+    assert sides(read(client, avision, Chat, messages)) == [0, 3, 4, 5]
+
+
+def test_only_the_images_that_are_read_reach_the_model(client, avision):
+    """Of a hundred turns: no other is decoded."""
+    turns = [[Chat.user(Chat.image(DATA[0])), Chat.answer] for _ in range(100)]
+    prompt = read(client, avision, Chat, [*sum(turns, []), ASKED])
+    assert len(prompt.images) == str(prompt.messages).count("'image'") == 4
+
+
 @each_protocol
 def test_an_earlier_turn_may_be_empty(client, avision, protocol):
     """Programs have sent such; the new question is to have something."""
