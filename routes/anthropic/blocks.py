@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag
 
 from routes.anthropic.base import CitablePart, HistoryPart
 from routes.anthropic.history import DOCUMENT, EARLIER, RESULT
+from routes.noted_parts import Noted
 from routes.validation import BRANCH
 
 STRING, BLOCKS = f"{BRANCH}string", f"{BRANCH}blocks"
@@ -65,7 +66,7 @@ class PlainTextSource(HistoryPart):
 
 TextOrImage = Annotated[TextBlock | ImageBlock, Discriminator("type")]
 TextsAndImages = Annotated[
-    Annotated[str, Tag(STRING)] | Annotated[list[TextOrImage], Field(fail_fast=True), DOCUMENT, Tag(BLOCKS)],
+    Annotated[str, Tag(STRING)] | Annotated[list[TextOrImage], Field(fail_fast=True), Noted(DOCUMENT), Tag(BLOCKS)],
     Discriminator(_string_or_blocks),
 ]
 
@@ -115,7 +116,7 @@ Readable = Annotated[
     TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolReferenceBlock, Discriminator("type")
 ]
 ResultContent = Annotated[
-    Annotated[str, Tag(STRING)] | Annotated[list[Readable], Field(fail_fast=True), RESULT, Tag(BLOCKS)],
+    Annotated[str, Tag(STRING)] | Annotated[list[Readable], Field(fail_fast=True), Noted(RESULT), Tag(BLOCKS)],
     Discriminator(_string_or_blocks),
 ]
 
@@ -157,7 +158,7 @@ class UserTurn(HistoryPart):
     role: Literal["user"]
     content: Annotated[
         Annotated[str, Tag(STRING)]
-        | Annotated[list[UserBlock], Field(min_length=1, fail_fast=True), EARLIER, Tag(BLOCKS)],
+        | Annotated[list[UserBlock], Field(min_length=1, fail_fast=True), Noted(EARLIER), Tag(BLOCKS)],
         Discriminator(_string_or_blocks),
     ]
 

@@ -10,14 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import GetJsonSchemaHandler
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
-
 from routes.chat.conversation import UNREAD_DOCUMENT, UNREAD_IMAGE
 
 MAX_KIND = 64  # characters of a type that a note names
-UNREAD = "Any other part, for which a note stands in a result and in an earlier turn; refused in the new question."
 FILES = frozenset({"file", "input_file", "document"})
 
 Value = Mapping[str, Any]
@@ -27,8 +22,7 @@ Value = Mapping[str, Any]
 class Parts:
     """The parts that one kind of list may have. others: types that are left as they are.
 
-    readers: by type, what returns a part as it is read, None for one that is not. In the annotation of such a list it
-    describes that any other part may be in the past.
+    readers: by type, what returns a part as it is read, None for one that is not.
     """
 
     others: frozenset[str]
@@ -37,13 +31,6 @@ class Parts:
     def readable(self, content: Any) -> Any:
         """Return content with a note for each part that is not read; what is no part is left to be refused."""
         return [self._readable(part) for part in content] if isinstance(content, list) else content
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        schema = handler(core)
-        schema.pop("minItems", None)
-        kind = {"type": "string", "not": {"enum": sorted(self.others)}}
-        unread = {"type": "object", "properties": {"type": kind}, "required": ["type"], "description": UNREAD}
-        return schema | {"items": {"anyOf": [schema["items"], unread]}}
 
     def _readable(self, part: Any) -> Any:
         kind = part.get("type") if isinstance(part, dict) else None

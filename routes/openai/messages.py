@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from routes.noted_parts import Noted
 from routes.openai.base import HistoryPart
 from routes.openai.history import EARLIER, RESULT
 from routes.validation import BRANCH
@@ -102,7 +103,8 @@ ResultPart = Annotated[TextPart | ImagePart | FilePart, Discriminator("type")]
 AssistantPart = Annotated[AnsweredPart | RefusalPart | ThoughtPart, Discriminator("type")]
 TextContent = Annotated[Annotated[str, Tag(TEXT)] | Annotated[TextParts, Tag(PARTS)], Discriminator(_text_or_parts)]
 UserContent = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[UserPart], Field(min_length=1, fail_fast=True), EARLIER, Tag(PARTS)],
+    Annotated[str, Tag(TEXT)]
+    | Annotated[list[UserPart], Field(min_length=1, fail_fast=True), Noted(EARLIER), Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 AssistantContent = Annotated[
@@ -110,7 +112,7 @@ AssistantContent = Annotated[
     Discriminator(_text_or_parts),
 ]
 ResultContent = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[ResultPart], Field(fail_fast=True), RESULT, Tag(PARTS)],
+    Annotated[str, Tag(TEXT)] | Annotated[list[ResultPart], Field(fail_fast=True), Noted(RESULT), Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from routes.noted_parts import Noted
 from routes.openai.base import HistoryPart
 from routes.openai.history import EARLIER, RESPONSES, RESULT
 from routes.openai.messages import PARTS, TEXT, AssistantContent, FilePart, ImagePart, TextPart
@@ -34,13 +35,14 @@ def _text_or_parts(value: Any) -> str:
 InputPart = Annotated[TextPart | OutputTextPart | ImagePart, Discriminator("type")]
 ResultPart = Annotated[TextPart | OutputTextPart | ImagePart | FilePart, Discriminator("type")]
 InputContent = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[InputPart], Field(min_length=1, fail_fast=True), EARLIER, Tag(PARTS)],
+    Annotated[str, Tag(TEXT)]
+    | Annotated[list[InputPart], Field(min_length=1, fail_fast=True), Noted(EARLIER), Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 
 
 ResultContent = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[ResultPart], Field(fail_fast=True), RESULT, Tag(PARTS)],
+    Annotated[str, Tag(TEXT)] | Annotated[list[ResultPart], Field(fail_fast=True), Noted(RESULT), Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 
