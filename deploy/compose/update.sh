@@ -19,8 +19,8 @@ BACKUPS="${BACKUPS:-$PWD/backups}"
 read -ra COMPOSE <<<"${COMPOSE:-docker compose}"
 # An image whose service ends as often as this will not become healthy, however long one waits.
 SERVICE=avito-ai POLL="${POLL:-2}" RESTARTS=3
-# The name of the image that Compose runs, once it may mean another than before; whether that one may run.
-TAG="" STARTED=""
+# The name of the image that Compose runs, once it may mean another than before; what it meant; whether the new one may run.
+TAG="" MEANT="" STARTED=""
 # shellcheck source=deploy/lib/apart.sh
 . deploy/lib/apart.sh
 
@@ -43,6 +43,8 @@ main() {
     tag="$(inspect .Config.Image "$container")"
     # A name of its own keeps the old image from being pruned.
     "$ENGINE" image tag "$(inspect .Image "$container")" avito-ai:before
+    # What was built or pulled and not yet started has the name, too.
+    MEANT="$(image_of "$tag")" || MEANT=avito-ai:before
     TAG="$tag"
     apart fetch "$new" "$tag"
     STARTED=yes
@@ -64,7 +66,7 @@ ended() {
         state="the old image serves again."
         old_serves "$TAG" || state="the old image did not become healthy. See: ${COMPOSE[*]} logs $SERVICE"
     elif [ -n "$TAG" ]; then
-        "$ENGINE" image tag avito-ai:before "$TAG"
+        "$ENGINE" image tag "$MEANT" "$TAG"
     fi
     printf 'Error: Ended by a signal; %s\n' "$state" >&2
     exit "$1"
@@ -77,6 +79,9 @@ container_of() {
 }
 
 inspect() { "$ENGINE" inspect --format "{{$1}}" "$2"; }
+
+# $1: the name of an image. Prints its id.
+image_of() { "$ENGINE" image inspect --format '{{.Id}}' "$1" 2>/dev/null; }
 
 # $1: the container of the service, whose volumes are read by another one of the same image.
 back_up() {
@@ -141,7 +146,7 @@ start() {
     runs "$1" || "${COMPOSE[@]}" up --detach --no-build --no-deps --force-recreate "$SERVICE"
 }
 
-runs() { [ "$(inspect .Image "$(container_of "$SERVICE" --all)" 2>/dev/null)" = "$("$ENGINE" image inspect --format '{{.Id}}' "$1")" ]; }
+runs() { [ "$(inspect .Image "$(container_of "$SERVICE" --all)" 2>/dev/null)" = "$(image_of "$1")" ]; }
 
 # $1: the name of the image. It runs, its models are loaded and have answered a prompt, and the site leads to them.
 healthy() {

@@ -56,6 +56,11 @@ echo "compose $*" >>calls
 case "$1" in
     build) [ "$(cat next)" != unbuilt ] && echo "avito-ai:cpu $(cat next)" >>images && waits_at build ;;
     up)
+        if [ -e slow ]; then
+            rm slow
+            trap 'sleep 2; echo "first up has ended" >>calls; exit 1' TERM
+            echo there >waits; sleep 600 & wait
+        fi
         if [ ! -e blind ] || [[ "$*" = *--force-recreate* ]]; then
             sed -n "s/^avito-ai:cpu //p" images | tail -n 1 | tr -d "\n" >running
         fi
@@ -227,20 +232,44 @@ def test_a_signal_leaves_the_old_image(
     assert ("compose up" in (tree / "calls").read_text()) == (said == BACK)
 
 
+def ended_amid(tree: Path, *arguments: str) -> str:
+    """End an update by TERM once a program of it waits, and return its last line."""
+    with subprocess.Popen(
+        command(tree, *arguments), env=environment(tree), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        until(lambda: (tree / "waits").exists() and (tree / "waits").read_text() == "there\n", 120)
+        process.terminate()
+        stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 143
+    return stderr.splitlines()[-1]
+
+
+def test_the_way_back_waits_for_what_a_signal_ends(tree: Path) -> None:
+    """Two runs of Compose at once would take each other's container."""
+    (tree / "slow").touch()
+    (tree / "next").write_text("new")
+    assert ended_amid(tree) == f"Error: Ended by a signal; {BACK}"
+    calls = (tree / "calls").read_text().splitlines()
+    ups = [index for index, call in enumerate(calls) if call.startswith("compose up")]
+    assert ups[0] < calls.index("first up has ended") < calls.index("image tag avito-ai:before avito-ai:cpu") < ups[1]
+
+
+def test_a_signal_leaves_the_name_to_an_image_that_was_not_started_yet(tree: Path) -> None:
+    """Nothing was changed: neither what runs, nor what would run next."""
+    (tree / "images").write_text("avito-ai:cpu built\n")
+    (tree / "waits").write_text("build")
+    (tree / "next").write_text("new")
+    assert ended_amid(tree) == f"Error: Ended by a signal; {UNCHANGED}"
+    assert ((tree / "running").read_text(), named(tree, "avito-ai:cpu")) == ("old", "built")
+
+
 def test_an_old_image_that_does_not_come_back_is_said(tree: Path) -> None:
     """The operator is told where to look, after a signal too."""
     (tree / "running").write_text("broken")
     (tree / "images").write_text("avito-ai:cpu broken\n")
     (tree / "waits").write_text("up")
     (tree / "next").write_text("new")
-    with subprocess.Popen(
-        command(tree), env=environment(tree), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        until(lambda: (tree / "waits").read_text() == "there\n", 120)
-        process.terminate()
-        stderr = process.communicate(timeout=120)[1]
-    assert process.returncode == 143
-    assert "the old image did not become healthy. See: " in stderr.splitlines()[-1]
+    assert "the old image did not become healthy. See: " in ended_amid(tree)
 
 
 def named(tree: Path, name: str) -> str:
