@@ -36,6 +36,8 @@ main() {
     trap 'exit 129' HUP
     trap 'exit 130' INT
     trap 'exit 143' TERM
+    # Who read the output has gone: a lost connection without a terminal, a job that was cancelled.
+    trap 'exit 141' PIPE
     container="$(container_of "$SERVICE")"
     [ -n "$container" ] || die "The service does not run here. Start it first: ${COMPOSE[*]} up --detach --wait"
     apart back_up "$container"
@@ -49,14 +51,14 @@ main() {
     apart fetch "$new" "$tag"
     STARTED=yes
     apart serves "$tag" || go_back "$tag"
-    trap - EXIT HUP INT TERM
+    trap - EXIT HUP INT TERM PIPE
     say "Updated. The image before is avito-ai:before."
 }
 
 # Ends the script. $1: its exit status. At a signal, an image that has not proved itself neither runs on nor keeps the name.
 ended() {
     local state="nothing was changed."
-    case "$1" in 129 | 130 | 143) ;; *) exit "$1" ;; esac
+    case "$1" in 129 | 130 | 141 | 143) ;; *) exit "$1" ;; esac
     trap - EXIT
     trap '' HUP INT TERM PIPE
     set +e
@@ -168,6 +170,7 @@ site_answers() {
 
 # $1: the name of the image that Compose runs.
 go_back() {
+    trap '' PIPE
     "${COMPOSE[@]}" logs --tail 20 "$SERVICE" >&2 || true
     if ! apart old_serves "$1"; then
         die "The new image did not become healthy, and neither did the old one. See: ${COMPOSE[*]} logs $SERVICE"
@@ -175,6 +178,14 @@ go_back() {
     die "The new image did not become healthy (its last lines are above); the old one serves again."
 }
 
-old_serves() { "$ENGINE" image tag avito-ai:before "$1" && serves "$1"; }
+# It does not end with whoever reads the output: a write to a broken pipe ends programs such as Compose, also where PIPE is
+# ignored.
+old_serves() { "$ENGINE" image tag avito-ai:before "$1" && serves "$1" 2>&1 | read_on >&2; }
+
+# Hands on what it reads for as long as somebody takes it, and reads the rest all the same.
+read_on() {
+    trap '' PIPE
+    cat 2>/dev/null || cat >/dev/null
+}
 
 main "$@"

@@ -61,9 +61,12 @@ case "$1" in
             trap 'sleep 2; echo "first up has ended" >>calls; exit 1' TERM
             echo there >waits; sleep 600 & wait
         fi
+        echo "Container avito-ai  Recreate" >&2 || exit 1
         if [ ! -e blind ] || [[ "$*" = *--force-recreate* ]]; then
             sed -n "s/^avito-ai:cpu //p" images | tail -n 1 | tr -d "\n" >running
         fi
+        [ ! -e unread ] || sleep 0.5
+        echo "Container avito-ai  Started" >&2 || exit 1
         waits_at up ;;
     logs) echo "what the service said" ;;
 esac
@@ -261,6 +264,21 @@ def test_a_signal_leaves_the_name_to_an_image_that_was_not_started_yet(tree: Pat
     (tree / "next").write_text("new")
     assert ended_amid(tree) == f"Error: Ended by a signal; {UNCHANGED}"
     assert ((tree / "running").read_text(), named(tree, "avito-ai:cpu")) == ("old", "built")
+
+
+def test_an_update_goes_back_when_nobody_reads_what_it_says(tree: Path) -> None:
+    """A connection without a terminal is lost: no signal comes, and Compose fails when it writes."""
+    (tree / "unread").touch()
+    (tree / "next").write_text("new")
+    with subprocess.Popen(
+        command(tree), env=environment(tree), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        until(lambda: "compose up" in (tree / "calls").read_text(), 120)
+        process.stdout.close()
+        assert process.wait(120) != 0
+    assert ((tree / "running").read_text(), named(tree, "avito-ai:cpu")) == ("old", "old")
+    assert (tree / "calls").read_text().count("compose up") == 2
 
 
 def test_an_old_image_that_does_not_come_back_is_said(tree: Path) -> None:
