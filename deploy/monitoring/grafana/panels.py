@@ -258,8 +258,8 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         (
             Panel(
                 "Requests by key",
-                "HTTP requests per second, by the name of a client key or token; added up where Prometheus is neither "
-                "on the same machine nor sends ADMIN_KEY.",
+                "HTTP requests per second, by the name of a client key or token; added up where Prometheus "
+                "reaches the service from outside its machine or container and does not send ADMIN_KEY.",
                 "reqps",
                 [(
                     f'label_replace({rate("avito_ai_key_requests_total", "key", ONE)}, "key", "all keys", "key", "")',
