@@ -78,7 +78,7 @@ class ConversationBuilder:
 
     def system(self, content: Content, earlier: bool = False) -> None:
         """Add instructions. earlier: as of the user's messages."""
-        if all(isinstance(part, str) for part in content):
+        if isinstance(content, str) or all(isinstance(part, str) for part in content):
             self._add("system", content)
         else:
             self._say("system", content, earlier)
