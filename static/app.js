@@ -119,6 +119,7 @@ class Conversation {
 
   attempt(question, exchange) {
     const leaving = new AbortController();
+    exchange.source = exchange.stream;
     this.expect(leaving, exchange);
     if (exchange.stream) claim(exchange.stream);
     this.read(question, exchange, leaving);

@@ -19,8 +19,8 @@ export function joined(kept, list) {
 
 // Without what was there of an answer when its connection was lost, where more has come by the same stream.
 function standing(list) {
-  const more = (part, from) => list.some(({ stream, lost }, index) => stream === part.stream && (!lost || index > from));
-  return list.filter((one, index) => !(one.lost && one.stream && more(one, index)));
+  const more = (part) => list.some(({ stream, lost, id }) => stream === part.stream && (!lost || id > part.id));
+  return list.filter((one) => !(one.lost && one.stream && more(one)));
 }
 
 // Which one is shown: none, this one, or the last where this one has gone.

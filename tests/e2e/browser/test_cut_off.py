@@ -57,6 +57,22 @@ def test_the_half_stays_where_the_question_is_asked_again(own_service, open_page
     expect(exchange.locator("[data-count-of]")).to_have_text("2 of 2")
 
 
+def test_a_question_that_is_asked_again_waits_for_the_server(own_service, open_page):
+    """The half of before is no part of what it waits for."""
+    service = own_service(**UNLIMITED)
+    service.script(pieces=["Half"], hold=True)
+    page = open_page(service.url)
+    exchange = ask_text(page, "Keep this")
+    expect(exchange.locator(".answer")).to_have_text("Half")
+    signalled(service, signal.SIGKILL)
+    expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
+    exchange.locator("[data-do=again]").click()
+    expect(exchange.locator(".wait")).to_be_visible()
+    own_service(PORT=str(service.process.port), **UNLIMITED).script(pieces=["Whole."])
+    finished(exchange)
+    expect(exchange.locator("[data-count-of]")).to_have_text("2 of 2")
+
+
 def test_the_whole_answer_of_another_tab_is_shown_in_place_of_the_half(service, open_page):
     """A tab that shows the half keeps it after another one has kept the whole."""
     page = open_page(service.url)
@@ -76,7 +92,7 @@ def test_parts_of_one_stream_give_way_in_any_order(service, open_page):
     page = open_page(service.url)
     longer = {**HALF, "id": 12.5, "raw": "Half and"}
     assert page.evaluate(ADOPT, [[HALF], [WHOLE]]) == ["Whole"]
-    assert page.evaluate(ADOPT, [[HALF], [longer]]) == ["Half"]
+    assert page.evaluate(ADOPT, [[HALF], [longer]]) == ["Half and"]
     assert page.evaluate(ADOPT, [[longer], [HALF]]) == ["Half and"]
     assert page.evaluate(ADOPT, [[{**HALF, "stream": "other"}], [WHOLE]]) == ["Whole", "Half"]
     assert page.evaluate(ADOPT, [[{**HALF, "stream": ""}], [{**WHOLE, "stream": ""}]]) == ["Whole", "Half"]
