@@ -347,7 +347,7 @@ MISTAKES = [
     ({"messages": [{"role": "user", "content": [{"type": "video", "url": ""}]}]}, "messages[0].content[0]"),
     ({"messages": with_images("What?", "red")}, "messages[0].content[0].image_url.url"),
     ({"n": 9}, "n"),
-    ({"stop": ["a"] * 5}, "stop"),
+    ({"stop": ["a"] * 17}, "stop"),
     ({"top_logprobs": 2}, "top_logprobs"),
     ({"logit_bias": {"999999": 1}}, "logit_bias"),
     ({"tool_choice": "required"}, "tool_choice"),
