@@ -1,5 +1,7 @@
 """The actions of a visitor on the page, and the locators of the answers."""
 
+import os
+
 from playwright.sync_api import expect
 
 from tests.fakes import image_bytes
@@ -69,3 +71,24 @@ def go_on(service, text):
     draft = service.process.folder / "release.draft"
     draft.write_text(text)
     draft.replace(service.process.folder / "release")
+
+
+def stored_stream(page):
+    """Return the id of the stream that is kept of the newest question, "" for none."""
+    return page.evaluate("""async () => {
+      const { conversations } = await import(document.querySelector("[href*='/history.js']").href);
+      return (await conversations())[0]?.at(-1).stream ?? "";
+    }""")
+
+
+def signalled(service, number):
+    """Send a signal to all processes of a service."""
+    master = service.process.process.pid
+    for pid in [*workers(master), master]:
+        os.kill(pid, number)
+
+
+def workers(master):
+    """Return the processes that a master has started."""
+    with open(f"/proc/{master}/task/{master}/children") as children:
+        return [int(pid) for pid in children.read().split()]

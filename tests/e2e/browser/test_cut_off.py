@@ -2,13 +2,16 @@
 
 import signal
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.browser.conftest import UNLIMITED
-from tests.e2e.browser.steps import ask_text, finished, go_on, unfold
-from tests.e2e.browser.test_states import CUT_OFF, signalled, stored_stream
+from tests.e2e.browser.steps import ask_image, ask_text, choose, finished, go_on, signalled, stored_stream, unfold
 from tests.e2e.gunicorn_process import until
 
+pytestmark = pytest.mark.needs("chromium")
+
+CUT_OFF = "The connection to the server is lost, so the answer is cut off here."
 FIGURES = {"finish_reason": "stop", "generated_tokens": 1, "input_tokens": 1}
 METRICS = {"total_time": 1.0, "tokens_per_second": 1.0}
 HALF = {"id": 11.5, "raw": "Half", "lost": True, "stream": "s"}
@@ -32,6 +35,29 @@ ADOPT = """async ([own, kept]) => {
 }"""
 
 
+def half_answered(own_service, open_page):
+    """A service that has sent half of an answer, its page, and the exchange there."""
+    service = own_service(**UNLIMITED)
+    service.script(pieces=["Half"], hold=True)
+    page = open_page(service.url)
+    exchange = ask_text(page, "Keep this")
+    expect(exchange.locator(".answer")).to_have_text("Half")
+    return service, page, exchange
+
+
+def killed_amid(own_service, open_page):
+    """The same, once it was killed and the page has noticed."""
+    service, page, exchange = half_answered(own_service, open_page)
+    signalled(service, signal.SIGKILL)
+    expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
+    return service, page, exchange
+
+
+def comes_back(own_service, service):
+    """Another service at the same address, which knows nothing of the answer."""
+    own_service(PORT=str(service.process.port), **UNLIMITED).script(pieces=["Whole."])
+
+
 def record(variants, shown, **other):
     """An exchange as the history keeps it."""
     first = 1_795_000_000_000.5
@@ -40,16 +66,58 @@ def record(variants, shown, **other):
     return {**common, "variants": variants, "shown": shown, **other}
 
 
-def test_the_half_stays_where_the_question_is_asked_again(own_service, open_page):
-    """Its server is gone, and with it the rest; "Try again" adds an answer, without a reload before it."""
+def test_half_an_answer_stays_when_the_server_is_killed(own_service, open_page):
+    """Marked as cut off, with the reason, also after a reload; asked for again, it is kept beside the whole one."""
+    service, page, exchange = killed_amid(own_service, open_page)
+    expect(exchange.locator(".answer")).to_have_text("Half")
+    expect(page.locator("#away")).to_be_visible()
+    comes_back(own_service, service)
+    expect(page.locator("#away")).to_be_hidden()
+    until(lambda: not stored_stream(page))
+    expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
+    page.reload()
+    exchange = unfold(page).first
+    expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
+    exchange.locator("[data-do=again]").click()
+    expect(exchange.locator(".answer")).to_have_text("Whole.")
+    expect(exchange.locator("[data-count-of]")).to_have_text("2 of 2")
+    expect(exchange.locator(".note")).to_be_hidden()
+    exchange.locator("[data-do=earlier]").click()
+    expect(exchange.locator(".answer")).to_have_text("Half")
+    expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_server_that_falls_silent_is_noticed_and_its_answer_goes_on_behind_that(own_service, open_page, kind):
+    """No connection says by itself that a plug was pulled. What had come stays, and becomes the whole answer."""
     service = own_service(**UNLIMITED)
     service.script(pieces=["Half"], hold=True)
     page = open_page(service.url)
-    exchange = ask_text(page, "Keep this")
+    if kind == "image":
+        choose(page)
+    exchange = ask_text(page) if kind == "text" else ask_image(page)
     expect(exchange.locator(".answer")).to_have_text("Half")
-    signalled(service, signal.SIGKILL)
-    expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
-    own_service(PORT=str(service.process.port), **UNLIMITED).script(pieces=["Whole."])
+    signalled(service, signal.SIGSTOP)
+    try:
+        expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
+        expect(exchange.locator(".answer")).to_have_text("Half")
+        expect(exchange.locator("[data-do=again]")).to_be_visible()
+    finally:
+        signalled(service, signal.SIGCONT)
+    expect(exchange.locator(".note")).to_be_hidden()
+    expect(exchange.locator(".answer")).to_have_text("Half")
+    go_on(service, " and whole")
+    finished(exchange)
+    expect(exchange.locator(".answer")).to_have_text("Half and whole")
+    expect(exchange.locator(".variants")).to_be_hidden()
+    page.reload()
+    expect(unfold(page).locator(".variants")).to_be_hidden()
+
+
+def test_the_half_stays_where_the_question_is_asked_again(own_service, open_page):
+    """Its server is gone, and with it the rest; "Try again" adds an answer, without a reload before it."""
+    service, page, exchange = killed_amid(own_service, open_page)
+    comes_back(own_service, service)
     expect(page.locator("#away")).to_be_hidden()
     until(lambda: not stored_stream(page))
     exchange.locator("[data-do=again]").click()
@@ -59,16 +127,10 @@ def test_the_half_stays_where_the_question_is_asked_again(own_service, open_page
 
 def test_a_question_that_is_asked_again_waits_for_the_server(own_service, open_page):
     """The half of before is no part of what it waits for."""
-    service = own_service(**UNLIMITED)
-    service.script(pieces=["Half"], hold=True)
-    page = open_page(service.url)
-    exchange = ask_text(page, "Keep this")
-    expect(exchange.locator(".answer")).to_have_text("Half")
-    signalled(service, signal.SIGKILL)
-    expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
+    service, page, exchange = killed_amid(own_service, open_page)
     exchange.locator("[data-do=again]").click()
     expect(exchange.locator(".wait")).to_be_visible()
-    own_service(PORT=str(service.process.port), **UNLIMITED).script(pieces=["Whole."])
+    comes_back(own_service, service)
     finished(exchange)
     expect(exchange.locator("[data-count-of]")).to_have_text("2 of 2")
 
@@ -100,11 +162,7 @@ def test_parts_of_one_stream_give_way_in_any_order(service, open_page):
 
 def test_another_tab_finishes_what_this_one_lost(own_service, open_page):
     """It had loaded the exchange before the half was kept, which gives way all the same."""
-    service = own_service(**UNLIMITED)
-    service.script(pieces=["Half"], hold=True)
-    page = open_page(service.url)
-    exchange = ask_text(page, "Keep this")
-    expect(exchange.locator(".answer")).to_have_text("Half")
+    service, page, exchange = half_answered(own_service, open_page)
     other = page.context.new_page()
     other.goto(service.url)
     expect(other.locator("[data-past] .exchange .wait")).to_contain_text("another tab")

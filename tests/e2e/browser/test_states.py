@@ -1,6 +1,5 @@
 """Every state of the service on the page: what it shows, what it keeps, and what it retries."""
 
-import os
 import re
 import signal
 
@@ -8,12 +7,10 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.browser.conftest import UNLIMITED
-from tests.e2e.browser.steps import TEXT, ask_image, ask_text, choose, finished, go_on, unfold
+from tests.e2e.browser.steps import TEXT, ask_text, finished, signalled, stored_stream
 from tests.e2e.gunicorn_process import until
 
 pytestmark = pytest.mark.needs("chromium")
-
-CUT_OFF = "The connection to the server is lost, so the answer is cut off here."
 
 
 def test_loading_shows_its_progress_and_sends_by_itself_when_ready(service, open_page):
@@ -131,81 +128,6 @@ def test_a_server_that_is_killed_and_comes_back_answers_what_was_asked(own_servi
     expect(exchange.locator(".answer")).to_have_text("Whole.")
     expect(page.locator("#away")).to_be_hidden()
     expect(page.locator("#text-prompt")).to_have_value("Keep this")
-
-
-def test_half_an_answer_stays_when_the_server_is_killed(own_service, open_page):
-    """Marked as cut off, with the reason, also after a reload; asked for again, it is kept beside the whole one."""
-    service = own_service(**UNLIMITED)
-    service.script(pieces=["Half"], hold=True)
-    page = open_page(service.url)
-    exchange = ask_text(page, "Keep this")
-    expect(exchange.locator(".answer")).to_have_text("Half")
-    signalled(service, signal.SIGKILL)
-    expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
-    expect(exchange.locator(".answer")).to_have_text("Half")
-    expect(page.locator("#away")).to_be_visible()
-    own_service(PORT=str(service.process.port), **UNLIMITED).script(pieces=["Whole."])
-    expect(page.locator("#away")).to_be_hidden()
-    until(lambda: not stored_stream(page))
-    expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
-    page.reload()
-    exchange = unfold(page).first
-    expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
-    exchange.locator("[data-do=again]").click()
-    expect(exchange.locator(".answer")).to_have_text("Whole.")
-    expect(exchange.locator("[data-count-of]")).to_have_text("2 of 2")
-    expect(exchange.locator(".note")).to_be_hidden()
-    exchange.locator("[data-do=earlier]").click()
-    expect(exchange.locator(".answer")).to_have_text("Half")
-    expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
-
-
-@pytest.mark.parametrize("kind", ["text", "image"])
-def test_a_server_that_falls_silent_is_noticed_and_its_answer_goes_on_behind_that(own_service, open_page, kind):
-    """No connection says by itself that a plug was pulled. What had come stays, and becomes the whole answer."""
-    service = own_service(**UNLIMITED)
-    service.script(pieces=["Half"], hold=True)
-    page = open_page(service.url)
-    if kind == "image":
-        choose(page)
-    exchange = ask_text(page) if kind == "text" else ask_image(page)
-    expect(exchange.locator(".answer")).to_have_text("Half")
-    signalled(service, signal.SIGSTOP)
-    try:
-        expect(exchange.locator(".note")).to_contain_text(CUT_OFF)
-        expect(exchange.locator(".answer")).to_have_text("Half")
-        expect(exchange.locator("[data-do=again]")).to_be_visible()
-    finally:
-        signalled(service, signal.SIGCONT)
-    expect(exchange.locator(".note")).to_be_hidden()
-    expect(exchange.locator(".answer")).to_have_text("Half")
-    go_on(service, " and whole")
-    finished(exchange)
-    expect(exchange.locator(".answer")).to_have_text("Half and whole")
-    expect(exchange.locator(".variants")).to_be_hidden()
-    page.reload()
-    expect(unfold(page).locator(".variants")).to_be_hidden()
-
-
-def stored_stream(page):
-    """Return the id of the stream that is kept of the newest question, "" for none."""
-    return page.evaluate("""async () => {
-      const { conversations } = await import(document.querySelector("[href*='/history.js']").href);
-      return (await conversations())[0]?.at(-1).stream ?? "";
-    }""")
-
-
-def signalled(service, number):
-    """Send a signal to all processes of a service."""
-    master = service.process.process.pid
-    for pid in [*workers(master), master]:
-        os.kill(pid, number)
-
-
-def workers(master):
-    """Return the processes that a master has started."""
-    with open(f"/proc/{master}/task/{master}/children") as children:
-        return [int(pid) for pid in children.read().split()]
 
 
 def test_a_demo_and_a_missing_gpu_are_shown(own_service, open_page):
