@@ -157,6 +157,25 @@ def schema_requests(distinct: int) -> Iterator[tuple[str, bytes]]:
         yield "schema: many long counts", request(CHAT, body)
 
 
+def long_schemas(number: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the bodies of schemas that take long to rewrite, and that differ by a number."""
+
+    def either(name: str) -> Schema:
+        return {
+            "anyOf": [{"properties": {f"{name}{least}": {"type": "integer", "minimum": least}}} for least in range(15)]
+        }
+
+    pairs = {f"o{n}": {"type": "object", "allOf": [either(f"a{n}"), either(f"b{n}")]} for n in range(12)}
+    yield (
+        "alternatives",
+        chat_body(response_format=_format({"title": str(number), "type": "object", "properties": pairs})),
+    )
+    names = [f"n{number}_{n}" for n in range(400)]
+    sizes: Schema = {"properties": dict.fromkeys(names, True), "required": names[:336], "minProperties": 337}
+    sizes["anyOf"] = [{"maxProperties": 1000 + n} for n in range(64)]
+    yield "sizes of a large object", chat_body(response_format=_format({"type": "object", **sizes}))
+
+
 def forms() -> Iterator[tuple[str, bytes]]:
     """Yield requests with multipart and other forms that no form is."""
     many = b"".join(b'--BB\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n' for _ in range(100_000))

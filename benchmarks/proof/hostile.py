@@ -18,6 +18,7 @@ from benchmarks.proof.traffic import CHAT, IMAGE, TEXT, Answer, OwnCpu, ask, req
 GRACE = 1.0  # seconds beyond the deadline
 QUIET_SECONDS = 5.0
 AT_ONCE = 6  # of the images that take the most memory
+MANY_AT_ONCE = 64  # of the schemas that take long
 SMALL_AT_ONCE = 40
 GOOD = request(TEXT, b'{"prompt":"hi","max_tokens":2}', "10.9.9.9")
 Attack = tuple[str, list[bytes]]  # what it is, and the requests that are sent together
@@ -31,6 +32,10 @@ def attacks(size: Size) -> Iterator[Attack]:
         yield name, [request(TEXT if b'"prompt"' in body else CHAT, body)]
     for name, data in itertools.chain(bodies.schema_requests(8 * size.rounds), bodies.forms(), bodies.framings()):
         yield name, [data]
+    clients = [[*bodies.long_schemas(number)] for number in range(MANY_AT_ONCE)]
+    for kind in zip(*clients, strict=True):
+        requests = [request(CHAT, body, f"10.2.{number}.1") for number, (_, body) in enumerate(kind)]
+        yield f"schemas at once: {kind[0][0]}", requests
     yield from _image_attacks(size)
 
 

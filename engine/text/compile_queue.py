@@ -1,4 +1,4 @@
-"""Which grammar is compiled next: the order is fair between clients, and few threads take from it.
+"""Which grammar is compiled next, or schema rewritten: the order is fair between clients, and few threads take from it.
 
 The client with the fewest grammars at work comes first, and among equals the one whose turn was longest ago. One client
 does not get all threads while another waits or might come, nor all places: a grammar may take seconds, and the next one
@@ -17,9 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from engine.errors import Overloaded
+from engine.errors import Overloaded, ValidationError
 from engine.shares import within_share
+from engine.text.grammar_limits import TOO_COMPLEX
 from engine.text.grammar_trials import TOO_MANY
+from engine.wanted import Wanted
 
 THREADS = 2
 MOST = 128
@@ -53,6 +55,19 @@ class CompileQueue:
         self._lock = threading.Lock()  # guards the two fields below
         self._lines: OrderedDict[str, deque[_Job]] = OrderedDict()  # the client whose turn was longest ago comes first
         self._at_work: Counter[str] = Counter()
+
+    def done(self, work: Callable[[], Outcome], wanted: Wanted, seconds: float) -> Outcome:
+        """Have `work` done for whom it is wanted and return what it returns, while this thread waits.
+
+        Raises as `wanted` and `work` do, ValidationError once it has taken `seconds`, and Overloaded if there is no
+        place for it, or if it has not begun for as long: then others took the time.
+        """
+        future = self.submit(wanted.client, work)
+        try:
+            return _result(future, wanted, seconds)
+        except BaseException:
+            future.cancel()
+            raise
 
     def submit(self, client: str, work: Callable[[], Outcome]) -> Compilation[Outcome]:
         """Have `work` done for a client; cancelling what is returned gives its place back while it waits.
@@ -135,6 +150,21 @@ class CompileQueue:
         held = self._at_work[client] + len(self._lines.get(client, ()))
         free = self._most - self._at_work.total() - sum(map(len, self._lines.values()))
         return within_share(held, 1, free) if held else free > 0
+
+
+def _result(future: Compilation[Outcome], wanted: Wanted, seconds: float) -> Outcome:
+    """Wait for a compilation. Raises as `CompileQueue.done` does."""
+    future.add_done_callback(lambda _: wanted.changed.set())
+    submitted = time.monotonic()
+    while not future.done():
+        began = future.began
+        left = (submitted if began is None else began) + seconds - time.monotonic()
+        if left <= 0 and began is None:
+            raise Overloaded(TOO_MANY, RETRY_AFTER)
+        if left <= 0:
+            raise ValidationError(TOO_COMPLEX)
+        wanted.wait(left)
+    return future.result()
 
 
 def _lower_priority() -> None:

@@ -14,7 +14,6 @@ requests the next mask; a thread of this module starts to compute it when the pr
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,11 +24,11 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
-from engine.errors import Overloaded, ValidationError
-from engine.text.compile_queue import RETRY_AFTER, Compilation, CompileQueue
+from engine.errors import ValidationError
+from engine.text.compile_queue import CompileQueue
 from engine.text.grammar_limits import FUEL, MORE_MAY_HELP, TOO_COMPLEX, TRIED_ANSWERS, TRIED_TOKENS, fault, limits_of
 from engine.text.grammar_limits import reason as reason_of
-from engine.text.grammar_trials import TOO_MANY, NoTrials, Trials
+from engine.text.grammar_trials import NoTrials, Trials
 from engine.types import Vocabulary
 from engine.wanted import Wanted
 
@@ -158,12 +157,7 @@ class Grammars:
         self._maskers.shutdown(wait=False, cancel_futures=True)
 
     def _compiled(self, grammar: str, wanted: Wanted, owner: str) -> _Compiled:
-        future = self._compilers.submit(wanted.client, partial(self._compile, grammar))
-        try:
-            compiled = _result(future, self._seconds, wanted)
-        except BaseException:
-            future.cancel()
-            raise
+        compiled = self._compilers.done(partial(self._compile, grammar), wanted, self._seconds)
         self._keep((owner, grammar), compiled)
         return compiled
 
@@ -260,23 +254,6 @@ def _mask_of(matcher: LLMatcher, words: int) -> NDArray[np.int32]:
     mask = np.zeros(words, dtype=np.int32)
     matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
     return mask
-
-
-def _result(future: Compilation[_Compiled], seconds: float, wanted: Wanted) -> _Compiled:
-    """Wait for a compilation. Raises as `wanted` does, ValidationError once it has taken `seconds`, and Overloaded if
-    it has not begun for as long: then others took the time.
-    """
-    future.add_done_callback(lambda _: wanted.changed.set())
-    submitted = time.monotonic()
-    while not future.done():
-        began = future.began
-        left = (submitted if began is None else began) + seconds - time.monotonic()
-        if left <= 0 and began is None:
-            raise Overloaded(TOO_MANY, RETRY_AFTER)
-        if left <= 0:
-            raise ValidationError(TOO_COMPLEX)
-        wanted.wait(left)
-    return future.result()
 
 
 def json_grammar(schema: str) -> str:

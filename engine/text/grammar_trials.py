@@ -1,8 +1,9 @@
 """The processes that try new grammars for this one, so that one that never compiles keeps no thread of the service.
 
 A matcher cannot be moved between processes, so each new grammar is compiled twice: here first, over a vocabulary of
-bytes, which takes little, and then in the service, where it comes to an end as well. A process takes about 20 MiB and
-0.1 s of processor time to start.
+bytes, which takes little, and then in the service, where it comes to an end as well. They also rewrite the schemas that
+take long, which would keep the interpreter lock of the service from others. A process takes about 20 MiB and 0.1 s of
+processor time to start.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Protocol
 from engine.cores import CORES, Cores
 from engine.errors import Overloaded, ValidationError
 from engine.text.grammar_limits import TOO_COMPLEX
-from engine.text.grammar_worker import DONE, LENGTH
+from engine.text.grammar_worker import HEAD, LENGTH, REWRITE, TRY
+from engine.text.schema.elsewhere import Job, Outcome, outcome_of, packed, unpacked
 from engine.text.worker_handle import START_SECONDS, Worker
 
 log = logging.getLogger("avito_ai.grammars")
@@ -42,6 +44,9 @@ class Trials(Protocol):
         Overloaded if others' trials take the time.
         """
 
+    def rewrite(self, job: Job, seconds: float) -> Outcome:
+        """Rewrite a schema in another process. Raises as `check` does."""
+
 
 class NoTrials:
     """No trials: for grammars that are trusted to compile."""
@@ -54,6 +59,9 @@ class NoTrials:
 
     def check(self, grammar: str, seconds: float) -> None:
         pass
+
+    def rewrite(self, job: Job, seconds: float) -> Outcome:
+        return outcome_of(job)
 
 
 class GrammarProcesses:
@@ -94,32 +102,39 @@ class GrammarProcesses:
             worker.end()
 
     def check(self, grammar: str, seconds: float) -> None:
+        self._ask(TRY, grammar.encode(), seconds)
+
+    def rewrite(self, job: Job, seconds: float) -> Outcome:
+        answer = self._ask(REWRITE, packed(job), seconds)
+        return outcome_of(job) if answer is None else unpacked(answer)
+
+    def _ask(self, what: bytes, data: bytes, seconds: float) -> bytes | None:
+        """Have something done; return the answer, None where there can be no process now. Raises as `check` does."""
         try:
             worker = self._idle.get(timeout=seconds) or self._new()
         except queue.Empty:
             raise Overloaded(TOO_MANY, 1) from None
         try:
             if worker is None:  # nothing can be tried now; the limits of the library hold nevertheless
-                return
+                return None
             try:
-                self._try(worker, grammar, seconds)
-            except EOFError:  # it may have been killed before, so another one has to die of this grammar too
+                return self._answer(worker, what, data, seconds)
+            except EOFError:  # it may have been killed before, so another one has to die of this job too
                 worker = self._replaced(worker)
-                if worker is not None:
-                    self._try(worker, grammar, seconds)
+                return None if worker is None else self._answer(worker, what, data, seconds)
         except (EOFError, TimeoutError):
             worker = self._replaced(worker)
             raise ValidationError(TOO_COMPLEX) from None
         finally:
             self._idle.put(worker)
 
-    def _try(self, worker: Worker, grammar: str, seconds: float) -> None:
+    def _answer(self, worker: Worker, what: bytes, data: bytes, seconds: float) -> bytes:
         worker.wait_until_ready(self._until(worker.ready_by))
         check = self._until(self._clock() + seconds)
-        data = grammar.encode()
         with self._cores.job():
-            worker.send(LENGTH.pack(len(data)) + data, check)
-            worker.receive(len(DONE), check)
+            worker.send(HEAD.pack(what, len(data)) + data, check)
+            (size,) = LENGTH.unpack(worker.receive(LENGTH.size, check))
+            return worker.receive(size, check)
 
     def _until(self, end: float) -> Callable[[], None]:
         def check() -> None:

@@ -1,4 +1,4 @@
-"""A process that tries grammars of strangers, and nothing else: where the library does not end, it is killed.
+"""A process that tries grammars and rewrites schemas of strangers, and nothing else: what does not end is killed.
 
 `python -m engine.text.grammar_worker SOCKET MEMORY_BYTES` serves jobs on an inherited socket, one at a time;
 `engine.text.grammar_trials` is its other end. A grammar is compiled as for a model, but over the 256 bytes in place of
@@ -19,18 +19,30 @@ import sys
 from llguidance import LLMatcher
 
 from engine.text.grammar_limits import FUEL, TOO_COMPLEX, TRIED_ANSWERS, TRIED_TOKENS, fault, limits_of, reason
+from engine.text.schema.elsewhere import job_of, outcome_of, packed
 from engine.text.schema.probe import byte_tokenizer, take_token
 from engine.text.worker_process import receive, serve
 
-LENGTH = struct.Struct("!I")  # of the grammar that follows, in bytes of UTF-8
-DONE = b"D"
+HEAD = struct.Struct("!cI")  # what is to be done, and the length in bytes of what follows
+LENGTH = struct.Struct("!I")  # of the answer that follows, in bytes
+TRY, REWRITE = b"T", b"R"  # a grammar in UTF-8, which has an empty answer; a packed job, which has a packed outcome
 
 
 def work(jobs: socket.socket) -> None:
-    """Try one grammar after another until the other end is closed."""
-    while head := receive(jobs, LENGTH.size):
-        try_grammar(receive(jobs, *LENGTH.unpack(head)).decode())
-        jobs.sendall(DONE)
+    """Do one job after another until the other end is closed."""
+    while head := receive(jobs, HEAD.size):
+        what, size = HEAD.unpack(head)
+        data, answer = receive(jobs, size), b""
+        if what == REWRITE:
+            answer = rewritten(data)
+        else:
+            try_grammar(data.decode())
+        jobs.sendall(LENGTH.pack(len(answer)) + answer)
+
+
+def rewritten(job: bytes) -> bytes:
+    """Do a packed job of a schema; return its packed outcome."""
+    return packed(outcome_of(job_of(job)))
 
 
 def try_grammar(grammar: str) -> None:

@@ -10,7 +10,7 @@ from engine.errors import ValidationError
 from engine.text.grammar import lark_grammar
 from engine.text.schema.patterns import literally
 from engine.types import AnswerRules
-from routes.chat.schemas import blamed, json_rule, schema_grammar
+from routes.chat.schemas import Rewriter, blamed, json_rule, schema_grammar
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 MAX_OPERATORS = 12  # & and ~ of a grammar: the time to compile can double with each, and nothing ends it
@@ -35,30 +35,33 @@ class AnswerFormat:
         """Return the form as it is told to a server that decodes by itself."""
         return AnswerRules(self.field, self.schema, self.regex, self.choice, self.lark)
 
-    def grammar(self) -> str:
-        """Return the grammar as `Grammars.mask` takes it. Raises ValidationError that names the field."""
+    def grammar(self, rewriter: Rewriter) -> str:
+        """Return the grammar as `Grammars.mask` takes it.
+
+        Raises ValidationError that names the field, and as `rewriter` does.
+        """
         if self.schema is not None:
-            return schema_grammar(self.schema, self.field)
+            return schema_grammar(self.schema, self.field, rewriter)
         if self.lark is not None:
             return lark_grammar(self._checked_lark(self.lark))
-        return lark_grammar(f"start: {self.lark_rule()}")
+        return lark_grammar(f"start: {self.lark_rule(rewriter)}")
 
-    def lark_rule(self) -> str:
-        """Return the Lark expression that matches the answer. Raises ValidationError that names the field."""
+    def lark_rule(self, rewriter: Rewriter) -> str:
+        """Return the Lark expression that matches the answer. Raises as `grammar` does."""
         if self.schema is not None:
-            return json_rule(self.schema, self.field)
+            return json_rule(self.schema, self.field, None, rewriter)
         if self.lark is not None:
             return f"%lark {{\n{self._checked_lark(self.lark)}\n}}"
         self._check_length(self.regex or "", *self.choice)
         return _choice(self.choice) if self.regex is None else f"/{_slashed(_without_anchors(self.regex))}/"
 
-    def refused(self, place: str | None) -> ValidationError | None:
+    def refused(self, place: str | None, rewriter: Rewriter) -> ValidationError | None:
         """Return the refusal of a form whose grammar does not compile; None if nothing more is known of it.
 
-        place: of the mistake in the grammar, if there is one.
+        place: of the mistake in the grammar, if there is one. Raises as `rewriter` does.
         """
         if self.schema is not None:
-            return blamed({self.field: self.schema})
+            return blamed({self.field: self.schema}, rewriter)
         if self.choice or place is None:
             return None
         if self.regex is not None:

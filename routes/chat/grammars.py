@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from edge import turns
@@ -12,13 +13,14 @@ from engine.backend import Backend
 from engine.errors import NotReady, RetryLater, ServiceError, Unsupported, ValidationError
 from engine.text.compile_queue import CompileQueue
 from engine.text.grammar import GrammarRefused, Grammars, lark_grammar
-from engine.text.grammar_trials import Trials
+from engine.text.grammar_trials import NoTrials, Trials
 from engine.text.prompt_size import is_longer
 from engine.types import Status, TokenMask
 from engine.wanted import Wanted
 from routes.chat.answer_format import AnswerFormat
 from routes.chat.names import FieldNames
-from routes.chat.schemas import blamed, check_schema
+from routes.chat.rewriting import Rewriting
+from routes.chat.schemas import Rewriter, blamed, check_schema
 from routes.chat.toolbox import Schemas, Toolbox
 from routes.sse import compact
 
@@ -30,11 +32,12 @@ NewMask = Callable[[], TokenMask | None]
 class GrammarCache:
     """The compiled grammars of every model, each built by the first request that needs it. trials: of new ones.
 
-    All models share the threads that compile, as they share the processes of the trials.
+    All models share the threads that compile, as they share the processes of the trials. rewriting: of schemas.
     """
 
     def __init__(self, trials: Trials | None = None) -> None:
         self._trials, self._compilers = trials, CompileQueue()
+        self.rewriting = Rewriting(trials or NoTrials())
         self._lock = threading.Lock()  # guards the field below
         self._by_model: dict[str, Grammars] = {}
 
@@ -85,14 +88,15 @@ def new_mask(
     for path, schema in _schemas(answer_format, toolbox).items():
         check_schema(schema, path)
     grammars = cache.for_model(backend, field.partition(".")[0])  # before schemas are rewritten, which takes long
-    plan = _plan(answer_format, toolbox, names)
+    rewriter = cache.rewriting.of_request(wanted)
+    plan = _plan(answer_format, toolbox, names, rewriter)
     try:
         _compile(plan, grammars, wanted, owner)
     except ValidationError:
         if answer_format is None or toolbox.forced or not toolbox.names:
             raise
         # Free calls need not conform: the schemas of all tools together may be what is too much.
-        plan = _either(answer_format, toolbox, Schemas.NONE)
+        plan = _either(answer_format, toolbox, Schemas.NONE, rewriter)
         _compile(plan, grammars, wanted, owner)
     return lambda: grammars.mask(plan.grammar, wanted, plan.field, owner)
 
@@ -129,18 +133,20 @@ def _schemas(answer_format: AnswerFormat | None, toolbox: Toolbox) -> dict[str, 
     return {} if answer_format is None or answer_format.schema is None else {answer_format.field: answer_format.schema}
 
 
-def _plan(answer_format: AnswerFormat | None, toolbox: Toolbox, names: FieldNames) -> _Plan:
+def _plan(answer_format: AnswerFormat | None, toolbox: Toolbox, names: FieldNames, rewriter: Rewriter) -> _Plan:
     """Return the plan of an answer that has a form, is to be a call, or either."""
     if answer_format is None or toolbox.forced:
-        return _forced(toolbox, names)
+        return _forced(toolbox, names, rewriter)
     if toolbox.names:
-        return _either(answer_format, toolbox, Schemas.WHERE_POSSIBLE if _bounded(toolbox) else Schemas.NONE)
-    return _Plan(answer_format.field, answer_format.grammar(), answer_format.refused)
+        schemas = Schemas.WHERE_POSSIBLE if _bounded(toolbox) else Schemas.NONE
+        return _either(answer_format, toolbox, schemas, rewriter)
+    refused = partial(answer_format.refused, rewriter=rewriter)
+    return _Plan(answer_format.field, answer_format.grammar(rewriter), refused)
 
 
 def _compile(plan: _Plan, grammars: Grammars, wanted: Wanted, owner: str) -> None:
     """Compile a grammar while the request's thread waits. Raises ValidationError that names the field."""
-    turns.leave()  # grammars are compiled elsewhere, but schemas are rewritten here
+    turns.leave()  # grammars are compiled elsewhere, but small schemas are rewritten here
     try:
         grammars.mask(plan.grammar, wanted, plan.field, owner)
     except ValidationError as error:
@@ -148,12 +154,13 @@ def _compile(plan: _Plan, grammars: Grammars, wanted: Wanted, owner: str) -> Non
         raise plan.refused(place) or ValidationError(f"{plan.field} {error.message}.", plan.field) from None
 
 
-def _forced(toolbox: Toolbox, names: FieldNames) -> _Plan:
+def _forced(toolbox: Toolbox, names: FieldNames, rewriter: Rewriter) -> _Plan:
     """Return the plan of an answer that consists of calls; whatever form a text should have has nothing to do."""
     schemas = toolbox.schemas()
     if not _bounded(toolbox):
         raise ValidationError(f"{names.tools} are too long. Maximum: {MAX_FORCED_CHARACTERS // 1024} KiB", names.tools)
-    return _Plan(names.tools, lark_grammar(f"start: calls\n{toolbox.lark(Schemas.ALL)}"), lambda place: blamed(schemas))
+    grammar = lark_grammar(f"start: calls\n{toolbox.lark(Schemas.ALL, rewriter)}")
+    return _Plan(names.tools, grammar, lambda place: blamed(schemas, rewriter))
 
 
 def _bounded(toolbox: Toolbox) -> bool:
@@ -163,7 +170,8 @@ def _bounded(toolbox: Toolbox) -> bool:
     return sum(len(compact(schema)) for schema in schemas) <= MAX_FORCED_CHARACTERS
 
 
-def _either(answer_format: AnswerFormat, toolbox: Toolbox, tools: Schemas) -> _Plan:
+def _either(answer_format: AnswerFormat, toolbox: Toolbox, tools: Schemas, rewriter: Rewriter) -> _Plan:
     """Return the plan of an answer that consists of calls, or has the form."""
-    lark = f"start: calls | answer\nanswer: {answer_format.lark_rule()}\n{toolbox.lark(tools)}"
-    return _Plan(answer_format.field, lark_grammar(lark), answer_format.refused)
+    answer, calls = answer_format.lark_rule(rewriter), toolbox.lark(tools, rewriter)
+    lark = f"start: calls | answer\nanswer: {answer}\n{calls}"
+    return _Plan(answer_format.field, lark_grammar(lark), partial(answer_format.refused, rewriter=rewriter))

@@ -1,6 +1,7 @@
 """JSON schemas of requests: their limits, and the grammars that enforce them.
 
-A schema is rewritten first (engine/text/schema/), which refuses what cannot be enforced by keyword and place.
+A schema is rewritten first (engine/text/schema/), which refuses what cannot be enforced by keyword and place. Where
+that is done, its caller says: a `Rewriter`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from typing import Any
 from engine.errors import ValidationError
 from engine.text.grammar import JSON_STYLE, json_grammar
 from engine.text.prompt_size import is_longer
-from engine.text.schema.emission import Rewritten, rewrite
+from engine.text.schema.elsewhere import Job, Outcome, outcome_of
 from engine.text.schema.expander import MAX_WORK, Work
-from engine.text.schema.refusal import SchemaRefused
 from routes.sse import compact
 
 MAX_SCHEMA_BYTES = 64 * 1024
@@ -25,13 +25,15 @@ MAX_SCHEMA_VALUES = 2000
 WORK_OF_A_REQUEST = 2 * MAX_WORK  # on all schemas of its tools
 BLAME_SECONDS = 1.0
 
+Rewriter = Callable[[Job], Outcome]
 
-def json_rule(schema: dict[str, Any], field: str, work: Work | None = None) -> str:
-    """Return the Lark expression that matches JSON of a schema. field: what a refusal names; work: as `rewritten`.
+
+def json_rule(schema: dict[str, Any], field: str, work: Work | None = None, rewriter: Rewriter = outcome_of) -> str:
+    """Return the Lark expression that matches JSON of a schema. The others: as of `rewritten`.
 
     Raises ValidationError.
     """
-    return f"%json {json.dumps(rewritten(schema, field, work).schema | {'x-guidance': JSON_STYLE})}"
+    return f"%json {json.dumps(rewritten(schema, field, work, rewriter) | {'x-guidance': JSON_STYLE})}"
 
 
 @cache
@@ -40,36 +42,42 @@ def any_object_rule() -> str:
     return json_rule({"type": "object"}, "")
 
 
-def schema_grammar(schema: Any, field: str) -> str:
-    """Return the grammar of JSON of a schema. field: what a refusal names. Raises ValidationError."""
-    return json_grammar(json.dumps(rewritten(schema, field).schema))
+def schema_grammar(schema: Any, field: str, rewriter: Rewriter = outcome_of) -> str:
+    """Return the grammar of JSON of a schema. The others: as of `rewritten`. Raises ValidationError."""
+    return json_grammar(json.dumps(rewritten(schema, field, None, rewriter)))
 
 
-def rewritten(schema: Any, field: str, work: Work | None = None) -> Rewritten:
+def rewritten(schema: Any, field: str, work: Work | None = None, rewriter: Rewriter = outcome_of) -> dict[str, Any]:
     """Return a schema as the grammar library takes it. field: what a refusal names; work: what it may take, shared
-    with others of its request, None for the work of one. Raises ValidationError.
+    with others of its request, None for the work of one. Raises ValidationError, and as `rewriter` does.
     """
     check_schema(schema, field)
+    outcome = _outcome(rewriter, schema, work or Work(), field)
+    if outcome.schema is None:
+        raise ValidationError(f"{field} {outcome.message}.", field)
+    return outcome.schema
+
+
+def _outcome(rewriter: Rewriter, schema: Any, work: Work, field: str, blame_seconds: float | None = None) -> Outcome:
     try:
-        return rewrite(schema, work)
-    except SchemaRefused as refusal:
-        raise ValidationError(f"{field} {refusal.message}.", field) from None
+        outcome = rewriter(Job(schema, work.left, blame_seconds))
+    except ValidationError as error:
+        raise ValidationError(f"{field} {error.message}.", field) from None
+    work.left = outcome.work
+    return outcome
 
 
-def blamed(schemas: dict[str, Any], clock: Callable[[], float] = time.monotonic) -> ValidationError | None:
+def blamed(schemas: dict[str, Any], rewriter: Rewriter = outcome_of) -> ValidationError | None:
     """Return the refusal of the part of some schemas, by the fields that have them, that is too hard to match.
 
-    The search takes BLAME_SECONDS at most, on `clock`; then the longest pattern is named.
+    The search takes BLAME_SECONDS at most; then the longest pattern is named. Raises as `rewriter` does.
     """
-    until, work = clock() + BLAME_SECONDS, Work(WORK_OF_A_REQUEST)
-
-    def has_time() -> bool:
-        return clock() < until
-
-    refusals = {}
+    until, work = time.monotonic() + BLAME_SECONDS, Work(WORK_OF_A_REQUEST)
+    refusals = dict[str, Outcome]()
     for field, schema in schemas.items():
-        refusals[field] = rewritten(schema, field, work).blamed(has_time)
-        if not has_time():
+        left = until - time.monotonic()
+        refusals[field] = _outcome(rewriter, schema, work, field, max(0.0, left))
+        if time.monotonic() >= until:
             break
     named = {field: refusal for field, refusal in refusals.items() if refusal.keyword in ("pattern", "format")}
     for field, refusal in (named or refusals).items():

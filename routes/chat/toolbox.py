@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from engine.errors import Unsupported, ValidationError
 from engine.text.prompt_size import check_unshown
+from engine.text.schema.elsewhere import outcome_of
 from engine.text.schema.expander import Work
 from engine.types import ModelInfo
 from routes.chat.names import FieldNames
 from routes.chat.output import CALL, CALL_END
-from routes.chat.schemas import WORK_OF_A_REQUEST, any_object_rule, json_rule
+from routes.chat.schemas import WORK_OF_A_REQUEST, Rewriter, any_object_rule, json_rule
 
 MAX_TOOLS = 128
 MOST_CALLS = 8  # of an answer that follows a grammar
@@ -118,13 +119,13 @@ class Toolbox:
         """Return the schemas of the functions that a forced call may name, by where they stand in the request."""
         return {tool.path: _parameters(tool) for tool in self._callable()}
 
-    def lark(self, schemas: Schemas) -> str:
+    def lark(self, schemas: Schemas, rewriter: Rewriter = outcome_of) -> str:
         """Return the Lark rule `calls`: one call, or several where that is allowed, and the rules that it needs.
 
-        Raises ValidationError for the first schema that cannot be enforced.
+        Raises ValidationError for the first schema that cannot be enforced, and as `rewriter` does.
         """
         called, work = self._callable(), Work(WORK_OF_A_REQUEST)
-        lines = [f"call_{number}: {_call_rule(tool, schemas, work)}" for number, tool in enumerate(called)]
+        lines = [f"call_{number}: {_call_rule(tool, schemas, work, rewriter)}" for number, tool in enumerate(called)]
         one = " | ".join(f"call_{number}" for number in range(len(called)))
         several = self.parallel and not isinstance(self._choice, NamedChoice)
         more = f' ("\\n" call){{0,{MOST_CALLS - 1}}}' if several else ""
@@ -161,16 +162,16 @@ def _parameters(tool: FunctionTool) -> dict[str, Any]:
     return {"type": "object"} | (tool.parameters or {"properties": {}, "additionalProperties": False})
 
 
-def _call_rule(tool: FunctionTool, schemas: Schemas, work: Work) -> str:
-    begin = f'{CALL}\n{{"name": {json.dumps(tool.name)}, "arguments": '
-    return f"{json.dumps(begin)} {_arguments_rule(tool, schemas, work)} {json.dumps('}' + chr(10) + CALL_END)}"
+def _call_rule(tool: FunctionTool, schemas: Schemas, work: Work, rewriter: Rewriter) -> str:
+    begin, end = f'{CALL}\n{{"name": {json.dumps(tool.name)}, "arguments": ', f"}}\n{CALL_END}"
+    return f"{json.dumps(begin)} {_arguments_rule(tool, schemas, work, rewriter)} {json.dumps(end)}"
 
 
-def _arguments_rule(tool: FunctionTool, schemas: Schemas, work: Work) -> str:
+def _arguments_rule(tool: FunctionTool, schemas: Schemas, work: Work, rewriter: Rewriter) -> str:
     if schemas is Schemas.NONE:
         return any_object_rule()
     try:
-        return json_rule(_parameters(tool), tool.path, work)
+        return json_rule(_parameters(tool), tool.path, work, rewriter)
     except ValidationError:
         if schemas is Schemas.WHERE_POSSIBLE:
             return any_object_rule()

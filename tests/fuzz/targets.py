@@ -111,7 +111,7 @@ def schema(data: bytes) -> None:
     """A JSON schema is rewritten as one that the grammar library reads, or refused with a typed error."""
     try:
         value = read_json(data)
-        written = rewritten(value, "schema").schema
+        written = rewritten(value, "schema")
     except ServiceError:
         return
     assert json.loads(json.dumps(written)) == written

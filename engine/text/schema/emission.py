@@ -78,6 +78,7 @@ class _Emission:
         self._names: dict[State, str] = {}
         self._waiting: list[State] = []
         self._strings: dict[str, tuple[dict[str, Any], str]] = {}
+        self._matched: dict[str, bool] = {}
 
     def written(self) -> Rewritten:
         root = self._expander.root
@@ -117,10 +118,18 @@ class _Emission:
         """A format that nothing else of the string allows is left out, as what it is: an annotation."""
         schema = meeting.string_schema(shape)
         if any(name in FORMATS for name in shape.formats):
-            if schema.keys() - {"type", "pattern"} and verdict(schema) is not Verdict.FINE:
+            if schema.keys() - {"type", "pattern"} and not self._is_matched(schema, shape):
                 schema = meeting.string_schema(shape, with_format=False)
         self._strings.setdefault(repr(schema), (schema, meeting.pointer_of(shape.origins, "pattern", "format")))
         return schema
+
+    def _is_matched(self, schema: dict[str, Any], shape: String) -> bool:
+        """Return whether the library can generate what a schema of strings asks for; it is asked once for each."""
+        key = repr(schema)
+        if key not in self._matched:
+            self._expander.spend(meeting.WORK_OF_A_VERDICT, meeting.pointer_of(shape.origins, "format"))
+            self._matched[key] = verdict(schema) is Verdict.FINE
+        return self._matched[key]
 
     def _array(self, shape: Array) -> dict[str, Any]:
         length = next((i for i, state in enumerate(shape.prefix) if state not in self._reach.full), len(shape.prefix))

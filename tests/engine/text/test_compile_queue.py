@@ -1,12 +1,14 @@
 """Grammars are compiled in an order that is fair between clients, and no client has all threads or places."""
 
 import threading
+import time
 from concurrent.futures import CancelledError
 
 import pytest
 
-from engine.errors import Overloaded
-from engine.text.compile_queue import CompileQueue
+from engine.errors import Overloaded, ValidationError
+from engine.text.compile_queue import Compilation, CompileQueue, _result
+from engine.wanted import Wanted
 from tests.fakes import PATIENCE
 
 
@@ -157,3 +159,22 @@ def test_what_waits_is_cancelled_when_the_queue_is_closed(compiler):
         waiting.result(PATIENCE)
     closed.let_go("a0")
     assert at_work.result(PATIENCE) == "a0"
+
+
+@pytest.mark.parametrize(
+    ("began", "outcome"), [(None, Overloaded), (-1.0, ValidationError)], ids=["waits", "takes long"]
+)
+def test_only_what_has_taken_long_is_too_complex(began, outcome):
+    """Not what others kept waiting; both are told in time."""
+    compilation = Compilation()
+    compilation.began = None if began is None else time.monotonic() + began
+    with pytest.raises(outcome):
+        _result(compilation, Wanted(), 0.5)
+
+
+def test_a_compilation_that_began_late_has_its_time():
+    """However long it waited."""
+    compilation = Compilation()
+    compilation.began = time.monotonic() + PATIENCE
+    threading.Timer(0.2, compilation.set_result, ["compiled"]).start()
+    assert _result(compilation, Wanted(), 0.1) == "compiled"

@@ -18,12 +18,11 @@ import engine.text.grammar
 from engine.errors import DeadlineExceeded, Overloaded, RequestAborted, ValidationError
 from engine.loading.loader import load_model
 from engine.loading.vocabulary import vocabulary_of
-from engine.text.compile_queue import Compilation, CompileQueue
+from engine.text.compile_queue import CompileQueue
 from engine.text.grammar import (
     CACHED_GRAMMARS,
     GrammarFailed,
     Grammars,
-    _result,
     json_grammar,
     lark_grammar,
     size_of,
@@ -257,25 +256,6 @@ def test_an_invalid_schema_is_rejected():
     """Before anything is compiled."""
     with pytest.raises(ValidationError, match="cannot be read"):
         json_grammar("[")
-
-
-@pytest.mark.parametrize(
-    ("began", "outcome"), [(None, Overloaded), (-1.0, ValidationError)], ids=["waits", "takes long"]
-)
-def test_only_what_has_taken_long_is_too_complex(began, outcome):
-    """Not what others kept waiting; both are told in time."""
-    compilation = Compilation()
-    compilation.began = None if began is None else time.monotonic() + began
-    with pytest.raises(outcome):
-        _result(compilation, 0.5, Wanted())
-
-
-def test_a_compilation_that_began_late_has_its_time():
-    """However long it waited."""
-    compilation = Compilation()
-    compilation.began = time.monotonic() + PATIENCE
-    threading.Timer(0.2, compilation.set_result, ["compiled"]).start()
-    assert _result(compilation, 0.1, Wanted()) == "compiled"
 
 
 def test_a_compilation_that_takes_too_long_is_rejected():

@@ -10,7 +10,7 @@ from engine.text.compile_queue import CompileQueue
 from engine.text.grammar import Grammars
 from engine.types import ModelInfo, Vocabulary
 from engine.wanted import Wanted
-from routes.chat import schemas
+from routes.chat import rewriting
 from routes.chat.answer_format import AnswerFormat
 from routes.chat.grammars import GrammarCache, new_mask
 from routes.chat.names import FieldNames
@@ -223,13 +223,13 @@ def test_a_grammar_is_compiled_in_the_turn_of_whom_its_request_is_charged_to(cli
 
 
 @pytest.mark.parametrize("fields", [{"response_format": FORM}, {"tools": [WEATHER], "tool_choice": "required"}])
-def test_schemas_are_rewritten_in_the_turn_of_their_request(client, avibe, monkeypatch, fields):
+def test_small_schemas_are_rewritten_in_the_turn_of_their_request(client, avibe, monkeypatch, fields):
     """Only a few requests at once may do so, since it takes the interpreter; compiling needs no turn."""
     avibe.tokens = LETTERS
     avibe.finish_reason = "length"
     order = []
-    rewrite, mask = schemas.rewrite, Grammars.mask
-    monkeypatch.setattr(schemas, "rewrite", lambda *given: order.append("rewrite") or rewrite(*given))
+    rewrite, mask = rewriting.outcome_of, Grammars.mask
+    monkeypatch.setattr(rewriting, "outcome_of", lambda job: order.append("rewrite") or rewrite(job))
     monkeypatch.setattr(turns, "leave", lambda: order.append("leave"))
     monkeypatch.setattr(Grammars, "mask", lambda *given, **named: order.append("mask") or mask(*given, **named))
     assert ask(client, **fields).status_code == 200
