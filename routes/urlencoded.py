@@ -1,15 +1,17 @@
 """Reads forms of the type application/x-www-form-urlencoded without holding the interpreter lock for long.
 
-The standard library's parser takes a value apart in one call for each of its escapes: a value of a million of them
-would stop every other thread until the last. Here a long one is decoded in pieces.
-Source: URL Standard, section 5.1.
+The standard library's parser takes a value apart at each `%`: a value of a million of them would stop every other
+thread for long. Here escapes that stand side by side are decoded together, and a long value in pieces.
+Source: URL Standard, sections 1.3 and 5.1.
 """
 
 from __future__ import annotations
 
+import re
+from binascii import unhexlify
 from collections.abc import Iterator
-from urllib.parse import unquote_to_bytes
 
+ESCAPES = re.compile(rb"(?:%[0-9A-Fa-f]{2})+")  # any other % stands for itself
 PIECE_BYTES = 8 * 1024
 ESCAPE_BYTES = 3  # `%` and two digits
 
@@ -29,7 +31,11 @@ def pairs(body: bytes | bytearray, most: int) -> list[tuple[str, str]]:
 
 def decoded(text: bytes) -> str:
     """Return the text of a name or a value. Raises UnicodeDecodeError."""
-    return b"".join(unquote_to_bytes(piece.replace(b"+", b" ")) for piece in pieces(text)).decode()
+    return b"".join(ESCAPES.sub(_bytes, piece.replace(b"+", b" ")) for piece in pieces(text)).decode()
+
+
+def _bytes(escapes: re.Match[bytes]) -> bytes:
+    return unhexlify(escapes[0].replace(b"%", b""))
 
 
 def pieces(text: bytes) -> Iterator[bytes]:
