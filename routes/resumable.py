@@ -23,6 +23,7 @@ KEPT_SECONDS = 60.0  # without a reader
 LOOK_SECONDS = 0.5  # between two looks at the streams without a reader
 HANDOVER_SECONDS = 3.0  # in which a reader whose client has left stops
 MAX_STREAMS, MAX_OF_CLIENT = 512, 16
+MAX_WAITING = 32  # requests that wait for a reader to leave; each keeps a thread
 MAX_BYTES = 16 * 1024 * 1024  # of the events of all streams
 MEMORY_BYTES = 2 * MAX_BYTES  # with a copy for those who read again, and the objects of each stream
 BUSY = Message("stream_busy", "This stream is still being read; try again in a moment.")
@@ -52,6 +53,7 @@ class Stream:
         self.events, self.answer, self.source = events, answer, source
         self.kept = bytearray()  # the events so far, without keep-alives
         self.holder: Reader | None = None
+        self.next_reader: Reader | None = None  # the last who asked for it, and waits
         self.left_at: float | None = None  # when its reader left, on the clock
         self.begun = False  # its client was there as an event was sent, with which the id comes
         self.ended = self.dropped = self.closed = False
@@ -73,7 +75,7 @@ class ResumableStreams:
         self._max_bytes, self._clock = max_bytes, clock
         self._changed = threading.Condition()  # guards the fields below, and those of all streams but their events
         self._streams: dict[str, Stream] = {}  # oldest first
-        self._bytes = 0
+        self._bytes = self._waiting = 0
         self._looking = False
 
     def begin(self) -> None:
@@ -109,19 +111,18 @@ class ResumableStreams:
     def take(self, owner: str, stream_id: str) -> tuple[Stream, Reader] | None:
         """Take a stream, to read it again and to leave it; None for an id that this client has not.
 
-        Raises Overloaded where somebody still reads it, as the same page in another tab does.
+        Raises Overloaded where somebody still reads it, as the same page in another tab does, or has asked later.
         """
+        reader = Reader()
         with self._changed:
             stream = self._of(owner, stream_id)
             if stream is None:
                 return None
-            free = self._changed.wait_for(lambda: stream.holder is None or stream.dropped, HANDOVER_SECONDS)
+            if stream.holder is not None and not self._waited_for(stream, reader):
+                raise Overloaded(BUSY, 1)
             if stream.dropped:
                 return None
-            if not free:
-                raise Overloaded(BUSY, 1)
-            stream.holder = reader = Reader()
-            stream.left_at = None
+            stream.holder, stream.left_at = reader, None
         return stream, reader
 
     def read(self, stream: Stream, reader: Reader) -> Iterator[bytes]:
@@ -227,6 +228,21 @@ class ResumableStreams:
         return event
 
     # Each of the following is called with the lock held.
+
+    def _waited_for(self, stream: Stream, reader: Reader) -> bool:
+        """Wait until a stream is let go, unless another reader asks for it; one alone keeps a thread for it."""
+        stream.next_reader = reader
+        self._changed.notify_all()
+        if self._waiting >= MAX_WAITING:
+            return False
+        self._waiting += 1
+        try:
+            self._changed.wait_for(
+                lambda: stream.holder is None or stream.dropped or stream.next_reader is not reader, HANDOVER_SECONDS
+            )
+        finally:
+            self._waiting -= 1
+        return stream.dropped or (stream.holder is None and stream.next_reader is reader)
 
     def _of(self, owner: str, stream_id: str) -> Stream | None:
         stream = self._streams.get(stream_id)

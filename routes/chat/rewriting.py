@@ -17,6 +17,7 @@ from engine.wanted import Wanted
 from routes.chat.schemas import Rewriter
 
 QUICK_WORK = 300  # of the schemas of one request, about ten microseconds each
+MOST = 32  # schemas that wait for the process, each with a thread
 SECONDS = 10.0  # that one schema may take, or wait until others are done
 
 
@@ -26,7 +27,7 @@ class Rewriting:
     """
 
     def __init__(self, trials: Trials) -> None:
-        self._trials, self._queue = trials, CompileQueue(threads=1)
+        self._trials, self._queue = trials, CompileQueue(1, MOST)
 
     def of_request(self, wanted: Wanted) -> Rewriter:
         """Return what rewrites the schemas of one request, in its thread, which waits for a process outside its turn.

@@ -2,6 +2,8 @@
 
 import json
 import re
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,9 +12,10 @@ from app_production import create_app
 from config import load_settings
 from edge.services import KEY
 from engine.backend import Generation
+from engine.errors import Overloaded
 from engine.types import Piece
 from routes.resumable import KEPT_SECONDS, MAX_OF_CLIENT, MAX_STREAMS, ResumableStreams
-from tests.fakes import Clock
+from tests.fakes import PATIENCE, Clock
 
 TEXT = "/api/v1/text/generate"
 ADDRESS = "/api/v1/streams/{}"
@@ -167,6 +170,83 @@ def test_a_stream_that_is_still_read_is_not_taken_away(client, avibe, streams, m
     assert texts(events)[0] == "two."
     response.close()
     assert texts([read_again(client, stream_id).data])[0] == "One two."
+
+
+class Nothing:
+    """An answer of which nothing is needed but its events."""
+
+    only = object()
+
+    def abort(self):
+        """Stop nothing."""
+
+    def close(self):
+        """Give nothing back."""
+
+
+class Taker(threading.Thread):
+    """Takes a stream; taken: what it was given, refused: whether it was told to try again."""
+
+    def __init__(self, kept, stream):
+        super().__init__(daemon=True)
+        self._kept, self._stream, self.taken, self.refused = kept, stream, None, False
+        self.start()
+
+    def run(self):
+        try:
+            self.taken = self._kept.take(self._stream.owner, self._stream.id)
+        except Overloaded:
+            self.refused = True
+
+
+def waits_for(stream, before=None):
+    """Wait until somebody else than before waits for a stream; return who."""
+    given_up = time.monotonic() + PATIENCE
+    while stream.next_reader in (None, before):
+        assert time.monotonic() < given_up
+        time.sleep(0.001)
+    return stream.next_reader
+
+
+def test_only_the_last_who_asks_for_a_stream_waits_for_it(monkeypatch):
+    """However many ask for it, one of them keeps a thread; the others are told to try again."""
+    monkeypatch.setattr("routes.resumable.HANDOVER_SECONDS", PATIENCE)
+    kept = ResumableStreams()
+    stream, reader = kept.open("me", iter([b"data: 1\n\n"]), Nothing())
+    assert next(kept.read(stream, reader))
+    takers, waiting = [], None
+    for _ in range(5):
+        takers.append(Taker(kept, stream))
+        waiting = waits_for(stream, waiting)
+    for taker in takers[:-1]:
+        taker.join(PATIENCE)
+        assert taker.refused
+    assert takers[-1].is_alive()
+    kept.leave(stream, reader)
+    takers[-1].join(PATIENCE)
+    assert takers[-1].taken == (stream, waiting)
+
+
+def test_few_requests_wait_for_streams(monkeypatch):
+    """Each keeps a thread; beyond the bound it is told to try again at once, and later it waits as ever."""
+    monkeypatch.setattr("routes.resumable.HANDOVER_SECONDS", PATIENCE)
+    monkeypatch.setattr("routes.resumable.MAX_WAITING", 1)
+    kept = ResumableStreams()
+    first, second = (kept.open("me", iter([b"data: 1\n\n"]), Nothing()) for _ in range(2))
+    for stream, reader in (first, second):
+        assert next(kept.read(stream, reader))
+    taker = Taker(kept, first[0])
+    waits_for(first[0])
+    with pytest.raises(Overloaded):
+        kept.take("me", second[0].id)
+    kept.leave(*first)
+    taker.join(PATIENCE)
+    assert taker.taken[0] is first[0]
+    later = Taker(kept, second[0])
+    waits_for(second[0])
+    kept.leave(*second)
+    later.join(PATIENCE)
+    assert later.taken[0] is second[0]
 
 
 def test_it_is_stopped_by_its_client(client, avibe, streams):
