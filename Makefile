@@ -1,5 +1,5 @@
 # Shortcuts for developers; each recipe works by itself as well.
-.PHONY: install run check test lint format bench sanitize fake-cuda proof fuzz lighthouse
+.PHONY: install run check test lint format bench sanitize fake-cuda proof fuzz lighthouse audit sbom
 
 PYTHON = .venv/bin/python
 # $(call needs,MODULE,COMMAND): ends a recipe with a sentence where .venv lacks a module that COMMAND brings.

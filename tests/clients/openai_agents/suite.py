@@ -107,6 +107,7 @@ def test_tools_beside_an_output_of_a_class(model):
     agent = Agent("writer", tools=[get_weather], output_type=Listing, model=model(), model_settings=settings)
     assert isinstance(run(agent).final_output, Listing)
     free = agent.clone(model_settings=ModelSettings(max_tokens=300, parallel_tool_calls=False))
+    ASKED.clear()
     try:
         assert isinstance(run(free, max_turns=1).final_output, Listing)
     except agents.MaxTurnsExceeded:

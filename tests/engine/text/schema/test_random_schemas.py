@@ -77,6 +77,8 @@ def test_answers_of_random_schemas_validate(answers, start):
 @pytest.mark.parametrize("start", range(0, 400, 100))
 def test_random_nonsense_is_rewritten_or_refused(start):
     """No value of a keyword is a failure of ours."""
+    written = 0
     for seed in range(start, start + 100):
         with contextlib.suppress(SchemaRefused):
-            assert rewrite(whole_schema(seed, broken=0.2)).schema
+            written += bool(rewrite(whole_schema(seed, broken=0.2)).schema)
+    assert 0 < written < 100
