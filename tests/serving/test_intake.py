@@ -66,7 +66,7 @@ class Room:
     def connect(self, peer="1.2.3.4", seconds=PATIENCE):
         """Return a new connection, and the client's end of it."""
         ours, client = socket.socketpair()
-        client.settimeout(5)
+        client.settimeout(PATIENCE)
         conn = Connection(None, ClientSocket(ours, PATIENCE), (peer, 1), None)
         self.clients.append(client)
         self.intake.expect(conn, seconds)
@@ -742,7 +742,7 @@ class Counted:
 def fresh(room, sent):
     """A connection whose client has sent something before it is accepted."""
     ours, client = socket.socketpair()
-    client.settimeout(5)
+    client.settimeout(PATIENCE)
     client.sendall(sent)
     conn = Connection(None, ClientSocket(ours, PATIENCE), ("1.2.3.4", 1), None)
     room.clients.append(client)

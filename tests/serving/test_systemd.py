@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from serving.systemd import SERVING, Watchdog, notifier
-from tests.fakes import Clock
+from tests.fakes import PATIENCE, Clock
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -16,7 +16,7 @@ def test_message_reaches_the_socket(tmp_path, abstract):
     name = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(f"\0{name}" if abstract else name)
-        channel.settimeout(5)
+        channel.settimeout(PATIENCE)
         notifier(f"@{name}" if abstract else name)("READY=1")
         assert channel.recv(100) == b"READY=1"
 

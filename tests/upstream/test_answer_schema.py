@@ -165,7 +165,7 @@ def test_the_time_of_a_check_is_not_the_servers_silence(
     """Another server falls silent and is found to be so meanwhile; the one that has answered is waited for no more."""
     held = Held()
     monkeypatch.setattr(answer_schema, "judge", held)
-    backend = opened(retries=0, idle_timeout=0.3)
+    backend = opened(retries=0, idle_timeout=1.0)
     server.script.deltas = [{"content": "1"}] * 4
     checked = backend.submit(asking(rules=AnswerRules("response_format", REFERS)))
     assert held.asked.wait(PATIENCE)

@@ -108,7 +108,7 @@ def test_what_is_not_shown_is_accounted_too(
 ) -> None:
     """Whoever gave the answer up before anything was shown of it."""
     server.script.raw, server.script.ending = parts, "open"
-    generation = opened(idle_timeout=0.3, retries=0).submit(asking(**values))
+    generation = opened(idle_timeout=1.0, retries=0).submit(asking(**values))
     with pytest.raises(UpstreamTimedOut):
         generation.result()
     assert generation.spent.prompt_tokens > 0
