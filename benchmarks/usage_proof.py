@@ -35,7 +35,7 @@ from benchmarks.harness import record
 from database.connect import Database, sqlite_url
 from database.tables import USAGE_DAYS, USAGE_USERS
 from tests import postgres
-from tests.postgres import free_port
+from tests.e2e.gunicorn_process import free_port
 
 TITLE = "Usage through kills"
 APP = "tests.e2e.answering_app:app"

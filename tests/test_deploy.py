@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.gunicorn_process import free_port
 from tests.sandbox import Sandbox
 
 pytestmark = pytest.mark.slow
@@ -62,13 +63,8 @@ def taken_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return str(listener.getsockname()[1])
-
-
 def develop(box: Sandbox, **extra: str) -> subprocess.CompletedProcess[str]:
-    return box.run("development", **{"PORT": free_port(), **STOP_AT_SETTINGS, **extra})
+    return box.run("development", **{"PORT": str(free_port()), **STOP_AT_SETTINGS, **extra})
 
 
 # --- commands ---

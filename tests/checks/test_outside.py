@@ -14,7 +14,7 @@ import redis
 from checks.finding import State
 from checks.outside import check_collector, check_database, check_redis, check_upstreams
 from config import Settings, load_settings
-from tests.postgres import free_port
+from tests.e2e.gunicorn_process import free_port
 from tests.system_process import Redis
 from tests.telemetry.tracing.otlp_sink import otlp_sink
 

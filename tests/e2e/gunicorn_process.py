@@ -25,7 +25,7 @@ PORTS = range(15_000, 30_000)
 OURS = {setting.name for setting in SETTINGS} | {"NOTIFY_SOCKET", "WATCHDOG_USEC"}
 
 
-def free_port():
+def free_port() -> int:
     """Return a port without a listener that no outgoing connection takes before it is used."""
     while True:
         port = random.SystemRandom().choice(PORTS)
