@@ -86,7 +86,7 @@ def read_json(text: bytes | bytearray, limits: JsonLimits = USUAL, check_strings
     """
     try:
         strings = _long_strings(text, limits) if len(text) > SHORT_TEXT else []
-        return _parsed(text, strings, check_strings)
+        return _parsed(text, strings, limits.text_bytes, check_strings)
     except UnicodeDecodeError as error:
         raise ValidationError(Message("body_not_utf8", "The request body is not valid UTF-8.")) from error
     except ValueError as error:
@@ -95,12 +95,12 @@ def read_json(text: bytes | bytearray, limits: JsonLimits = USUAL, check_strings
         raise ValidationError(TOO_DEEP) from error
 
 
-def _parsed(text: bytes | bytearray, strings: list[tuple[int, int]], check_strings: bool) -> Any:
-    """Return the value of a text. strings: where its long strings begin and end."""
-    held, numbers = _Held(), _Numbers()
+def _parsed(text: bytes | bytearray, strings: list[tuple[int, int]], most: int, check_strings: bool) -> Any:
+    """Return the value of a text. strings: where its long strings begin and end; most: bytes of those of no ASCII."""
+    held, numbers = _Held(most), _Numbers()
     rest, position = [], 0
     for start, end in strings:
-        rest += [text[position:start], held.add(_decoded(text, start, end)).encode()]
+        rest += [text[position:start], held.add(_decoded(text, start, end), end - start).encode()]
         position = end
     short = b"".join([*rest, text[position:]]) if rest else text
     value = json.loads(
@@ -122,16 +122,20 @@ def _parsed(text: bytes | bytearray, strings: list[tuple[int, int]], check_strin
 class _Held:
     """The long strings of one text, each with a name that stands for it while the rest is parsed.
 
+    most: bytes of those that are no ASCII, which no image is: a single character makes a string four times as large.
     surrogates: whether any of them has a lone surrogate.
     """
 
-    def __init__(self) -> None:
-        self.surrogates = False
+    def __init__(self, most: int) -> None:
+        self.surrogates, self._left = False, most
         self._mark = secrets.token_hex(16)
         self._strings: dict[str, str] = {}
 
-    def add(self, pieces: list[str]) -> str:
-        """Keep a string; return its name."""
+    def add(self, pieces: list[str], size: int) -> str:
+        """Keep a string of so many bytes; return its name. Raises PayloadTooLarge."""
+        self._left -= 0 if all(map(str.isascii, pieces)) else size
+        if self._left < 0:
+            raise PayloadTooLarge(TOO_LARGE)
         name = f"{self._mark}{len(self._strings)}"
         self._strings[name] = "".join(pieces)
         self.surrogates = self.surrogates or not all(map(is_text, pieces))

@@ -152,6 +152,20 @@ def test_what_stands_in_strings_is_not_counted():
     assert read_json(json.dumps({"a": [[image]]}).encode(), FEW) == {"a": [[image]]}
 
 
+@pytest.mark.parametrize("other", ["é", "\\u00e9", "\U0001f600", "\\ud83d\\ude00"])
+@pytest.mark.parametrize("value", ['"data:{}"', '{{"data": "{}"}}'])
+def test_what_is_no_ascii_is_no_image(value, other):
+    """One such character makes a text four times as large; it is read as far as any other text, all together."""
+    for length in (380, 500):
+        text = value.format(length // 2 * "A" + other + length // 2 * "A").encode()
+        assert (outcome(text, FEW)[0] is PayloadTooLarge) if length > 400 else (outcome(text, FEW) == as_short(text))
+        image = text.replace(other.encode(), b"A" * 5000)
+        assert outcome(image, FEW) == as_short(image)
+    half = value.format(100 * "A" + other + 150 * "A")
+    assert outcome(f"[{half}]".encode(), FEW) == as_short(f"[{half}]".encode())
+    assert outcome(f"[{half},{half}]".encode(), FEW)[0] is PayloadTooLarge
+
+
 @pytest.mark.parametrize("colon", [":", ": ", " :\n\t"])
 def test_a_field_data_holds_an_image(colon):
     """In base64 alone, as Anthropic's clients send it; no other field does, and no value that merely says so."""
@@ -250,7 +264,7 @@ def test_names_are_unique():
 
 def test_a_name_that_stands_for_a_string_cannot_be_guessed():
     """It is another one in each text."""
-    marks = {routes.json_text._Held().add(["x"]) for _ in range(3)}
+    marks = {routes.json_text._Held(9).add(["x"], 1) for _ in range(3)}
     assert len(marks) == 3
 
 
