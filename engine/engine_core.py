@@ -27,6 +27,7 @@ from engine.types import EngineConfig, FinishReason
 
 log = logging.getLogger("avito_ai.engine")
 
+GRAMMAR_PAUSE = 0.002  # seconds between two looks where nothing but masks of grammars is waited for
 STREAM_INTERVAL = 0.02  # seconds between two parts of a streamed answer, at least
 
 OUT_OF_MEMORY = "The model ran out of memory for this request."
@@ -114,7 +115,10 @@ class EngineCore:
         self._end_overdue()
         plan = self._schedule()
         if not plan and self._in_flight is None:
-            return False
+            if not self.scheduler.waits_for_grammars:
+                return False
+            time.sleep(GRAMMAR_PAUSE)
+            return True
         if self._launch is None:
             self._postprocess(self._run(plan))
         else:

@@ -103,7 +103,7 @@ class Scheduler:
         newcomer = self._newcomer()
         limits = self._shares.limits(self._held, newcomer)
         within, beyond = self._divided(limits)
-        decode = [s for s in within if s.remaining == 1]
+        decode = [s for s in within if s.remaining == 1 and s.ready]
         budget = max(1, min(self._max_tokens, limits.tokens or self._max_tokens) - len(decode))
         waiting = 0 if newcomer is None else min(len(self._room), len(self._free_slots))
         readers = sum(s.remaining > 1 for s in within) + waiting
@@ -117,6 +117,11 @@ class Scheduler:
             self._grow(sequence)
         self._shares.count(decode, prefill)
         return Plan(sorted(decode, key=lambda s: s.slot), prefill)
+
+    @property
+    def waits_for_grammars(self) -> bool:
+        """Whether a running sequence could go on, had its grammar the next mask."""
+        return any(sequence.remaining and not sequence.ready for sequence in self.running)
 
     def register(self, sequence: Sequence) -> None:
         """Let later sequences find the whole blocks that are computed of this one."""
@@ -298,6 +303,8 @@ class Scheduler:
             if min(spare, chunks.left) <= 0:
                 return
             if sequence.remaining == 1:
+                if not sequence.ready:
+                    continue
                 decode.append(sequence)
                 chunks.left, count = chunks.left - 1, 1
             elif not sequence.remaining:

@@ -128,6 +128,12 @@ class Sequence:
         self.adjusts_logits = self.needs_its_tokens or self.adjustments is not None
 
     @property
+    def ready(self) -> bool:
+        """Whether its next token can be chosen without a wait for its grammar."""
+        mask = self.sampling.token_mask
+        return mask is None or mask.ready
+
+    @property
     def remaining(self) -> int:
         """Tokens that can be computed now: one while decoding, more during prefill, none once the last is pending."""
         if self.num_output + self.pending >= max(1, self.sampling.max_tokens):  # for 0, a token that is not kept

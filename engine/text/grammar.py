@@ -3,8 +3,8 @@
 They are matched by llguidance. It was chosen over xgrammar, which depends on apache-tvm-ffi and, on Linux, Triton, and
 over outlines-core, which builds the whole automaton of a schema first: that takes seconds for some small schemas.
 llguidance has one wheel for Python 3.9 and later and no dependencies; it is lazy, so a grammar is ready after about a
-millisecond; it releases the GIL; and it counts its own work, so even a malicious grammar takes no longer in a step, and
-no more memory, than its limits allow.
+millisecond; it releases the GIL; and it counts its own work, which bounds the memory that a malicious grammar
+takes. What its masks take in time is counted here, and an answer whose masks take too much of it fails.
 
 New grammars are tried in processes of their own first (`grammar_trials`), where one that never ends is killed.
 Grammars are compiled and warmed up in the threads of a `CompileQueue`, never in the engine's thread, which only
@@ -14,8 +14,10 @@ requests the next mask; a thread of this module starts to compute it when the pr
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,13 +31,16 @@ from engine.text.compile_queue import CompileQueue
 from engine.text.grammar_limits import FUEL, MORE_MAY_HELP, TOO_COMPLEX, TRIED_ANSWERS, TRIED_TOKENS, fault, limits_of
 from engine.text.grammar_limits import reason as reason_of
 from engine.text.grammar_trials import NoTrials, Trials
+from engine.text.mask_pool import MaskPool
 from engine.types import Vocabulary
 from engine.wanted import Wanted
 
 COMPILE_SECONDS = 5.0
 CACHED_GRAMMARS = 128
 CACHED_BYTES = 64 * 2**20  # of the compiled grammars of one model, as `size_of` estimates them
-MASK_THREADS = 4
+# Processor time of the masks of one answer: so much, and so much more for each token.
+BURST_SECONDS, TOKEN_SECONDS = 2.0, 0.02
+SLOW_SECONDS = 0.01  # of one mask, beyond which a step does not wait for the next one of its row
 BYTES_PER_FUEL, BYTES_PER_CHARACTER = 110, 170  # see `grammar_limits.FUEL`
 
 
@@ -59,18 +64,34 @@ class GrammarRefused(ValidationError):
 class GrammarMask:
     """The `TokenMask` of one answer. Used by the engine's thread only; masks are computed in the thread pool.
 
-    field: of the request, which an answer that fails is blamed on; grammar: what it follows.
+    field: of the request, which an answer that fails is blamed on; grammar: what it follows; clock: seconds of
+    processor time of the thread that asks.
     """
 
-    def __init__(self, matcher: LLMatcher, words: int, pool: ThreadPoolExecutor, field: str, grammar: str = "") -> None:
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        words: int,
+        pool: MaskPool[NDArray[np.int32]],
+        field: str,
+        grammar: str = "",
+        clock: Callable[[], float] = time.thread_time,
+    ) -> None:
         self._matcher, self._words, self._pool, self._field = matcher, words, pool, field
-        self.grammar = grammar
+        self.grammar, self._clock = grammar, clock
         self._next: Future[NDArray[np.int32]] | None = None
+        self._spent = self._last = 0.0  # seconds that all masks took, and the last one
+        self._may_spend = BURST_SECONDS
 
     @property
     def json(self) -> bool:
         """Whether a whole answer is JSON."""
         return self.grammar.startswith(OF_JSON)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next mask is there, or is likely to be by the time that a step needs it."""
+        return self._last <= SLOW_SECONDS or self._next is None or self._next.done()
 
     def bitmask(self) -> NDArray[np.int32]:
         """Return the tokens allowed next, packed into int32 words.
@@ -78,7 +99,7 @@ class GrammarMask:
         All tokens once the grammar has failed: the step is that of other answers too, and `accept` raises.
         """
         if self._next is None:
-            self._next = self._pool.submit(self._compute)
+            self._next = self._submit()
         return self._next.result()
 
     def accept(self, token_id: int) -> None:
@@ -86,12 +107,26 @@ class GrammarMask:
         if self._next is not None:
             self._next.result()  # a matcher must not be used concurrently
         # A matcher in error accepts an end token, though the answer is not complete.
-        if self._matcher.is_error() or not self._matcher.consume_token(token_id) or self._matcher.is_error():
+        exhausted = self._spent > self._may_spend
+        if exhausted or self._matcher.is_error() or not self._consumed(token_id) or self._matcher.is_error():
             raise GrammarFailed(f"{self._field} {TOO_COMPLEX}.", self._field)
-        self._next = None if self._matcher.is_stopped() else self._pool.submit(self._compute)
+        self._may_spend += TOKEN_SECONDS
+        self._next = None if self._matcher.is_stopped() else self._submit()
+
+    def _consumed(self, token_id: int) -> bool:
+        began = self._clock()
+        consumed = self._matcher.consume_token(token_id)
+        self._spent += self._clock() - began
+        return consumed
+
+    def _submit(self) -> Future[NDArray[np.int32]]:
+        return self._pool.submit(self._compute, self._spent, self._last > SLOW_SECONDS)
 
     def _compute(self) -> NDArray[np.int32]:
+        began = self._clock()
         mask = _mask_of(self._matcher, self._words)
+        self._last = self._clock() - began
+        self._spent += self._last
         return np.full_like(mask, -1) if self._matcher.is_error() or not mask.any() else mask
 
 
@@ -113,7 +148,7 @@ class Grammars:
         self._vocabulary, self._seconds = vocabulary, seconds
         self._words = (len(vocabulary.tokens) + 31) // 32
         self._compilers = compilers or CompileQueue()
-        self._maskers = ThreadPoolExecutor(MASK_THREADS, "grammar-mask")
+        self._maskers: MaskPool[NDArray[np.int32]] = MaskPool()
         self._tokenizer: LLTokenizer | None = vocabulary.index
         self._tokenizer_lock = threading.Lock()  # guards the creation of `_tokenizer` if the vocabulary has no index
         self._lock = threading.Lock()  # guards the two fields below
@@ -154,7 +189,7 @@ class Grammars:
     def close(self) -> None:
         """Shut down the threads, of the compilers too."""
         self._compilers.close()
-        self._maskers.shutdown(wait=False, cancel_futures=True)
+        self._maskers.close()
 
     def _compiled(self, grammar: str, wanted: Wanted, owner: str) -> _Compiled:
         compiled = self._compilers.done(partial(self._compile, grammar), wanted, self._seconds)

@@ -12,6 +12,10 @@ from engine.types.rules import AnswerRules
 class TokenMask(Protocol):
     """A grammar's hook for one sequence, called by the engine's thread only."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether `bitmask` will not take long; until then the sequence sits steps out."""
+
     def bitmask(self) -> Any:
         """Return the tokens allowed next: numpy int32 [ceil(vocab/32)], bit i of word i//32 set where allowed."""
 

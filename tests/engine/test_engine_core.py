@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from engine.engine_core import GRAMMAR_PAUSE
 from engine.errors import DeadlineExceeded, ModelError, RequestAborted, ValidationError
 from engine.faults import Inconsistent, Poisoned
 from engine.model.choice import Choice
@@ -296,6 +297,8 @@ def test_a_shared_block_that_is_not_finite_is_not_found_again():
 class Grammar:
     """Follows a script of allowed tokens, and raises `error` beyond it."""
 
+    ready = True
+
     def __init__(self, *tokens, error=None):
         self.left, self.taken = list(tokens), []
         self.error = error or ValueError("the grammar does not go on like this")
@@ -318,6 +321,54 @@ def test_a_grammar_follows_each_token_and_its_failure_is_its_own():
     assert lengths([submitted[0], submitted[2]]) == [3, 3]
     assert good.taken == [0, 0, 0]
     assert type(outcome(submitted[1])) is ModelError
+    core.assert_clean()
+
+
+class Slow(Grammar):
+    """A grammar whose masks are there once it is told so; asked: how often it was looked whether they are."""
+
+    ready_now, asked = False, 0
+
+    @property
+    def ready(self):
+        self.asked += 1
+        return self.ready_now
+
+
+def test_a_row_without_its_mask_sits_steps_out():
+    """Others go on meanwhile, those that come later too; once it is there, the row goes on."""
+    core = Core()
+    slow, mask = None, Slow(0, 0, 0)
+    mask.ready_now = True
+    slow = core.come(max_tokens=3, token_mask=mask)
+    core.run(1)
+    mask.ready_now = False
+    other = core.come(max_tokens=5)
+    core.run(3)
+    later = core.come(max_tokens=2)
+    core.run(6)
+    assert lengths([other, later]) == [5, 2]
+    assert (len(mask.taken), slow.phase) == (1, Phase.RUNNING)
+    mask.ready_now = True
+    core.run()
+    assert lengths([slow]) == [3]
+    core.assert_clean()
+
+
+def test_an_engine_that_waits_for_masks_alone_is_not_idle(monkeypatch):
+    """It looks again soon, without keeping a core busy; deadlines end what waits."""
+    pauses = []
+    monkeypatch.setattr("engine.engine_core.time.sleep", pauses.append)
+    core, mask = Core(), Slow(0, 0, 0)
+    mask.ready_now = True
+    slow = core.come(max_tokens=3, token_mask=mask, timeout=50.0)
+    core.run(1)
+    mask.ready_now = False
+    assert core.run(5) == 5
+    assert pauses == [GRAMMAR_PAUSE] * 5
+    core.now += 100.0
+    core.run(1)
+    assert type(outcome(slow)) is DeadlineExceeded
     core.assert_clean()
 
 

@@ -242,6 +242,8 @@ def test_a_shared_prefix_of_a_thousand_tokens_is_not_copied(text_folder, maybe_k
 class Digits:
     """A grammar of three tokens out of `allowed`, then the end token."""
 
+    ready = True
+
     def __init__(self, allowed, end, vocabulary):
         self.allowed, self.end, self.vocabulary, self.taken = allowed, end, vocabulary, []
 

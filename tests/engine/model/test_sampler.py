@@ -200,6 +200,8 @@ def test_a_row_that_is_not_finite_is_reported_and_the_others_are_drawn(value, ch
 class Allowing:
     """A grammar that allows a fixed set of tokens."""
 
+    ready = True
+
     def __init__(self, *tokens, words=1):
         bits = np.zeros(words, dtype=np.uint32)
         for token in tokens:

@@ -20,7 +20,10 @@ from engine.loading.loader import load_model
 from engine.loading.vocabulary import vocabulary_of
 from engine.text.compile_queue import CompileQueue
 from engine.text.grammar import (
+    BURST_SECONDS,
     CACHED_GRAMMARS,
+    SLOW_SECONDS,
+    TOKEN_SECONDS,
     GrammarFailed,
     Grammars,
     json_grammar,
@@ -121,6 +124,61 @@ def test_a_token_outside_the_mask_fails_the_answer(grammars):
             mask.accept(TOKENS.index(b"x"))
         assert caught.value.param == "tools"
         assert allowed(mask) == list(range(len(TOKENS)))
+
+
+AMBIGUOUS = lark_grammar('start: s\ns: s s | "x" | s s s s')
+
+
+class Ticking:
+    """A clock that goes on by `takes` at each look."""
+
+    def __init__(self):
+        self.now = self.takes = 0.0
+
+    def __call__(self):
+        self.now += self.takes
+        return self.now
+
+
+def follow(mask, steps):
+    """Go on with an answer of the ambiguous grammar."""
+    for _ in range(steps):
+        mask.bitmask()
+        mask.accept(TOKENS.index(b"x"))
+
+
+def test_a_slow_mask_is_not_waited_for(grammars):
+    """Its row sits steps out until it is there; a quick one is as good as there."""
+    mask, release = grammars.mask(AMBIGUOUS), threading.Event()
+    mask._clock = clock = Ticking()
+    follow(mask, 2)
+    assert mask.ready
+    clock.takes = 2 * SLOW_SECONDS
+    follow(mask, 1)
+    mask.bitmask()
+    assert mask.ready
+    compute = mask._compute
+    mask._compute = lambda: release.wait(PATIENCE) and compute()
+    mask.accept(TOKENS.index(b"x"))
+    assert not mask.ready
+    clock.takes = 0.0
+    release.set()
+    mask.bitmask()
+    follow(mask, 1)
+    assert mask.ready
+
+
+def test_an_answer_whose_masks_take_too_long_fails(grammars):
+    """A few slow ones are in any grammar; an ambiguous one has more with every token."""
+    mask = grammars.mask(AMBIGUOUS, field="guided_grammar")
+    mask._clock = clock = Ticking()
+    clock.takes = BURST_SECONDS / 10  # for the mask, and for the token
+    follow(mask, 4)
+    clock.takes = TOKEN_SECONDS / 2
+    follow(mask, 20)
+    clock.takes = BURST_SECONDS / 10
+    with pytest.raises(GrammarFailed, match=r"^guided_grammar is too complex\.$"):
+        follow(mask, 8)
 
 
 def test_text_before_json_can_be_required(grammars):

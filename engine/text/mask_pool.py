@@ -1,0 +1,98 @@
+"""The threads that compute masks: those of answers that have taken the least time come first, and slow ones in turn.
+
+A mask of most grammars takes less than a millisecond, and the engine's step waits for it. One of an ambiguous grammar
+takes longer with every token. Such a row sits steps out until its mask is there (`GrammarMask.ready`), and few of such
+masks are computed at once, so that they take neither all cores nor all threads.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from engine.cores import CORES, Cores
+
+THREADS = 4
+SLOW_AT_ONCE = max(1, min(THREADS - 1, (os.cpu_count() or 1) // 4))
+
+Mask = TypeVar("Mask")
+_Job = tuple[float, int, "Future[Mask]", Callable[[], Mask]]
+
+
+class MaskPool(Generic[Mask]):
+    """Computes in `threads` threads, which start with the first job. Thread-safe.
+
+    slow: how many slow jobs there are at once; cores: where each of them is counted.
+    """
+
+    def __init__(self, threads: int = THREADS, slow: int = SLOW_AT_ONCE, cores: Cores = CORES) -> None:
+        self._threads, self._cores = threads, cores
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()  # guards the fields below
+        self._quick: list[_Job[Mask]] = []  # heaps
+        self._slow: list[_Job[Mask]] = []
+        self._started = self._closed = False
+        self._slow_left = slow
+
+    def submit(self, work: Callable[[], Mask], spent: float, slow: bool) -> Future[Mask]:
+        """Have a mask computed. spent: seconds that the answer's masks took; slow: whether the last one took long."""
+        future: Future[Mask] = Future()
+        with self._changed:
+            if self._closed:
+                future.cancel()
+                return future
+            heapq.heappush(self._slow if slow else self._quick, (spent, next(self._numbers), future, work))
+            if not self._started:
+                self._started = True
+                for _ in range(self._threads):
+                    threading.Thread(target=self._run, name="grammar-mask", daemon=True).start()
+            self._changed.notify()
+        return future
+
+    def close(self) -> None:
+        """End the threads; what waits is cancelled."""
+        with self._changed:
+            self._closed = True
+            waiting, self._quick, self._slow = [*self._quick, *self._slow], [], []
+            self._changed.notify_all()
+        for _, _, future, _ in waiting:
+            future.cancel()
+
+    def _run(self) -> None:
+        while (taken := self._take()) is not None:
+            (_, _, future, work), slow = taken
+            if slow:
+                with self._cores.job():
+                    _compute(future, work)
+                with self._changed:
+                    self._slow_left += 1
+                    self._changed.notify()
+            else:
+                _compute(future, work)
+            del taken, future, work  # so that nothing is kept while this thread waits
+
+    def _take(self) -> tuple[_Job[Mask], bool] | None:
+        """Wait for a job and return it with whether it is a slow one; None once the pool is closed."""
+        with self._changed:
+            while not self._closed:
+                if self._quick:
+                    return heapq.heappop(self._quick), False
+                if self._slow and self._slow_left:
+                    self._slow_left -= 1
+                    return heapq.heappop(self._slow), True
+                self._changed.wait()
+        return None
+
+
+def _compute(future: Future[Mask], work: Callable[[], Mask]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
