@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema
 
 from routes.chat.history import Parts
 
-UNREAD = "Any other part, for which a note stands in a result and in an earlier turn; refused in the new question."
+UNREAD = "Any other part, for which a note stands in a result and in an earlier turn; refused in what is asked now."
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -27,6 +27,8 @@ MEDIA_TYPES: Mapping[Callable[[bytes], tuple[int, int]], str] = {
     image_header.read_ico: "image/x-icon",
 }
 
+LONG_ARGUMENTS, ENDS = 64 * 1024, 64  # characters of the arguments of a call
+
 
 def encode(upstream: Upstream, request: GenerationRequest, max_tokens: int) -> tuple[str, bytes]:
     """Return the path below the base URL, and the body. Raises Unsupported for what the server does not take."""
@@ -127,12 +129,20 @@ def _message(message: Mapping[str, Any], images: Iterator[EncodedImage]) -> dict
 
 
 def _call(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a call of the history with an object as its arguments: servers fail on those of a call that was cut."""
-    function = call["function"]
-    if whole_object(function["arguments"]) is not None:
+    """Return a call of the history with an object as its arguments: servers fail on those of a call that was cut.
+
+    Long ones are not parsed, which would hold the interpreter lock: by their ends alone they are whole or not.
+    """
+    function, arguments = call["function"], call["function"]["arguments"]
+    long = len(arguments) > LONG_ARGUMENTS
+    if _has_ends(arguments) if long else whole_object(arguments) is not None:
         return call
-    begun = json.dumps(begun_object(function["arguments"]), ensure_ascii=False)
+    begun = "{}" if long else json.dumps(begun_object(arguments), ensure_ascii=False)
     return {**call, "function": {**function, "arguments": begun}}
+
+
+def _has_ends(arguments: str) -> bool:
+    return arguments[:ENDS].lstrip().startswith("{") and arguments[-ENDS:].rstrip().endswith("}")
 
 
 def _image(image: EncodedImage) -> dict[str, Any]:

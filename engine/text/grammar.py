@@ -39,7 +39,7 @@ COMPILE_SECONDS = 5.0
 CACHED_GRAMMARS = 128
 CACHED_BYTES = 64 * 2**20  # of the compiled grammars of one model, as `size_of` estimates them
 # Processor time of the masks of one answer: so much, and so much more for each token.
-BURST_SECONDS, TOKEN_SECONDS = 2.0, 0.02
+BURST_SECONDS, TOKEN_SECONDS = 1.0, 0.01
 SLOW_SECONDS = 0.01  # of one mask, beyond which a step does not wait for the next one of its row
 BYTES_PER_FUEL, BYTES_PER_CHARACTER = 110, 170  # see `grammar_limits.FUEL`
 

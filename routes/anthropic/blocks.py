@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from routes.anthropic.base import CitablePart, HistoryPart
-from routes.anthropic.history import DOCUMENT, EARLIER, RESULT
+from routes.anthropic.history import ANSWER, DOCUMENT, EARLIER, RESULT
 from routes.noted_parts import Noted
 from routes.validation import BRANCH
 
@@ -168,7 +168,8 @@ class AssistantTurn(HistoryPart):
 
     role: Literal["assistant"]
     content: Annotated[
-        Annotated[str, Tag(STRING)] | Annotated[list[AssistantBlock], Field(fail_fast=True), Tag(BLOCKS)],
+        Annotated[str, Tag(STRING)]
+        | Annotated[list[AssistantBlock], Field(fail_fast=True), Noted(ANSWER), Tag(BLOCKS)],
         Discriminator(_string_or_blocks),
     ]
 

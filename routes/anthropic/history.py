@@ -28,6 +28,7 @@ DOCUMENT = Parts(frozenset({"text"}), {"image": _image})
 READERS = {"image": _image, "document": _document, "search_result": _found}
 RESULT = Parts(frozenset({"text", "tool_reference"}), READERS)
 EARLIER = Parts(frozenset({"text", "tool_result"}), READERS)
+ANSWER = Parts(frozenset({"text", "tool_use", "thinking", "redacted_thinking"}), {})
 
 
 def _results(message: Value) -> Value:
@@ -43,4 +44,4 @@ def _result(block: Value) -> Value:
     return {**block, "content": RESULT.readable(block.get("content"))}
 
 
-MESSAGES = History(lambda message: message.get("role") == "assistant", _results, EARLIER)
+MESSAGES = History(lambda message: message.get("role") == "assistant", _results, EARLIER, ANSWER)

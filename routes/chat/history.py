@@ -46,12 +46,13 @@ class History:
     """How a protocol writes a conversation.
 
     is_answer: whether a message is the assistant's, or a part of its answer; result: returns a message with its results
-    of tools as they are read; earlier: the parts of a message of an earlier turn.
+    of tools as they are read; earlier: the parts of a message of an earlier turn; answer: those of an answer.
     """
 
     is_answer: Callable[[Value], bool]
     result: Callable[[Value], Value]
     earlier: Parts
+    answer: Parts
 
     def readable(self, messages: Any) -> Any:
         """Return the messages of a request, before they are checked, with notes for what is not read in their past."""
@@ -60,11 +61,19 @@ class History:
         answers = [isinstance(message, dict) and self.is_answer(message) for message in messages]
         start = question_start(answers)
         return [
-            message if answer or not isinstance(message, dict) else self._message(message, index < start)
+            self._answer(message, index < start) if answer else self._message(message, index < start)
             for index, (message, answer) in enumerate(zip(messages, answers, strict=True))
         ]
 
-    def _message(self, message: Value, earlier: bool) -> Value:
+    def _answer(self, message: Value, earlier: bool) -> Value:
+        """The beginning of the new answer stays as it is: it is continued word for word."""
+        if not earlier or message.get("role") != "assistant" or not isinstance(message.get("content"), list):
+            return message
+        return {**message, "content": self.answer.readable(message["content"])}
+
+    def _message(self, message: Any, earlier: bool) -> Any:
+        if not isinstance(message, dict):
+            return message
         message = self.result(message)
         if not earlier or not isinstance(message.get("content"), list):
             return message

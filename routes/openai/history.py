@@ -13,6 +13,7 @@ def _image(part: Value) -> Value | None:
 
 IMAGES = {"image_url": _image, "input_image": _image}
 EARLIER = Parts(TEXTS, IMAGES)
+ANSWER = Parts(TEXTS | {"refusal", "thinking", "reasoning", "redacted_thinking"}, {})
 RESULT = Parts(TEXTS | {"file", "input_file"}, IMAGES)  # its files are notes once the conversation is built
 
 
@@ -28,9 +29,10 @@ def _call_output(item: Value) -> Value:
     return {**item, "output": RESULT.readable(item.get("output"))}
 
 
-CHAT = History(lambda message: message.get("role") == "assistant", _tool_message, EARLIER)
+CHAT = History(lambda message: message.get("role") == "assistant", _tool_message, EARLIER, ANSWER)
 RESPONSES = History(
     lambda item: item.get("role") == "assistant" or item.get("type") in ("function_call", "reasoning"),
     _call_output,
     EARLIER,
+    ANSWER,
 )

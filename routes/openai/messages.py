@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from routes.noted_parts import Noted
 from routes.openai.base import HistoryPart
-from routes.openai.history import EARLIER, RESULT
+from routes.openai.history import ANSWER, EARLIER, RESULT
 from routes.validation import BRANCH
 
 MAX_MESSAGES = 1024
@@ -30,7 +30,7 @@ def _object_or_text(value: Any) -> str:
 class TextPart(HistoryPart):
     """A text."""
 
-    type: Literal["text", "input_text"]
+    type: Literal["text", "input_text", "output_text"]
     text: str
 
 
@@ -108,7 +108,7 @@ UserContent = Annotated[
     Discriminator(_text_or_parts),
 ]
 AssistantContent = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[AssistantPart], Field(fail_fast=True), Tag(PARTS)],
+    Annotated[str, Tag(TEXT)] | Annotated[list[AssistantPart], Field(fail_fast=True), Noted(ANSWER), Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 ResultContent = Annotated[

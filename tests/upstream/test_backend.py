@@ -13,6 +13,7 @@ from settings.upstream_kinds import KINDS
 from tests.fake_upstream import WORDS, FakeUpstream
 from tests.fakes import ScriptedBackend
 from tests.upstream.conftest import Open, asking
+from upstream.request_body import LONG_ARGUMENTS
 from upstream.standing_in import StandingIn
 
 SAID = "".join(f"{word} " for word in WORDS)
@@ -99,12 +100,17 @@ def test_images_tools_and_a_schema_are_passed_on(server: FakeUpstream, opened: O
         ('{"at": 1e999, "by": "', "{}"),
         ('{"at": "\ud800', "{}"),
         ("the sea", "{}"),
+        (LONG := '{"at": "' + "x" * LONG_ARGUMENTS + '"} ', LONG),
+        ('{"at": "' + "x" * LONG_ARGUMENTS, "{}"),
+        ("x" * LONG_ARGUMENTS + "}", "{}"),
     ],
 )
 def test_a_call_of_the_history_has_an_object_as_its_arguments(
     server: FakeUpstream, opened: Open, sent: str, told: str
 ) -> None:
-    """Of one that was cut, what there is: servers fail on anything else. Whole ones stay as sent."""
+    """Of one that was cut, what there is: servers fail on anything else. Whole ones stay as sent; long ones are judged by
+    their ends.
+    """
     call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": sent}}
     past = {"role": "assistant", "content": "", "tool_calls": [call]}
     result = {"role": "tool", "content": "found", "tool_call_id": "c"}

@@ -14,13 +14,12 @@ from routes.openai.responses.items import (
     FunctionCallOutput,
     InputItem,
     InputMessage,
-    OutputTextPart,
     PastAnswer,
     PastReasoning,
 )
 from routes.openai.responses.namespaces import full_name
 
-ShownPart = TextPart | OutputTextPart | AnsweredPart | RefusalPart | ImagePart | FilePart
+ShownPart = TextPart | AnsweredPart | RefusalPart | ImagePart | FilePart
 AnyPart = ShownPart | ThoughtPart
 
 ANSWERS = PastAnswer, FunctionCall, PastReasoning

@@ -21,19 +21,12 @@ MAX_ITEMS = 2048
 ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning")
 
 
-class OutputTextPart(HistoryPart):
-    """A text of an earlier answer, given as a question."""
-
-    type: Literal["output_text"]
-    text: str
-
-
 def _text_or_parts(value: Any) -> str:
     return PARTS if isinstance(value, list) else TEXT
 
 
-InputPart = Annotated[TextPart | OutputTextPart | ImagePart, Discriminator("type")]
-ResultPart = Annotated[TextPart | OutputTextPart | ImagePart | FilePart, Discriminator("type")]
+InputPart = Annotated[TextPart | ImagePart, Discriminator("type")]
+ResultPart = Annotated[TextPart | ImagePart | FilePart, Discriminator("type")]
 InputContent = Annotated[
     Annotated[str, Tag(TEXT)]
     | Annotated[list[InputPart], Field(min_length=1, fail_fast=True), Noted(EARLIER), Tag(PARTS)],

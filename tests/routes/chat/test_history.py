@@ -175,6 +175,34 @@ def test_a_note_stands_for_what_is_not_read_in_a_result(client, avision, protoco
 
 
 @each_protocol
+@pytest.mark.parametrize("kind", ["hologram", "server_tool_use", "web_search_tool_result", "image_url", "audio"])
+def test_a_note_stands_for_what_is_not_read_in_an_answer(client, avision, protocol, kind):
+    """As of another model, or of another service; the beginning of the new answer is continued word for word."""
+    answer = {"role": "assistant", "content": [LOOK, {"type": kind, "id": "x", "content": [{}]}]}
+    prompt = read(client, avision, protocol, [ASKED, answer, ASKED])
+    note = UNREAD_IMAGE if "image" in kind else NOTED.replace("hologram", kind)
+    assert str(prompt.messages[1]).count(note) == 1
+    assert "Look." in str(prompt.messages[1])
+    assert client.post(protocol.path, json=protocol.body([ASKED, answer])).status_code == 400
+
+
+@each_protocol
+def test_an_answer_may_be_nothing_but_what_is_not_read(client, avision, protocol):
+    """A search that another service has run."""
+    answer = {"role": "assistant", "content": [{"type": "server_tool_use", "id": "x", "name": "search", "input": {}}]}
+    prompt = read(client, avision, protocol, [ASKED, answer, ASKED])
+    assert "server_tool_use" in str(prompt.messages[1])
+
+
+@pytest.mark.parametrize("protocol", [Chat, Responses])
+def test_a_text_of_an_answer_is_one_in_a_question_and_in_a_result(client, avision, protocol):
+    """Programs copy the parts of an answer."""
+    copied = {"type": "output_text", "text": "Copied.", "annotations": []}
+    for messages in ([protocol.user(copied)], [ASKED, protocol.call, protocol.result(copied)]):
+        assert "Copied." in str(read(client, avision, protocol, messages).messages)
+
+
+@each_protocol
 @each_unread
 @pytest.mark.parametrize("begun", [False, True])
 def test_the_new_question_is_refused_by_name(client, protocol, kind, begun):
