@@ -87,7 +87,9 @@ ROUTES: Mapping[str, Row] = {
     "GET /": Row(),
     "GET /state": Row(),
     "GET /language": Row(),
-    "POST /language": Row(bodies={FORM: 5 * MIB, MULTIPART: MIB}, own_page=True),  # with the image that the page keeps
+    "POST /language": Row(  # with the image that the page keeps
+        budget=Budget.COUNTING, bodies={FORM: 5 * MIB, MULTIPART: MIB}, own_page=True
+    ),
     "GET /static/<path:filename>": Row(),
     "GET /favicon.ico": Row(),
     "GET /manifest.webmanifest": Row(),

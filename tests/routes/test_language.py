@@ -54,3 +54,16 @@ def test_a_reload_of_such_a_page_leads_to_the_forms(client):
     """Where its address is opened without the form."""
     answer = client.get("/language?form=text")
     assert (answer.status_code, answer.headers["Location"]) == (303, "/")
+
+
+class TestLimits:
+    @pytest.fixture
+    def environ(self, environ):
+        return environ | {"RATE_LIMIT_PER_MINUTE": "1"}
+
+    def test_a_visitor_changes_it_ten_times_as_often_as_it_asks(self, client):
+        """Each reads what was typed, megabytes of it, and renders the page; it costs nothing of the answers' budget."""
+        assert [change(client, "text", TYPED).status_code for _ in range(12)] == [200] * 10 + [429] * 2
+        refused = change(client, "text", TYPED)
+        assert "Retry-After" in refused.headers
+        assert client.post("/api/v1/text/generate", json={"prompt": "x"}).status_code == 200

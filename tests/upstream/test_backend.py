@@ -108,9 +108,7 @@ def test_images_tools_and_a_schema_are_passed_on(server: FakeUpstream, opened: O
 def test_a_call_of_the_history_has_an_object_as_its_arguments(
     server: FakeUpstream, opened: Open, sent: str, told: str
 ) -> None:
-    """Of one that was cut, what there is: servers fail on anything else. Whole ones stay as sent; long ones are judged by
-    their ends.
-    """
+    """Of one that was cut, what there is: servers fail on anything else. Whole ones stay; of long ones, ends tell."""
     call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": sent}}
     past = {"role": "assistant", "content": "", "tool_calls": [call]}
     result = {"role": "tool", "content": "found", "tool_call_id": "c"}
