@@ -418,6 +418,42 @@ def test_one_address_cannot_hold_all_connections(new_proxy, copies):
         connection.close()
 
 
+def test_one_ipv6_network_cannot_hold_all_connections(new_proxy, copies):
+    """Who owns one address has 2**64 of them: a /64 is one client, as for the service."""
+    named = {
+        "nginx": {
+            "limit_conn avito_ai_clients 100;": "limit_conn avito_ai_clients 2; set_real_ip_from 127.0.0.0/8; "
+            "real_ip_header X-From;"
+        },
+        "haproxy": {
+            "gt 100": "gt 2",
+            "http-request track-sc0": "http-request set-src req.hdr(x-from) if { req.hdr(x-from) -m found }\n"
+            "    http-request track-sc0",
+        },
+    }
+    proxy = new_proxy(copies.ports, **named)
+    until(lambda: proxy.ask("/api/health/ready")[0].status == 200)
+    for copy in copies.running:
+        copy.say("hold")
+    held = []
+    for number in range(2):
+        connection = proxy.connect("127.4.0.1")
+        headers = {"Content-Type": "application/json", "X-From": f"2001:db8:0:1:{number}::{number}"}
+        connection.request("POST", CHAT, json.dumps(CHAT_STREAM), headers)
+        assert connection.getresponse().status == 200
+        held.append(connection)
+    for copy in copies.running:
+        (copy.folder / "hold").unlink()
+    for address, status in (("2001:db8:0:1:abcd::9", 429), ("2001:db8:0:2::1", 200), ("192.0.2.1", 200)):
+        connection = proxy.connect("127.4.0.1")
+        headers = {"Content-Type": "application/json", "X-From": address}
+        connection.request("POST", TEXT, json.dumps({"prompt": "Hello"}), headers)
+        assert connection.getresponse().status == status, address
+        connection.close()
+    for connection in held:
+        connection.close()
+
+
 @pytest.fixture(scope="module")
 def limited(copies, tmp_path_factory):
     """nginx with the documented limit of requests, and a burst of three."""
