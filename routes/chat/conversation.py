@@ -68,12 +68,14 @@ class ConversationBuilder:
 
     @property
     def messages(self) -> tuple[dict[str, Any], ...]:
-        """The messages as a chat template takes them."""
+        """The messages as a chat template takes them, once all are added."""
+        self._settle()
         return tuple(self._messages)
 
     @property
     def images(self) -> tuple[EncodedImage, ...]:
-        """The images of all messages, in order."""
+        """The images of all messages, in order, once all are added."""
+        self._settle()
         return tuple(one.image for one in self._shown)
 
     def system(self, content: Content, earlier: bool = False) -> None:
@@ -145,18 +147,27 @@ class ConversationBuilder:
     def _part(self, part: ReadPart, turn: int) -> dict[str, str]:
         if isinstance(part, str):
             return {"type": "text", "text": part}
-        full = len(self._shown) == MAX_IMAGES
-        oldest = next((one for one in self._shown if one.turn != self._turn), None)
-        if full and oldest is None:
+        if turn == self._turn and sum(one.turn == turn for one in self._shown) == MAX_IMAGES:
             if isinstance(part, EncodedImage):
                 return {"type": "text", "text": UNREAD_IMAGE}
             raise ValidationError(TOO_MANY, part.path)
         image = part if isinstance(part, EncodedImage) else self._read(part)
-        if full and oldest is not None:
-            oldest.part |= {"type": "text", "text": UNREAD_IMAGE}
-            self._shown.remove(oldest)
-        self._shown.append(_Shown({"type": "image"}, image, turn))
-        return self._shown[-1].part
+        shown = _Shown({"type": "image"}, image, turn)
+        self._shown.append(shown)
+        self._give_way(self._shown[:-MAX_IMAGES])  # whatever follows: newer ones are enough for a later turn
+        return shown.part
+
+    def _settle(self) -> None:
+        """Let the oldest images give way to those of the latest turn and to newer ones, now that no more come."""
+        others = [one for one in self._shown if one.turn != self._turn]
+        self._give_way(others[: max(0, len(self._shown) - MAX_IMAGES)])
+
+    def _give_way(self, images: Sequence[_Shown]) -> None:
+        """Have a text stand for images, unless they are of the latest turn."""
+        for one in images:
+            if one.turn != self._turn:
+                one.part |= {"type": "text", "text": UNREAD_IMAGE}
+                self._shown.remove(one)
 
     def _read(self, source: ImageSource) -> EncodedImage:
         if not self._info.vision:

@@ -241,6 +241,17 @@ def test_instructions_among_the_results_leave_the_image_that_an_agent_was_asked_
     assert sides(read(client, avision, Chat, messages)) == [0, 3, 4, 5]
 
 
+@each_protocol
+def test_what_a_tool_has_shown_last_stays_once_the_user_asks_on(client, avision, protocol):
+    """The images of a question do not give way before its turn is over; then the oldest do, wherever they are of."""
+    images = [protocol.image(data) for data in DATA]
+    turn = [protocol.user(*images[:4]), protocol.call, protocol.result(images[4])]
+    assert sides(read(client, avision, protocol, turn)) == [0, 1, 2, 3]
+    turn += [protocol.answer]
+    assert sides(read(client, avision, protocol, [*turn, ASKED])) == [1, 2, 3, 4]
+    assert sides(read(client, avision, protocol, [*turn, protocol.user(images[5])])) == [2, 3, 4, 5]
+
+
 def test_only_the_images_that_are_read_reach_the_model(client, avision):
     """Of a hundred turns: no other is decoded."""
     turns = [[Chat.user(Chat.image(DATA[0])), Chat.answer] for _ in range(100)]
