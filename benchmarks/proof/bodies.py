@@ -113,6 +113,8 @@ def small() -> Iterator[tuple[str, bytes]]:
     yield "wrong types", chat_body(messages=[1, None, [], {"role": [], "content": {}}], tools=7, stop={"a": 1})
     yield "logit bias", chat_body(logit_bias={str(number): 1 for number in range(50_000)})
     yield "128 answers", chat_body(n=128)
+    ambiguous = 'start: s\ns: s s | "a" | "b" | " " | s s s s'
+    yield "ambiguous grammar", chat_body(n=8, max_tokens=300, temperature=1.5, guided_grammar=ambiguous)
     scored = {"max_tokens": 250, "ignore_eos": True, "logprobs": True, "top_logprobs": 20}
     yield "log probabilities of 8 answers", chat_body(n=8, **scored)
 
