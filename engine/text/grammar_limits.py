@@ -19,7 +19,10 @@ TOO_COMPLEX = "is too complex"
 
 
 def limits_of(fuel: int) -> LLParserLimits:
-    """Return the limits of a grammar: about 10 ms of work in a step, and a few MiB of states for each answer."""
+    """Return the limits of a grammar: a few MiB of states for each answer, and bounded work for each row of items.
+
+    They do not bound the time of one mask, which grows with an ambiguous answer; `GrammarMask` does.
+    """
     return LLParserLimits(
         initial_lexer_fuel=fuel,
         step_lexer_fuel=100_000,

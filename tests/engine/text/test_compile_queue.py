@@ -10,38 +10,19 @@ from engine.errors import Overloaded, ValidationError
 from engine.text.compile_queue import Compilation, CompileQueue, _result
 from engine.wanted import Wanted
 from tests.fakes import PATIENCE
+from tests.held_jobs import HeldJobs
 
 
-class Compiler:
-    """A queue whose jobs wait until they are let go; begun: those that were, by name, in order."""
+class Compiler(HeldJobs):
+    """A queue whose jobs are held."""
 
     def __init__(self, **limits):
-        self.queue, self.begun = CompileQueue(**limits), []
-        self._changed = threading.Condition()  # guards `begun` and the field below
-        self._let_go = set()
+        super().__init__()
+        self.queue = CompileQueue(**limits)
 
     def submit(self, name):
         """Submit a job of the client that its name begins with."""
-        return self.queue.submit(name[0], lambda: self._work(name))
-
-    def let_go(self, *names):
-        """Let jobs end once they begin."""
-        with self._changed:
-            self._let_go.update(names)
-            self._changed.notify_all()
-
-    def wait_for(self, *names):
-        """Wait until these have begun, and no others."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(self.begun) >= len(names), PATIENCE)
-            assert self.begun == list(names)
-
-    def _work(self, name):
-        with self._changed:
-            self.begun.append(name)
-            self._changed.notify_all()
-            assert self._changed.wait_for(lambda: name in self._let_go, PATIENCE)
-        return name
+        return self.queue.submit(name[0], lambda: self.do(name))
 
 
 @pytest.fixture

@@ -1,44 +1,23 @@
 """Masks of answers that have taken least are computed first, and few slow ones at once."""
 
-import threading
-
 import pytest
 
 from engine.cores import Cores
 from engine.text.mask_pool import MaskPool
 from tests.fakes import PATIENCE
+from tests.held_jobs import HeldJobs
 
 
-class Work:
-    """Jobs that wait until they are let go; begun: those that were, in order."""
+class Work(HeldJobs):
+    """A pool whose jobs are held."""
 
     def __init__(self, **limits):
-        self.pool, self.begun = MaskPool(**limits), []
-        self._changed = threading.Condition()  # guards `begun` and the field below
-        self._let_go = set()
+        super().__init__()
+        self.pool = MaskPool(**limits)
 
     def submit(self, name, spent=0.0, slow=False):
         """Submit a job."""
-        return self.pool.submit(lambda: self._do(name), spent, slow)
-
-    def let_go(self, *names):
-        """Let jobs end once they begin."""
-        with self._changed:
-            self._let_go.update(names)
-            self._changed.notify_all()
-
-    def wait_for(self, *names):
-        """Wait until these have begun, and no others."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(self.begun) >= len(names), PATIENCE)
-            assert self.begun == list(names)
-
-    def _do(self, name):
-        with self._changed:
-            self.begun.append(name)
-            self._changed.notify_all()
-            assert self._changed.wait_for(lambda: name in self._let_go, PATIENCE)
-        return name
+        return self.pool.submit(lambda: self.do(name), spent, slow)
 
 
 @pytest.fixture
