@@ -28,6 +28,9 @@ from engine.schedule.step_shares import Limits, StepShares, divided
 from engine.schedule.waiting_room import WaitingRoom
 from engine.types import Priority
 
+MASK_SECONDS = 0.02  # of a step, for the masks and tokens of grammars that take long
+QUICK_MASK = 0.001  # seconds of one that does not
+
 
 class _Chunks:
     """Divides a step's tokens among prompts.
@@ -54,6 +57,32 @@ class _Chunks:
             self._embeds_ahead = True
         self.left -= count
         return count
+
+
+class _Masks:
+    """Divides the seconds by which grammars may lengthen a step among the rows whose masks take long.
+
+    One row takes part in any case. Those that sit this step out come first in a later one, having taken less.
+    """
+
+    def __init__(self) -> None:
+        self._left = MASK_SECONDS
+
+    def take(self, sequence: Sequence) -> bool:
+        """Return whether a row takes part in this step."""
+        seconds = sequence.mask_seconds
+        if seconds <= QUICK_MASK:
+            return True
+        if self._left <= 0:
+            return False
+        self._left -= seconds
+        return True
+
+    def among(self, rows: list[Sequence]) -> list[Sequence]:
+        """Return the rows that take part in this step, in their order."""
+        slow = [row for row in rows if row.mask_seconds > QUICK_MASK]
+        out = {id(row) for row in sorted(slow, key=attrgetter("mask_spent")) if not self.take(row)}
+        return [row for row in rows if id(row) not in out] if out else rows
 
 
 def _has_images_elsewhere(sequence: Sequence, count: int) -> bool:
@@ -103,14 +132,15 @@ class Scheduler:
         newcomer = self._newcomer()
         limits = self._shares.limits(self._held, newcomer)
         within, beyond = self._divided(limits)
-        decode = [s for s in within if s.remaining == 1 and s.ready]
+        masks = _Masks()
+        decode = masks.among([s for s in within if s.remaining == 1 and s.ready])
         budget = max(1, min(self._max_tokens, limits.tokens or self._max_tokens) - len(decode))
         waiting = 0 if newcomer is None else min(len(self._room), len(self._free_slots))
         readers = sum(s.remaining > 1 for s in within) + waiting
         chunks = _Chunks(budget, max(1, budget // 2) if readers > 1 else budget)
         prefill = [(s, count) for s in within if s.remaining > 1 and chunks.left and (count := chunks.take(s))]
         beyond += self._start_new(prefill, chunks, limits)
-        self._add_excess(decode, prefill, beyond, chunks, limits)
+        self._add_excess(decode, prefill, beyond, chunks, masks, limits)
         if not prefill:  # such a step does not wait for the weights
             self.drafts.add(decode, self._modest(decode, limits) if beyond else None)
         for sequence in chain(decode, (sequence for sequence, _ in prefill)):
@@ -294,6 +324,7 @@ class Scheduler:
         prefill: list[tuple[Sequence, int]],
         beyond: list[Sequence],
         chunks: _Chunks,
+        masks: _Masks,
         limits: Limits,
     ) -> None:
         """Add what is beyond its client's share: a token where nothing else is computed, or what hardly matters."""
@@ -303,7 +334,7 @@ class Scheduler:
             if min(spare, chunks.left) <= 0:
                 return
             if sequence.remaining == 1:
-                if not sequence.ready:
+                if not sequence.ready or not masks.take(sequence):
                     continue
                 decode.append(sequence)
                 chunks.left, count = chunks.left - 1, 1

@@ -134,6 +134,18 @@ class Sequence:
         return mask is None or mask.ready
 
     @property
+    def mask_seconds(self) -> float:
+        """By how many seconds its grammar is likely to lengthen a step."""
+        mask = self.sampling.token_mask
+        return 0.0 if mask is None else mask.step_seconds
+
+    @property
+    def mask_spent(self) -> float:
+        """The seconds that its grammar has taken so far."""
+        mask = self.sampling.token_mask
+        return 0.0 if mask is None else mask.spent
+
+    @property
     def remaining(self) -> int:
         """Tokens that can be computed now: one while decoding, more during prefill, none once the last is pending."""
         if self.num_output + self.pending >= max(1, self.sampling.max_tokens):  # for 0, a token that is not kept

@@ -65,7 +65,7 @@ class GrammarMask:
     """The `TokenMask` of one answer. Used by the engine's thread only; masks are computed in the thread pool.
 
     field: of the request, which an answer that fails is blamed on; grammar: what it follows; clock: seconds of
-    processor time of the thread that asks.
+    processor time of the thread that asks; wall: seconds, of which others that compute take their part.
     """
 
     def __init__(
@@ -76,11 +76,13 @@ class GrammarMask:
         field: str,
         grammar: str = "",
         clock: Callable[[], float] = time.thread_time,
+        wall: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._matcher, self._words, self._pool, self._field = matcher, words, pool, field
-        self.grammar, self._clock = grammar, clock
+        self.grammar, self._clock, self._wall = grammar, clock, wall
         self._next: Future[NDArray[np.int32]] | None = None
         self._spent = self._last = 0.0  # seconds that all masks took, and the last one
+        self._waited = self._accepting = 0.0  # seconds until the last mask was there, and that the last token took
         self._may_spend = BURST_SECONDS
 
     @property
@@ -92,6 +94,17 @@ class GrammarMask:
     def ready(self) -> bool:
         """Whether the next mask is there, or is likely to be by the time that a step needs it."""
         return self._last <= SLOW_SECONDS or self._next is None or self._next.done()
+
+    @property
+    def step_seconds(self) -> float:
+        """By how many seconds the answer is likely to lengthen a step: of its next mask, and of accepting its token."""
+        there = self._next is None or self._next.done()
+        return self._accepting + (0.0 if there else self._waited)
+
+    @property
+    def spent(self) -> float:
+        """The seconds of processor time that all its masks took, and accepting its tokens."""
+        return self._spent
 
     def bitmask(self) -> NDArray[np.int32]:
         """Return the tokens allowed next, packed into int32 words.
@@ -114,18 +127,19 @@ class GrammarMask:
         self._next = None if self._matcher.is_stopped() else self._submit()
 
     def _consumed(self, token_id: int) -> bool:
-        began = self._clock()
+        began, at = self._clock(), self._wall()
         consumed = self._matcher.consume_token(token_id)
         self._spent += self._clock() - began
+        self._accepting = self._wall() - at
         return consumed
 
     def _submit(self) -> Future[NDArray[np.int32]]:
         return self._pool.submit(self._compute, self._spent, self._last > SLOW_SECONDS)
 
     def _compute(self) -> NDArray[np.int32]:
-        began = self._clock()
+        began, at = self._clock(), self._wall()
         mask = _mask_of(self._matcher, self._words)
-        self._last = self._clock() - began
+        self._last, self._waited = self._clock() - began, self._wall() - at
         self._spent += self._last
         return np.full_like(mask, -1) if self._matcher.is_error() or not mask.any() else mask
 

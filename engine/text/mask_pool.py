@@ -2,7 +2,8 @@
 
 A mask of most grammars takes less than a millisecond, and the engine's step waits for it. One of an ambiguous grammar
 takes longer with every token. Such a row sits steps out until its mask is there (`GrammarMask.ready`), and few of such
-masks are computed at once, so that they take neither all cores nor all threads.
+masks are computed at once, so that they take neither all cores nor all threads. Rows whose masks and tokens lengthen a
+step take turns (`engine.schedule.scheduler`).
 """
 
 from __future__ import annotations

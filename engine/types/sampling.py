@@ -16,6 +16,14 @@ class TokenMask(Protocol):
     def ready(self) -> bool:
         """Whether `bitmask` will not take long; until then the sequence sits steps out."""
 
+    @property
+    def step_seconds(self) -> float:
+        """By how many seconds the sequence is likely to lengthen a step, beside what it computes."""
+
+    @property
+    def spent(self) -> float:
+        """The seconds that all masks of the answer took, and accepting its tokens."""
+
     def bitmask(self) -> Any:
         """Return the tokens allowed next: numpy int32 [ceil(vocab/32)], bit i of word i//32 set where allowed."""
 

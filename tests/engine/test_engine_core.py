@@ -14,6 +14,7 @@ from engine.faults import Inconsistent, Poisoned
 from engine.model.choice import Choice
 from engine.prefix_scopes import PrefixScopes
 from engine.schedule.block_pool import BLOCK, BlockPool
+from engine.schedule.scheduler import MASK_SECONDS, QUICK_MASK
 from engine.schedule.sequence import Phase
 from tests.engine.driver import Driver
 from tests.engine.scripted_runner import LaunchingRunner, ScriptedRunner
@@ -298,6 +299,7 @@ class Grammar:
     """Follows a script of allowed tokens, and raises `error` beyond it."""
 
     ready = True
+    step_seconds = spent = 0.0
 
     def __init__(self, *tokens, error=None):
         self.left, self.taken = list(tokens), []
@@ -352,6 +354,36 @@ def test_a_row_without_its_mask_sits_steps_out():
     mask.ready_now = True
     core.run()
     assert lengths([slow]) == [3]
+    core.assert_clean()
+
+
+class Heavy(Grammar):
+    """A grammar of which each token takes some seconds of a step."""
+
+    def __init__(self, *tokens, seconds):
+        super().__init__(*tokens)
+        self.step_seconds, self.spent = seconds, 0.0
+
+    def accept(self, token_id):
+        super().accept(token_id)
+        self.spent += self.step_seconds
+
+
+@pytest.mark.parametrize(("seconds", "at_once"), [(MASK_SECONDS / 2, 2), (MASK_SECONDS, 1), (1.0, 1), (QUICK_MASK, 6)])
+def test_rows_whose_tokens_take_long_take_turns(seconds, at_once):
+    """So that many of them do not lengthen the steps of others; those that take no time are in each."""
+    core = Core(max_num_seqs=8)
+    masks = [Heavy(*[0] * 9, seconds=seconds) for _ in range(6)]
+    rows = [core.come(max_tokens=9, token_mask=mask) for mask in masks]
+    other = core.come(max_tokens=9)
+    grown, before = set(), 0
+    while core.run(1):
+        taken = [len(mask.taken) for mask in masks]
+        grown.add(sum(taken) - before)
+        before = sum(taken)
+        assert max(taken) - min(taken) <= 1
+    assert grown - {0, 6} == {at_once} - {6}  # all at once with their prompts
+    assert lengths([*rows, other]) == [9] * 7
     core.assert_clean()
 
 

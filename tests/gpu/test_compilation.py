@@ -27,6 +27,7 @@ class EveryToken:
     """A grammar that allows every token."""
 
     ready = True
+    step_seconds = spent = 0.0
 
     def __init__(self, vocabulary):
         self._words = np.full(-(-vocabulary // 32), -1, dtype=np.int32)

@@ -243,6 +243,7 @@ class Digits:
     """A grammar of three tokens out of `allowed`, then the end token."""
 
     ready = True
+    step_seconds = spent = 0.0
 
     def __init__(self, allowed, end, vocabulary):
         self.allowed, self.end, self.vocabulary, self.taken = allowed, end, vocabulary, []

@@ -168,6 +168,25 @@ def test_a_slow_mask_is_not_waited_for(grammars):
     assert mask.ready
 
 
+def test_an_answer_tells_by_how_much_it_lengthens_a_step(grammars):
+    """By the time of its last token and, until it is there, of the next mask; all of it counts as spent."""
+    mask, release = grammars.mask(AMBIGUOUS), threading.Event()
+    mask._clock, mask._wall = clock, wall = Ticking(), Ticking()
+    follow(mask, 2)
+    mask.bitmask()
+    assert (mask.step_seconds, mask.spent) == (0.0, 0.0)
+    clock.takes, wall.takes = SLOW_SECONDS / 2, SLOW_SECONDS  # beside others that compute
+    follow(mask, 1)
+    mask.bitmask()
+    assert mask.step_seconds == pytest.approx(wall.takes)
+    assert mask.spent == pytest.approx(2 * clock.takes)
+    compute = mask._compute
+    mask._compute = lambda: release.wait(PATIENCE) and compute()
+    mask.accept(TOKENS.index(b"x"))
+    assert mask.step_seconds == pytest.approx(2 * wall.takes)
+    release.set()
+
+
 def test_an_answer_whose_masks_take_too_long_fails(grammars):
     """A few slow ones are in any grammar; an ambiguous one has more with every token."""
     mask = grammars.mask(AMBIGUOUS, field="guided_grammar")
