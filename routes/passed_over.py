@@ -93,7 +93,7 @@ HINTS = hints(
     "user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention prompt_cache_options",
     "moderation verbosity user_security_context user_id chat_id session_id trace tags provider models route usage",
     "debug safety_model compliance perf_metrics_in_response prompt_cache_isolation_key speculation cache_control",
-    "citation_options disable_tool_validation tool_stream incremental_output include_reasoning",
+    "prediction citation_options disable_tool_validation tool_stream incremental_output include_reasoning",
     # vLLM, SGLang: scheduling and transport. Tokenizers of these models add no special tokens of their own.
     "priority request_id rid cache_salt extra_key custom_labels stream_interval stream_reasoning truncation_side",
     "add_special_tokens spaces_between_special_tokens return_cached_tokens_details return_mm_kwargs",
@@ -156,7 +156,7 @@ NEUTRAL = joined(
         ),
         neutral(({},), "options extra_body vllm_xargs mm_processor_kwargs media_io_kwargs custom_params"),
         neutral(("",), "grammar regex ebnf"),
-        neutral((), "audio prediction web_search_options json_schema structural_tag"),
+        neutral((), "audio web_search_options json_schema structural_tag"),
         neutral((), "structured_outputs guided_json guided_regex guided_choice guided_grammar prompt_logprobs"),
         neutral((), "allowed_token_ids logprob_token_ids thinking_token_budget repetition_detection chat_template"),
         neutral((["text"], []), "modalities"),

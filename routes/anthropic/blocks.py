@@ -11,11 +11,15 @@ from routes.anthropic.history import ANSWER, DOCUMENT, EARLIER, RESULT
 from routes.noted_parts import Noted
 from routes.validation import BRANCH
 
-STRING, BLOCKS = f"{BRANCH}string", f"{BRANCH}blocks"
+STRING, BLOCKS, OBJECT = f"{BRANCH}string", f"{BRANCH}blocks", f"{BRANCH}object"
 
 
 def _string_or_blocks(value: Any) -> str:
     return BLOCKS if isinstance(value, list) else STRING
+
+
+def _string_or_object(value: Any) -> str:
+    return STRING if isinstance(value, str) else OBJECT
 
 
 class TextBlock(HistoryPart):
@@ -97,12 +101,17 @@ class SearchResultBlock(CitablePart):
 
 
 class ToolUseBlock(HistoryPart):
-    """A call in an earlier answer."""
+    """A call in an earlier answer. input: an object, or its JSON text, as far as it had come where it was cut."""
 
     type: Literal["tool_use"]
-    id: str
+    id: str = ""
     name: str
-    input: dict[str, Any]
+    input: (
+        Annotated[
+            Annotated[str, Tag(STRING)] | Annotated[dict[str, Any], Tag(OBJECT)], Discriminator(_string_or_object)
+        ]
+        | None
+    ) = None
 
 
 class ToolReferenceBlock(HistoryPart):
@@ -125,7 +134,7 @@ class ToolResultBlock(HistoryPart):
     """The result of a call."""
 
     type: Literal["tool_result"]
-    tool_use_id: str
+    tool_use_id: str = ""
     content: ResultContent | None = None
     is_error: bool | None = None
 

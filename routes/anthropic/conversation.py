@@ -34,9 +34,9 @@ from routes.chat.conversation import (
     ImageSource,
     Part,
     PastCall,
+    arguments_text,
 )
 from routes.chat.history import question_start
-from routes.sse import compact
 
 BILLING = "x-anthropic-billing-header:"  # the beginning of a block of Claude Code's, which no model is to read
 ERROR = "Error:"  # before the result of a call that failed, for templates know no such results
@@ -51,7 +51,7 @@ def conversation(system: str | list[TextBlock] | None, turns: Sequence[Turn], in
     instructions = _instructions(system)
     first = [SystemTurn(role="system", content=instructions)] if instructions else []
     numbered = enumerate([*first, *turns], start=-len(first))
-    start = question_start([isinstance(turn, AssistantTurn) for turn in turns])
+    start = question_start([isinstance(turn, AssistantTurn) for turn in turns], list(map(_has_results, turns)))
     for kind, run in groupby(numbered, key=lambda turn: type(turn[1])):
         group = list(run)
         blocks = [placed for index, turn in group for placed in _placed(turn.content, f"messages[{index}].content")]
@@ -91,6 +91,10 @@ def continues(turns: Sequence[Turn]) -> bool:
     return True
 
 
+def _has_results(turn: Turn) -> bool:
+    return any(isinstance(block, ToolResultBlock) for block in turn.content)
+
+
 def _placed(content: Any, path: str) -> Iterator[Placed]:
     if isinstance(content, str):
         yield TextBlock(type="text", text=content), path
@@ -102,7 +106,9 @@ def _placed(content: Any, path: str) -> Iterator[Placed]:
 def _add_answer(builder: ConversationBuilder, blocks: Sequence[Placed]) -> None:
     said = [block.text for block, _ in blocks if isinstance(block, TextBlock)]
     calls = [
-        PastCall(block.id, block.name, compact(block.input)) for block, _ in blocks if isinstance(block, ToolUseBlock)
+        PastCall(block.id, block.name, arguments_text(block.input))
+        for block, _ in blocks
+        if isinstance(block, ToolUseBlock)
     ]
     builder.assistant("\n".join(said), calls)
 

@@ -12,6 +12,7 @@ from engine.text.images import MAX_IMAGES, TOO_MANY, check_header
 from engine.types import EncodedImage, ModelInfo
 from routes.chat.output import CALL, CALL_END
 from routes.parsing import image_in_base64, image_in_data_url
+from routes.sse import compact
 
 # In a result or an earlier turn, which a program cannot take back, in place of what would be refused of a new question.
 UNREAD_IMAGE = "[An image, which is not read here.]"
@@ -180,6 +181,11 @@ class ConversationBuilder:
         except (ValidationError, PayloadTooLarge, UnsupportedMediaType) as error:
             error.param = source.path
             raise
+
+
+def arguments_text(sent: str | Mapping[str, Any] | None) -> str:
+    """Return the arguments of a past call as a JSON text, which programs send as one, as the object or not at all."""
+    return (sent or "").strip() or "{}" if sent is None or isinstance(sent, str) else compact(sent)
 
 
 def has_calls(messages: Sequence[Mapping[str, Any]]) -> bool:

@@ -2,6 +2,7 @@
 
 Programs send the whole conversation with each question, and can take back neither a part of an earlier turn nor one of
 a result. So only the new question is refused for what it has; it begins behind the last answer that something follows.
+What follows results of tools with no answer between belongs to them: programs send there what a result cannot hold.
 """
 
 from __future__ import annotations
@@ -45,11 +46,13 @@ class Parts:
 class History:
     """How a protocol writes a conversation.
 
-    is_answer: whether a message is the assistant's, or a part of its answer; result: returns a message with its results
-    of tools as they are read; earlier: the parts of a message of an earlier turn; answer: those of an answer.
+    is_answer: whether a message is the assistant's, or a part of its answer; is_result: whether it has results of
+    tools; result: returns a message with its results as they are read; earlier: the parts of a message of an earlier
+    turn; answer: those of an answer.
     """
 
     is_answer: Callable[[Value], bool]
+    is_result: Callable[[Value], bool]
     result: Callable[[Value], Value]
     earlier: Parts
     answer: Parts
@@ -59,7 +62,7 @@ class History:
         if not isinstance(messages, list):
             return messages
         answers = [isinstance(message, dict) and self.is_answer(message) for message in messages]
-        start = question_start(answers)
+        start = question_start(answers, [isinstance(message, dict) and self.is_result(message) for message in messages])
         return [
             self._answer(message, index < start) if answer else self._message(message, index < start)
             for index, (message, answer) in enumerate(zip(messages, answers, strict=True))
@@ -75,22 +78,26 @@ class History:
         if not isinstance(message, dict):
             return message
         message = self.result(message)
+        if earlier and message.get("role") == "user" and message.get("content") is None:
+            return {**message, "content": ""}
         if not earlier or not isinstance(message.get("content"), list):
             return message
         return {**message, "content": self.earlier.readable(message["content"]) or ""}
 
 
-def question_start(answers: Sequence[bool]) -> int:
-    """Return the index of the new question's first message. answers: which messages are the assistant's.
+def question_start(answers: Sequence[bool], results: Sequence[bool]) -> int:
+    """Return the index of the new question's first message, behind all others where none is asked.
 
-    Answers at the end are the beginning of the one that is asked for.
+    answers: which messages are the assistant's; results: which have results of tools. Answers at the end are the
+    beginning of the one that is asked for.
     """
-    start = len(answers)
-    while start and answers[start - 1]:
-        start -= 1
+    end = len(answers)
+    while end and answers[end - 1]:
+        end -= 1
+    start = end
     while start and not answers[start - 1]:
         start -= 1
-    return start
+    return end if any(results[start:end]) else start
 
 
 def _note(kind: str) -> str:

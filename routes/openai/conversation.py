@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.types import ModelInfo
-from routes.chat.conversation import UNREAD_DOCUMENT, Content, ConversationBuilder, ImageSource, Part, PastCall
+from routes.chat.conversation import (
+    UNREAD_DOCUMENT,
+    Content,
+    ConversationBuilder,
+    ImageSource,
+    Part,
+    PastCall,
+    arguments_text,
+)
 from routes.chat.history import question_start
 from routes.openai.messages import (
     AnsweredPart,
@@ -20,7 +28,6 @@ from routes.openai.messages import (
     ToolMessage,
     UserMessage,
 )
-from routes.sse import compact
 
 ShownPart = TextPart | ImagePart | FilePart | AnsweredPart | RefusalPart
 
@@ -28,7 +35,8 @@ ShownPart = TextPart | ImagePart | FilePart | AnsweredPart | RefusalPart
 def conversation(messages: Sequence[Message], info: ModelInfo) -> ConversationBuilder:
     """Return the conversation. Raises ServiceError with the path of the part for images that cannot be read."""
     builder = ConversationBuilder(info)
-    start = question_start([isinstance(message, AssistantMessage) for message in messages])
+    answers = [isinstance(message, AssistantMessage) for message in messages]
+    start = question_start(answers, [isinstance(message, ToolMessage) for message in messages])
     for index, message in enumerate(messages):
         _add(message, f"messages[{index}]", builder, index < start)
     return builder
@@ -55,8 +63,7 @@ def _add_answer(message: AssistantMessage, path: str, builder: ConversationBuild
 
 
 def _past(call_id: str | None, function: PastFunction) -> PastCall:
-    sent = function.arguments or ""
-    return PastCall(call_id or "", function.name, sent.strip() or "{}" if isinstance(sent, str) else compact(sent))
+    return PastCall(call_id or "", function.name, arguments_text(function.arguments))
 
 
 def _content(content: str | Sequence[ShownPart | ThoughtPart], path: str) -> Content:

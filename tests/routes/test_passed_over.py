@@ -78,8 +78,6 @@ CHANGES = [
     ({"functions": [{"name": "f"}]}, "Use tools."),
     ({"modalities": ["audio"]}, "This service writes text alone."),
     ({"audio": {"voice": "x"}}, "This service writes text alone."),
-    ({"prediction": {"type": "content", "content": ""}}, "is not supported."),
-    ({"prediction": {}}, "is not supported."),
     ({"web_search_options": {}}, "Nothing is searched."),
     ({"documents": [{"text": "x"}]}, "is not supported."),
     ({"something": True}, "Unknown field: something."),

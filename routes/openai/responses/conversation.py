@@ -41,7 +41,8 @@ def conversation(
         _add_items(items, builder)
         builder.user(asked)
     else:
-        start = question_start([isinstance(item, ANSWERS) for item in asked])
+        answers = [isinstance(item, ANSWERS) for item in asked]
+        start = question_start(answers, [isinstance(item, FunctionCallOutput) for item in asked])
         own = ((item, f"{INPUT}[{index}]", index < start) for index, item in enumerate(asked))
         _add_items([*items, *own], builder)
     if len(builder.messages) == (instructions is not None):

@@ -24,8 +24,17 @@ from routes.validation import BRANCH, few
 MAX_METADATA = 16
 MAX_PAGE = 100
 LOGPROBS = "message.output_text.logprobs"
-# What `include` may name; the last two ask for what an answer or a list of items has here in any case, or never.
-Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content", "message.input_image.image_url"]
+# What `include` may name; all but the first ask for what an answer or a list of items has here in any case, or never.
+Included = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "message.input_image.image_url",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
 INCLUDED = get_args(Included)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]

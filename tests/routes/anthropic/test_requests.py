@@ -305,7 +305,7 @@ def test_headers_of_anthropics_clients_are_accepted(client):
         ({"messages": [user({"type": "text"})]}, "messages[0].content[0].text is required"),
         ({"messages": [user(CALL)]}, "messages[0].content[0] must be an object whose type is"),
         ({"messages": [*HELLO, assistant(RESULT)]}, "messages[1].content[0]"),
-        ({"messages": [*HELLO, assistant(CALL | {"input": "a"})]}, "messages[1].content[0].input"),
+        ({"messages": [*HELLO, assistant(CALL | {"input": 5})]}, "messages[1].content[0].input"),
         ({"messages": [*HELLO, assistant(CALL)]}, "messages[1].content has a tool_use without"),
         ({"messages": [user({"type": "server_tool_use", "id": "a"})]}, "messages[0].content[0]"),
         ({"messages": [user(RESULT | {"content": [{"type": "tool_reference"}]})]}, "content[0].content[0]"),
@@ -421,8 +421,6 @@ def test_what_a_tool_returns_and_the_model_cannot_read_is_a_text(client, avibe, 
     messages = [*HELLO, assistant(CALL), user(RESULT | {"content": [text("Here:"), block]})]
     assert "not read here" in str(said(client, avibe, messages)[-1]) or "only plain text" in str(avibe.submitted[-1])
     refused(client, messages=[user(block)])
-    broken = {"type": "image", "source": {"type": "base64"}}
-    refused(client, messages=[*HELLO, assistant(CALL), user(RESULT | {"content": [broken]})])
 
 
 def deferred(name):

@@ -313,9 +313,86 @@ def test_an_image_within_an_earlier_document_is_a_note(client, avision):
 
 
 @pytest.mark.parametrize(
-    ("answers", "start"),
-    [([], 0), ([False], 0), ([True], 0), ([False, True], 0), ([False, True, False], 2), ([True, False, False], 1)],
+    ("messages", "start"),
+    [("", 0), ("q", 0), ("a", 0), ("qa", 0), ("qaq", 2), ("aqq", 1), ("ar", 2), ("arq", 3), ("arqa", 3), ("araq", 3)]
+    + [("raqa", 2), ("arqaq", 4)],
 )
-def test_the_new_question_begins_behind_the_last_answer_that_something_follows(answers, start):
-    """An answer at the end is to be continued."""
-    assert question_start(answers) == start
+def test_the_new_question_begins_behind_the_last_answer_that_something_follows(messages, start):
+    """An answer at the end is to be continued; what follows results belongs to them. By the first letter of each."""
+    assert question_start([one == "a" for one in messages], [one == "r" for one in messages]) == start
+
+
+@each_protocol
+@each_unread
+def test_a_note_stands_for_what_a_program_sends_behind_a_result(client, avision, protocol, kind):
+    """As in a message of the user, since the results of some programs are texts alone; it is sent again each time."""
+    part, note = UNREAD[kind]
+    messages = [ASKED, protocol.call, protocol.result(LOOK), protocol.user(LOOK, part(protocol))]
+    assert str(read(client, avision, protocol, messages).messages).count(note) == 1
+    images = protocol.user(*map(protocol.image, DATA))
+    assert sides(read(client, avision, protocol, [*messages[:3], images])) == [0, 1, 2, 3]
+
+
+def test_a_block_beside_a_result_is_read_as_one_of_it(client, avision):
+    """As of a file that an agent has read."""
+    result = Messages.result(LOOK)
+    result["content"].append(Messages.file)
+    assert UNREAD_DOCUMENT in str(read(client, avision, Messages, [ASKED, Messages.call, result]).messages)
+
+
+@pytest.mark.parametrize("image", [{}, {"url": None}, {"url": 5}, None, 5])
+@pytest.mark.parametrize("protocol", [Chat, Responses])
+def test_a_note_stands_for_an_image_without_any(client, avision, protocol, image):
+    """In the past."""
+    part = {"type": "image_url" if protocol is Chat else "input_image", "image_url": image}
+    for messages in (
+        [protocol.user(LOOK, part), protocol.answer, ASKED],
+        [ASKED, protocol.call, protocol.result(part)],
+    ):
+        assert str(read(client, avision, protocol, messages).messages).count(UNREAD_IMAGE) == 1
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "image", "source": {"type": "base64"}},
+        {"type": "document", "source": {"type": "text", "data": None}},
+        {"type": "document", "source": {"type": "content", "content": None}},
+        {"type": "search_result", "title": "a", "source": "b", "content": [Messages.image(DATA[0])]},
+        {"type": "search_result", "title": "a", "source": "b", "content": None},
+    ],
+)
+def test_a_note_stands_for_a_block_without_its_content(client, avision, block):
+    """In the past."""
+    for messages in (
+        [Messages.user(LOOK, block), Messages.answer, ASKED],
+        [ASKED, Messages.call, Messages.result(block)],
+    ):
+        assert "read here.]" in str(read(client, avision, Messages, messages).messages)
+
+
+def test_a_search_result_needs_no_title_in_the_past(client, avision):
+    """Some pages have none."""
+    block = {"type": "search_result", "title": None, "content": [{"type": "text", "text": "Wet."}]}
+    assert "Wet." in str(read(client, avision, Messages, [ASKED, Messages.call, Messages.result(block)]).messages)
+
+
+@each_protocol
+@pytest.mark.parametrize("content", [{"content": None}, {}])
+def test_an_earlier_turn_may_say_nothing(client, avision, protocol, content):
+    """As an empty list does; the new question may not."""
+    silent = {"role": "user", **content}
+    read(client, avision, protocol, [silent, protocol.answer, ASKED])
+    assert client.post(protocol.path, json=protocol.body([ASKED, protocol.answer, silent])).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [({"a": 1}, '{"a":1}'), ('{"a": 1}', '{"a": 1}'), ('{"a": 1', '{"a": 1'), ("", "{}"), (None, "{}")],
+)
+def test_the_input_of_a_past_call_is_an_object_its_text_or_nothing(client, avibe, sent, shown):
+    """As in the other protocols; and it needs no id, which no template reads."""
+    call = {"role": "assistant", "content": [{"type": "tool_use", "name": "look", "input": sent}]}
+    result = {"role": "user", "content": [{"type": "tool_result", "content": "Seen."}]}
+    prompt = read(client, avibe, Messages, [ASKED, call, result], "avibe")
+    assert prompt.messages[1]["tool_calls"][0]["function"]["arguments"] == shown

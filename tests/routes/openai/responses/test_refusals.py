@@ -69,7 +69,7 @@ MISTAKES = [
         "tool_choice.tools[0]",
         "not among",
     ),
-    ({"include": ["web_search_call.results"]}, "include[0]", "web_search_call.results"),
+    ({"include": ["web_search_call.moods"]}, "include[0]", "web_search_call.moods"),
     ({"background": True}, "background", "Stream the response instead."),
     ({"conversation": "conv_1"}, "conversation", "previous_response_id"),
     ({"prompt": {"id": "pmpt_1"}}, "prompt", "kept here"),
