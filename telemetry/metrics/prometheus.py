@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from engine.backend import Models
 from engine.types import BackendState, BackendStats, Completion, Status
 from telemetry.metrics.machine import GpuFigures, Machine, SystemFigures
+from telemetry.metrics.shared_text import SharedText
 from telemetry.metrics.without_names import WithoutNames
 from telemetry.protocol import Protocol
 from telemetry.version import RELEASE, VERSION
@@ -26,6 +27,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 METHODS = {"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"}
 UNMATCHED = "unmatched"
 SERIES = 1024  # that are found at once
+SCRAPE_SECONDS = 1.0  # for which a scrape without names is kept: it is free to ask for, and takes several milliseconds
 # Of client keys and tokens with a series of their own; what is beyond counts as `other`.
 MAX_KEYS, OTHER_KEYS = 200, "other"
 REFUSALS = ("missing", "wrong", "disabled", "expired")
@@ -98,6 +100,7 @@ class PrometheusMetrics:
         answer_cache: Callable[[], CacheFigures] = lambda: CacheFigures(),
     ) -> None:
         self.registry = CollectorRegistry()
+        self._without_names = SharedText(lambda: generate_latest(WithoutNames(self.registry)), SCRAPE_SECONDS)
         self._http = self._counter("http_requests", "HTTP requests.", "method", "route", "status")
         self._http_seconds = self._histogram("http_request_duration_seconds", "Time to the headers.", SECONDS, "route")
         self._refusals = self._counter("rate_limit_refusals", "Requests refused by a rate limit.", "budget", "window")
@@ -195,8 +198,11 @@ class PrometheusMetrics:
                 self._gap.labels(model).observe(gap)
 
     def text(self, *, named: bool) -> bytes:
-        """Return all metrics in the Prometheus text format. named: with the series that name keys and persons."""
-        return generate_latest(self.registry if named else WithoutNames(self.registry))
+        """Return all metrics in the Prometheus text format.
+
+        named: with the series that name keys and persons, and as they are now; else up to SCRAPE_SECONDS old.
+        """
+        return generate_latest(self.registry) if named else self._without_names.get()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"avito_ai_{name}", text, labels, registry=self.registry)
