@@ -25,6 +25,7 @@ from routes.json_values import check_values, is_text, shown_name
 
 SHORT_TEXT = 64 * 1024  # bytes that are parsed as they are
 LONG_STRING = 16 * 1024  # bytes
+FIND_BYTES = 1024 * 1024  # of a text that are searched at once
 MAX_VALUES = 100_000
 MAX_CONTAINERS = 20_000  # objects and lists; each costs as much as ten numbers
 MAX_TEXT_BYTES = 8 * 1024 * 1024
@@ -164,7 +165,7 @@ def _long_strings(text: bytes | bytearray, limits: JsonLimits) -> list[tuple[int
     position = 0
     values = containers = strings = size = 0
     while True:
-        start = text.find(b'"', position) + 1 or len(text) + 1
+        start = _find(text, b'"', position, len(text)) + 1 or len(text) + 1
         size += start - position
         if size <= limits.text_bytes:
             values += text.count(b",", position, start)
@@ -202,13 +203,22 @@ def _end_of_string(text: bytes | bytearray, start: int, most: int) -> int:
     quote = -1
     while True:
         if quote < start:
-            quote = text.find(b'"', start, most + 1)
+            quote = _find(text, b'"', start, most + 1)
             if quote < 0:
                 raise PayloadTooLarge(TOO_LARGE) if most < len(text) else ValueError
-        escape = text.find(b"\\", start, quote)
+        escape = _find(text, b"\\", start, quote)
         if escape < 0:
             return quote
         start = _end_of_escapes(text, escape)
+
+
+def _find(text: bytes | bytearray, byte: bytes, start: int, end: int) -> int:
+    """Return where a byte is first in a part of a text, -1 if nowhere; in steps, between which other threads run."""
+    for at in range(start, min(end, len(text)), FIND_BYTES):
+        found = text.find(byte, at, min(at + FIND_BYTES, end))
+        if found >= 0:
+            return found
+    return -1
 
 
 def _end_of_escapes(text: bytes | bytearray, start: int) -> int:

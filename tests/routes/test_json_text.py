@@ -36,7 +36,8 @@ fragments = st.lists(
 
 @pytest.fixture(autouse=True)
 def long(monkeypatch):
-    """Take every text for a long one, and every string of a few letters."""
+    """Take every text for a long one, and every string of a few letters; search few bytes at once."""
+    monkeypatch.setattr(routes.json_text, "FIND_BYTES", 2)
     monkeypatch.setattr(routes.json_text, "SHORT_TEXT", 0)
     monkeypatch.setattr(routes.json_text, "LONG_STRING", 3)
 
