@@ -284,8 +284,11 @@ class EngineCore:
         if not sequence.sampling.max_tokens:
             self._finish(sequence, "length", now)
             return
-        if sequence.sampling.token_mask is not None:
-            sequence.sampling.token_mask.accept(token_id)
+        if (mask := sequence.sampling.token_mask) is not None:
+            if mask.late:  # the token is chosen again, with the same random number, once the mask is there
+                sequence.num_computed -= 1
+                return
+            mask.accept(token_id)
         sequence.append(token_id)
         self._counters.generation_tokens += 1
         if sequence.first_token_at is None:

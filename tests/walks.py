@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.types import TokenMask, Vocabulary
+from tests.masks import bitmask_of
 
 CLOSING = frozenset(b'"}], :{[0123456789')
 PATIENT = 60  # tokens after which a walk prefers those that end something
@@ -40,5 +41,5 @@ class Walker:
         return answer, "length"
 
     def _allowed(self, mask: TokenMask) -> NDArray[np.int64]:
-        bits = np.unpackbits(np.asarray(mask.bitmask()).view(np.uint8), bitorder="little")
+        bits = np.unpackbits(np.asarray(bitmask_of(mask)).view(np.uint8), bitorder="little")
         return np.flatnonzero(bits[: len(self._tokens)])

@@ -115,6 +115,8 @@ def small() -> Iterator[tuple[str, bytes]]:
     yield "128 answers", chat_body(n=128)
     ambiguous = 'start: s\ns: s s | "a" | "b" | " " | s s s s'
     yield "ambiguous grammar", chat_body(n=8, max_tokens=300, temperature=1.5, guided_grammar=ambiguous)
+    wide = "start: /[ab]{40}/ s\ns: " + " | ".join(" ".join("s" * count) for count in range(2, 140)) + " | /./"
+    yield "grammar of a wide rule", chat_body(n=8, max_tokens=300, temperature=1.5, guided_grammar=wide)
     scored = {"max_tokens": 250, "ignore_eos": True, "logprobs": True, "top_logprobs": 20}
     yield "log probabilities of 8 answers", chat_body(n=8, **scored)
 

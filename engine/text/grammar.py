@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,6 +42,7 @@ CACHED_BYTES = 64 * 2**20  # of the compiled grammars of one model, as `size_of`
 # Processor time of the masks of one answer: so much, and so much more for each token.
 BURST_SECONDS, TOKEN_SECONDS = 1.0, 0.01
 SLOW_SECONDS = 0.01  # of one mask, beyond which a step does not wait for the next one of its row
+LATE_SECONDS = 0.03  # since it was asked for, beyond which a step does not wait for a mask
 BYTES_PER_FUEL, BYTES_PER_CHARACTER = 110, 170  # see `grammar_limits.FUEL`
 
 
@@ -82,6 +84,7 @@ class GrammarMask:
         self.grammar, self._clock, self._wall = grammar, clock, wall
         self._next: Future[NDArray[np.int32]] | None = None
         self._spent = self._last = 0.0  # seconds that all masks took, and the last one
+        self._late, self._late_at = False, 0.0
         self._waited = self._accepting = 0.0  # seconds until the last mask was there, and that the last token took
         self._may_spend = BURST_SECONDS
 
@@ -93,7 +96,12 @@ class GrammarMask:
     @property
     def ready(self) -> bool:
         """Whether the next mask is there, or is likely to be by the time that a step needs it."""
-        return self._last <= SLOW_SECONDS or self._next is None or self._next.done()
+        return self._next is None or self._next.done() or (self._last <= SLOW_SECONDS and not self._late)
+
+    @property
+    def late(self) -> bool:
+        """Whether the last `bitmask` was asked for before the mask was there, and has allowed all tokens."""
+        return self._late
 
     @property
     def step_seconds(self) -> float:
@@ -109,11 +117,16 @@ class GrammarMask:
     def bitmask(self) -> NDArray[np.int32]:
         """Return the tokens allowed next, packed into int32 words.
 
-        All tokens once the grammar has failed: the step is that of other answers too, and `accept` raises.
+        All tokens once the grammar has failed: the step is that of other answers too, and `accept` raises. All tokens
+        too where a mask takes long after quick ones: the row is `late` then, and its token of this step not accepted.
         """
         if self._next is None:
             self._next = self._submit()
-        return self._next.result()
+        try:
+            mask, self._late = self._next.result(max(0.0, self._late_at - self._wall())), False
+        except FutureTimeout:
+            mask, self._late = np.full(self._words, -1, dtype=np.int32), True
+        return mask
 
     def accept(self, token_id: int) -> None:
         """Advance by one token. Raises GrammarFailed."""
@@ -134,6 +147,7 @@ class GrammarMask:
         return consumed
 
     def _submit(self) -> Future[NDArray[np.int32]]:
+        self._late_at = self._wall() + LATE_SECONDS
         return self._pool.submit(self._compute, self._spent, self._last > SLOW_SECONDS)
 
     def _compute(self) -> NDArray[np.int32]:
@@ -234,7 +248,7 @@ class Grammars:
         """
         reason = ""
         for fuel in FUEL:
-            matcher = LLMatcher(self._tokens(), grammar, log_level=0, limits=limits_of(fuel))
+            matcher = LLMatcher(self._tokens(), grammar, log_level=0, limits=limits_of(fuel, grammar))
             if not matcher.is_error():
                 _mask_of(matcher, self._words)  # kept by the matcher, so that no answer waits for its first one
             reason = reason_of(matcher.get_error()) if matcher.is_error() else ""

@@ -9,6 +9,11 @@ from llguidance import LLMatcher, LLParserLimits
 # What a compilation may use; most schemas need the first only. llguidance keeps about 110 bytes for each unit, measured
 # with counted patterns such as ^a{900001}$, and about 170 for each byte of a schema of many properties.
 FUEL = (2_000, 20_000, 60_000, 200_000)
+# The items of one mask. What a wide rule costs grows faster than they do: a mask of one takes up to 16 s with as many
+# as schemas of thousands of properties need, and 0.4 s with those that a client's own rules have.
+ITEMS, ITEMS_OF_CLIENTS = 20_000, 2_000
+MAX_ROW = 10_000
+OF_CLIENT = "// rules of a client"  # a comment in a grammar that has them
 # A new grammar is tried with answers of this many tokens, so that one that soon exceeds its limits is refused at once.
 TRIED_TOKENS = 16
 # Which of the allowed tokens each of these answers takes, as a share of them.
@@ -18,16 +23,17 @@ MORE_MAY_HELP = "too many expressions"
 TOO_COMPLEX = "is too complex"
 
 
-def limits_of(fuel: int) -> LLParserLimits:
+def limits_of(fuel: int, grammar: str) -> LLParserLimits:
     """Return the limits of a grammar: a few MiB of states for each answer, and bounded work for each row of items.
 
-    They do not bound the time of one mask, which grows with an ambiguous answer; `GrammarMask` does.
+    They do not bound the time of all masks, which grows with an ambiguous answer; `GrammarMask` does.
     """
+    items = ITEMS_OF_CLIENTS if OF_CLIENT in grammar else ITEMS
     return LLParserLimits(
         initial_lexer_fuel=fuel,
         step_lexer_fuel=100_000,
-        step_max_items=20_000,
-        max_items_in_row=10_000,
+        step_max_items=items,
+        max_items_in_row=min(items, MAX_ROW),
         max_lexer_states=20_000,
         max_grammar_size=200_000,
         verbose_errors=False,
@@ -47,6 +53,6 @@ def reason(message: str) -> str:
 def fault(grammar: str) -> str | None:
     """Return where the mistake of a grammar stands, as line and column; None without one, or if that is not known."""
     found = re.match(
-        r"at (\d+)\((\d+)\)|(\d+)\((\d+)\)", LLMatcher.validate_grammar(grammar, limits=limits_of(FUEL[-1]))
+        r"at (\d+)\((\d+)\)|(\d+)\((\d+)\)", LLMatcher.validate_grammar(grammar, limits=limits_of(FUEL[-1], grammar))
     )
     return f"line {found[1] or found[3]}, column {found[2] or found[4]}" if found else None

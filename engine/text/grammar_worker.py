@@ -48,7 +48,7 @@ def rewritten(job: bytes) -> bytes:
 def try_grammar(grammar: str) -> None:
     """Do whatever the service does with a new grammar: compile it, start a few answers, look for a mistake."""
     for fuel in FUEL:
-        matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=limits_of(fuel))
+        matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=limits_of(fuel, grammar))
         if not matcher.is_error():
             for share in TRIED_ANSWERS:
                 _start(matcher.deep_copy(), share)

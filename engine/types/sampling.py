@@ -24,6 +24,10 @@ class TokenMask(Protocol):
     def spent(self) -> float:
         """The seconds that all masks of the answer took, and accepting its tokens."""
 
+    @property
+    def late(self) -> bool:
+        """Whether the last `bitmask` was not there in time, so that the token chosen with it does not count."""
+
     def bitmask(self) -> Any:
         """Return the tokens allowed next: numpy int32 [ceil(vocab/32)], bit i of word i//32 set where allowed."""
 

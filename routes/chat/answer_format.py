@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.errors import ValidationError
 from engine.text.grammar import lark_grammar
+from engine.text.grammar_limits import OF_CLIENT
 from engine.text.schema.patterns import literally
 from engine.types import AnswerRules
 from routes.chat.schemas import Rewriter, blamed, json_rule, schema_grammar
@@ -77,7 +78,7 @@ class AnswerFormat:
             raise ValidationError(f"{self.field} cannot have %json; ask for a schema by its own field.", self.field)
         if lark.count("&") + lark.count("~") > MAX_OPERATORS:
             raise ValidationError(f"{self.field} may have at most {MAX_OPERATORS} of & and ~.", self.field)
-        return lark
+        return f"{lark}\n{OF_CLIENT}"
 
     def _check_length(self, *texts: str) -> None:
         if sum(map(len, texts)) > MAX_CHARACTERS:

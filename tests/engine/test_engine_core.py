@@ -299,6 +299,7 @@ class Grammar:
     """Follows a script of allowed tokens, and raises `error` beyond it."""
 
     ready = True
+    late = False
     step_seconds = spent = 0.0
 
     def __init__(self, *tokens, error=None):
@@ -384,6 +385,28 @@ def test_rows_whose_tokens_take_long_take_turns(seconds, at_once):
         assert max(taken) - min(taken) <= 1
     assert grown - {0, 6} == {at_once} - {6}  # all at once with their prompts
     assert lengths([*rows, other]) == [9] * 7
+    core.assert_clean()
+
+
+class Late(Grammar):
+    """A grammar whose mask is late for each token but every third look."""
+
+    looks = 0
+
+    @property
+    def late(self):
+        self.looks += 1
+        return self.looks % 3 != 0
+
+
+def test_a_token_chosen_without_its_mask_is_chosen_again():
+    """The first one behind the prompt, too; others in the step go on."""
+    core = Core()
+    mask = Late(0, 0, 0)
+    late, other = core.come(max_tokens=3, token_mask=mask), core.come(max_tokens=3)
+    core.run()
+    assert lengths([late, other]) == [3, 3]
+    assert (mask.taken, mask.looks) == ([0, 0, 0], 9)
     core.assert_clean()
 
 

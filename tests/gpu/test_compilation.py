@@ -27,6 +27,7 @@ class EveryToken:
     """A grammar that allows every token."""
 
     ready = True
+    late = False
     step_seconds = spent = 0.0
 
     def __init__(self, vocabulary):

@@ -26,6 +26,7 @@ from routes.chat import call_stream, json_stream, output
 from routes.chat.output import CALL, CALL_END, CallBegin, Content, OutputParser
 from tests.checkpoints import CHAT_TEMPLATE, text_spec
 from tests.fakes import PATIENCE
+from tests.masks import bitmask_of
 
 HOSTILE = [
     r"^(a+)+b$",
@@ -60,7 +61,7 @@ def test_a_pattern_is_matched_within_its_limits_or_refused(grammars, pattern):
             mask.accept(token)
     except (ValidationError, GrammarFailed):
         pass
-    assert grammars.mask(json_grammar('{"type": "boolean"}')).bitmask().any()
+    assert bitmask_of(grammars.mask(json_grammar('{"type": "boolean"}'))).any()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_a_schema_that_is_none_is_the_clients_mistake(grammars, schema):
     """Whatever the library raises, the error is one of ours, and the next schema is compiled."""
     with pytest.raises(ValidationError):
         grammars.mask(json_grammar(schema))
-    assert grammars.mask(json_grammar('{"type": "boolean"}')).bitmask().any()
+    assert bitmask_of(grammars.mask(json_grammar('{"type": "boolean"}'))).any()
 
 
 def test_compiled_schemas_are_bounded_in_bytes(grammars):
@@ -90,7 +91,7 @@ def test_compiled_schemas_are_bounded_in_bytes(grammars):
         schema = json.dumps({"enum": [f"{value:050}{number}" for value in range(900)]})
         alone = Grammars(grammars._vocabulary, seconds=PATIENCE)
         for one in (grammars, alone):
-            assert one.mask(json_grammar(schema)).bitmask().any()
+            assert bitmask_of(one.mask(json_grammar(schema))).any()
             assert one.cached_bytes <= CACHED_BYTES
         sizes.append(alone.cached_bytes)
         alone.close()

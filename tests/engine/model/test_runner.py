@@ -243,6 +243,7 @@ class Digits:
     """A grammar of three tokens out of `allowed`, then the end token."""
 
     ready = True
+    late = False
     step_seconds = spent = 0.0
 
     def __init__(self, allowed, end, vocabulary):
@@ -256,6 +257,35 @@ class Digits:
 
     def accept(self, token_id):
         self.taken.append(token_id)
+
+
+class LateDigits(Digits):
+    """Such a grammar, of which only every third mask is there in time; the others allow all tokens."""
+
+    looks = 0
+
+    @property
+    def late(self):
+        return self.looks % 3 != 0
+
+    def bitmask(self):
+        self.looks += 1
+        return np.full(-(-self.vocabulary // 32), -1, dtype=np.int32) if self.late else super().bitmask()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_is_the_same_however_late_its_masks_are(driver, temperature):
+    """The token of a step without its mask is dropped, and chosen again with the same random number."""
+    loaded = driver.loaded
+    end, texts = min(loaded.eos_token_ids), []
+    for kind in (Digits, LateDigits):
+        grammar = kind([201, 202, 203, 204, 205], end, loaded.vocab_size)
+        answer = driver.submit(chat("Диван"), 10, token_mask=grammar, temperature=temperature, seed=7)
+        beside = driver.submit(chat("Диван"), 10)
+        driver.run()
+        texts.append((outcome(answer).text, outcome(beside).text, grammar.taken))
+    assert texts[0] == texts[1]
+    assert len(grammar.taken) == 4
 
 
 def test_a_grammar_constrains_its_own_row(driver):

@@ -30,12 +30,13 @@ from engine.text.grammar import (
     lark_grammar,
     size_of,
 )
-from engine.text.grammar_limits import FUEL, fault
+from engine.text.grammar_limits import FUEL, OF_CLIENT, fault
 from engine.types import Vocabulary
 from engine.wanted import Wanted
 from tests.checkpoints import text_spec
 from tests.engine.conftest import ignore
 from tests.fakes import PATIENCE
+from tests.masks import bitmask_of
 
 END = 0
 LETTERS = [bytes([code]) for code in range(1, 256)]
@@ -63,7 +64,7 @@ def grammars():
 
 def allowed(mask):
     """Return the tokens that a mask allows next."""
-    bits = np.unpackbits(mask.bitmask().view(np.uint8), bitorder="little")[: len(TOKENS)]
+    bits = np.unpackbits(bitmask_of(mask).view(np.uint8), bitorder="little")[: len(TOKENS)]
     return [int(token) for token in np.flatnonzero(bits)]
 
 
@@ -155,7 +156,7 @@ def test_a_slow_mask_is_not_waited_for(grammars):
     assert mask.ready
     clock.takes = 2 * SLOW_SECONDS
     follow(mask, 1)
-    mask.bitmask()
+    bitmask_of(mask)
     assert mask.ready
     compute = mask._compute
     mask._compute = lambda: release.wait(PATIENCE) and compute()
@@ -163,9 +164,36 @@ def test_a_slow_mask_is_not_waited_for(grammars):
     assert not mask.ready
     clock.takes = 0.0
     release.set()
-    mask.bitmask()
+    bitmask_of(mask)
     follow(mask, 1)
     assert mask.ready
+
+
+def test_a_mask_that_takes_long_after_quick_ones_is_not_waited_for(grammars, monkeypatch):
+    """All tokens are allowed in its place, none of which counts; its row sits steps out until it is there."""
+    monkeypatch.setattr("engine.text.grammar.LATE_SECONDS", 0.05)
+    mask, release = grammars.mask(json_grammar('{"const": true}')), threading.Event()
+    compute = mask._compute
+    mask._compute = lambda: release.wait(PATIENCE) and compute()
+    assert mask.ready
+    assert (mask.bitmask() == -1).all()
+    assert (mask.late, mask.ready) == (True, False)
+    release.set()
+    assert len(allowed(mask)) == 1
+    assert (mask.late, mask.ready) == (False, True)
+
+
+def test_the_time_of_a_mask_is_bounded_by_the_items_of_a_clients_rules(grammars):
+    """A wide rule takes seconds for one mask with as many items as large schemas need, right after quick masks."""
+    wide = "start: /[ab]{40}/ s\ns: " + " | ".join(" ".join("s" * count) for count in range(2, 60)) + " | /./"
+    for mark, fails in ((f"\n{OF_CLIENT}", True), ("", False)):
+        mask = grammars.mask(lark_grammar(wide + mark), field="guided_grammar")
+        mask._may_spend = PATIENCE
+        for token in encode("ab" * 20):
+            bitmask_of(mask)
+            mask.accept(token)
+        bitmask_of(mask)
+        assert mask._matcher.is_error() is fails
 
 
 def test_an_answer_tells_by_how_much_it_lengthens_a_step(grammars):
@@ -173,11 +201,11 @@ def test_an_answer_tells_by_how_much_it_lengthens_a_step(grammars):
     mask, release = grammars.mask(AMBIGUOUS), threading.Event()
     mask._clock, mask._wall = clock, wall = Ticking(), Ticking()
     follow(mask, 2)
-    mask.bitmask()
+    bitmask_of(mask)
     assert (mask.step_seconds, mask.spent) == (0.0, 0.0)
     clock.takes, wall.takes = SLOW_SECONDS / 2, SLOW_SECONDS  # beside others that compute
     follow(mask, 1)
-    mask.bitmask()
+    bitmask_of(mask)
     assert mask.step_seconds == pytest.approx(wall.takes)
     assert mask.spent == pytest.approx(2 * clock.takes)
     compute = mask._compute
@@ -461,7 +489,7 @@ def test_a_schema_may_spell_a_special_token(text_folder, text):
     grammars = Grammars(vocabulary, seconds=PATIENCE)
     mask, answer = grammars.mask(json_grammar(json.dumps({"enum": [text]}))), b""
     while not answer.endswith(b'"') or len(answer) < 2:
-        bits = np.flatnonzero(np.unpackbits(mask.bitmask().view(np.uint8), bitorder="little"))
+        bits = np.flatnonzero(np.unpackbits(bitmask_of(mask).view(np.uint8), bitorder="little"))
         token = int(bits[-1])
         mask.accept(token)
         assert vocabulary.tokens[token]
@@ -482,7 +510,7 @@ def test_the_index_is_made_before_the_model_is_ready(text_folder):
     vocabulary = vocabulary_of(load_model(text_spec(text_folder), ignore))
     assert vocabulary.index is not None
     grammars = Grammars(vocabulary, seconds=PATIENCE)
-    assert grammars.mask(json_grammar('{"const": 1}')).bitmask().any()
+    assert bitmask_of(grammars.mask(json_grammar('{"const": 1}'))).any()
     grammars.close()
 
 

@@ -14,6 +14,7 @@ from engine.text.grammar_limits import fault
 from engine.text.grammar_trials import MEMORY_BYTES, GrammarProcesses
 from engine.text.grammar_worker import try_grammar
 from engine.types import Vocabulary
+from tests.masks import bitmask_of
 
 LETTERS = Vocabulary(
     (b"", *[bytes([code]) for code in range(1, 256)]), frozenset({0}), lambda text: list(text.encode())
@@ -90,7 +91,7 @@ def test_the_next_grammar_is_tried_as_ever(processes):
             with pytest.raises((ValidationError, Overloaded)):  # which one, the machine's load decides
                 grammars.mask(lark_grammar('start: "hang"'))
             grammars._seconds = PATIENCE
-        assert grammars.mask(OBJECT).bitmask().any()
+        assert bitmask_of(grammars.mask(OBJECT)).any()
     finally:
         grammars.close()
 

@@ -15,6 +15,7 @@ from routes.chat.answer_format import AnswerFormat
 from routes.chat.grammars import GrammarCache, new_mask
 from routes.chat.names import FieldNames
 from routes.chat.toolbox import FunctionTool, Toolbox
+from tests.masks import bitmask_of
 from tests.routes.test_openai import CHAT, HELLO, TOOL, ask, refused
 
 END = 256
@@ -36,7 +37,7 @@ def call(arguments='{"city": "Kazan"}', name="weather"):
 def matches(mask, text):
     """Return whether a mask allows each token of a text and its end there."""
     for token in [*text.encode(), END]:
-        if not np.unpackbits(mask.bitmask().view(np.uint8), bitorder="little")[token]:
+        if not np.unpackbits(bitmask_of(mask).view(np.uint8), bitorder="little")[token]:
             return False
         mask.accept(token)
     return True

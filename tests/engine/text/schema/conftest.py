@@ -8,6 +8,7 @@ from engine.text.grammar import Grammars, json_grammar
 from engine.text.schema.emission import rewrite
 from engine.types import Vocabulary
 from tests.fakes import PATIENCE
+from tests.masks import bitmask_of
 from tests.walks import Walker
 
 TOKENS = (b"", *(bytes([code]) for code in range(1, 256)))
@@ -31,7 +32,7 @@ class Answers:
         """Return whether an answer may be this text."""
         mask = self.grammars.mask(json_grammar(json.dumps(rewrite(schema).schema)))
         for byte in [*text.encode(), 0]:
-            if not int(mask.bitmask()[byte // 32]) >> byte % 32 & 1:
+            if not int(bitmask_of(mask)[byte // 32]) >> byte % 32 & 1:
                 return False
             mask.accept(byte)
         return True
