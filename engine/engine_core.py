@@ -257,6 +257,9 @@ class EngineCore:
         now = self._clock()
         for sequence, chosen in groupby(choices, key=itemgetter(0)):
             self._accept_all(sequence, [choice for _, choice in chosen], now)
+        for sequence, _ in choices:
+            if sequence.sampling.token_mask is not None and sequence.phase is Phase.RUNNING:
+                sequence.sampling.token_mask.prepare()
 
     def _accept_all(self, sequence: Sequence, choices: list[Choice], now: float) -> None:
         """Accept the tokens that a step chose for a sequence: one, and another for each draft that was right."""
@@ -284,11 +287,10 @@ class EngineCore:
         if not sequence.sampling.max_tokens:
             self._finish(sequence, "length", now)
             return
-        if (mask := sequence.sampling.token_mask) is not None:
-            if mask.late:  # the token is chosen again, with the same random number, once the mask is there
-                sequence.num_computed -= 1
-                return
-            mask.accept(token_id)
+        mask = sequence.sampling.token_mask
+        if mask is not None and not mask.accept(token_id):
+            sequence.num_computed -= 1  # its last token is computed again, and the next one chosen by the same number
+            return
         sequence.append(token_id)
         self._counters.generation_tokens += 1
         if sequence.first_token_at is None:

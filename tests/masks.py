@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.types import TokenMask
+from engine.text.grammar import GrammarMask
 
 
-def bitmask_of(mask: TokenMask) -> Any:
+def bitmask_of(mask: GrammarMask) -> Any:
     """Return the tokens allowed next, however long they take."""
     words = mask.bitmask()
     while mask.late:

@@ -7,7 +7,8 @@ import random
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.types import TokenMask, Vocabulary
+from engine.text.grammar import GrammarMask
+from engine.types import Vocabulary
 from tests.masks import bitmask_of
 
 CLOSING = frozenset(b'"}], :{[0123456789')
@@ -22,7 +23,7 @@ class Walker:
         self._ends = np.array(sorted(vocabulary.eos_token_ids))
         self._closing = np.array([bool(token) and CLOSING.issuperset(token) for token in vocabulary.tokens])
 
-    def walk(self, mask: TokenMask, seed: int, most: int = 400) -> tuple[bytes, str]:
+    def walk(self, mask: GrammarMask, seed: int, most: int = 400) -> tuple[bytes, str]:
         """Return the bytes of an answer of at most so many tokens, and how it ended: "stop" or "length"."""
         rng, answer = random.Random(seed), b""
         for number in range(most):
@@ -40,6 +41,6 @@ class Walker:
             answer += self._tokens[token]
         return answer, "length"
 
-    def _allowed(self, mask: TokenMask) -> NDArray[np.int64]:
+    def _allowed(self, mask: GrammarMask) -> NDArray[np.int64]:
         bits = np.unpackbits(np.asarray(bitmask_of(mask)).view(np.uint8), bitorder="little")
         return np.flatnonzero(bits[: len(self._tokens)])

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -66,8 +66,10 @@ class GrammarRefused(ValidationError):
 class GrammarMask:
     """The `TokenMask` of one answer. Used by the engine's thread only; masks are computed in the thread pool.
 
-    field: of the request, which an answer that fails is blamed on; grammar: what it follows; clock: seconds of
-    processor time of the thread that asks; wall: seconds, of which others that compute take their part.
+    shared: held while the library is at work for one of the copies of a matcher, which else wait for each other and
+    keep the interpreter lock meanwhile. field: of the request, which an answer that fails is blamed on; grammar: what
+    it follows; clock: seconds of processor time of the thread that asks; wall: seconds, of which others that compute
+    take their part.
     """
 
     def __init__(
@@ -76,11 +78,13 @@ class GrammarMask:
         words: int,
         pool: MaskPool[NDArray[np.int32]],
         field: str,
+        shared: threading.Lock,
         grammar: str = "",
         clock: Callable[[], float] = time.thread_time,
         wall: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._matcher, self._words, self._pool, self._field = matcher, words, pool, field
+        self._shared = shared
         self.grammar, self._clock, self._wall = grammar, clock, wall
         self._next: Future[NDArray[np.int32]] | None = None
         self._spent = self._last = 0.0  # seconds that all masks took, and the last one
@@ -96,11 +100,13 @@ class GrammarMask:
     @property
     def ready(self) -> bool:
         """Whether the next mask is there, or is likely to be by the time that a step needs it."""
-        return self._next is None or self._next.done() or (self._last <= SLOW_SECONDS and not self._late)
+        if self._next is not None and not self._next.done():
+            return self._last <= SLOW_SECONDS and not self._late
+        return not (self._late and self._shared.locked())
 
     @property
     def late(self) -> bool:
-        """Whether the last `bitmask` was asked for before the mask was there, and has allowed all tokens."""
+        """Whether the last step came too early: before the mask was there, or while a copy's was computed."""
         return self._late
 
     @property
@@ -118,7 +124,7 @@ class GrammarMask:
         """Return the tokens allowed next, packed into int32 words.
 
         All tokens once the grammar has failed: the step is that of other answers too, and `accept` raises. All tokens
-        too where a mask takes long after quick ones: the row is `late` then, and its token of this step not accepted.
+        too where a mask takes long after quick ones: the row is `late` then, and `accept` takes no token.
         """
         if self._next is None:
             self._next = self._submit()
@@ -128,16 +134,33 @@ class GrammarMask:
             mask, self._late = np.full(self._words, -1, dtype=np.int32), True
         return mask
 
-    def accept(self, token_id: int) -> None:
-        """Advance by one token. Raises GrammarFailed."""
+    def accept(self, token_id: int) -> bool:
+        """Advance by one token; False where the mask was not there, or the library is at work for a copy for long.
+
+        Raises GrammarFailed.
+        """
+        if self._late:
+            return False
         if self._next is not None:
             self._next.result()  # a matcher must not be used concurrently
-        # A matcher in error accepts an end token, though the answer is not complete.
-        exhausted = self._spent > self._may_spend
-        if exhausted or self._matcher.is_error() or not self._consumed(token_id) or self._matcher.is_error():
-            raise GrammarFailed(f"{self._field} {TOO_COMPLEX}.", self._field)
+        if not self._shared.acquire(timeout=max(0.0, self._late_at - self._wall())):
+            self._late = True
+            return False
+        try:
+            # A matcher in error accepts an end token, though the answer is not complete.
+            exhausted = self._spent > self._may_spend
+            if exhausted or self._matcher.is_error() or not self._consumed(token_id) or self._matcher.is_error():
+                raise GrammarFailed(f"{self._field} {TOO_COMPLEX}.", self._field)
+        finally:
+            self._shared.release()
         self._may_spend += TOKEN_SECONDS
-        self._next = None if self._matcher.is_stopped() else self._submit()
+        self._next = None
+        return True
+
+    def prepare(self) -> None:
+        """Have the next mask computed."""
+        if self._next is None and not self._matcher.is_stopped():
+            self._next = self._submit()
 
     def _consumed(self, token_id: int) -> bool:
         began, at = self._clock(), self._wall()
@@ -148,7 +171,7 @@ class GrammarMask:
 
     def _submit(self) -> Future[NDArray[np.int32]]:
         self._late_at = self._wall() + LATE_SECONDS
-        return self._pool.submit(self._compute, self._spent, self._last > SLOW_SECONDS)
+        return self._pool.submit(self._compute, self._spent, self._last > SLOW_SECONDS, self._shared)
 
     def _compute(self) -> NDArray[np.int32]:
         began, at = self._clock(), self._wall()
@@ -200,7 +223,7 @@ class Grammars:
                 self._ready.move_to_end((owner, grammar))
         if compiled is None:
             compiled = self._compiled(grammar, wanted or Wanted(), owner)
-        return GrammarMask(compiled.matcher.deep_copy(), self._words, self._maskers, field, grammar)
+        return GrammarMask(compiled.matcher.deep_copy(), self._words, self._maskers, field, compiled.shared, grammar)
 
     @property
     def cached(self) -> int:
@@ -289,10 +312,11 @@ class Grammars:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Compiled:
-    """A compiled grammar, to be copied for each answer. size: what it takes at most, in bytes."""
+    """A compiled grammar, to be copied for each answer. size: in bytes, at most; shared: see `GrammarMask`."""
 
     matcher: LLMatcher
     size: int
+    shared: threading.Lock = field(default_factory=threading.Lock)
 
 
 class _Tokens:

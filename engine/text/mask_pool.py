@@ -14,15 +14,17 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from typing import Generic, TypeVar
 
 from engine.cores import CORES, Cores
 
 THREADS = 4
+LOOK_SECONDS = 0.002  # between two looks at jobs whose locks are held
 SLOW_AT_ONCE = max(1, min(THREADS - 1, (os.cpu_count() or 1) // 4))
 
 Mask = TypeVar("Mask")
-_Job = tuple[float, int, "Future[Mask]", Callable[[], Mask]]
+_Job = tuple[float, int, "Future[Mask]", Callable[[], Mask], threading.Lock]
 
 
 class MaskPool(Generic[Mask]):
@@ -40,14 +42,17 @@ class MaskPool(Generic[Mask]):
         self._started = self._closed = False
         self._slow_left = slow
 
-    def submit(self, work: Callable[[], Mask], spent: float, slow: bool) -> Future[Mask]:
-        """Have a mask computed. spent: seconds that the answer's masks took; slow: whether the last one took long."""
+    def submit(self, work: Callable[[], Mask], spent: float, slow: bool, lock: threading.Lock) -> Future[Mask]:
+        """Have a mask computed. spent: seconds that the answer's masks took; slow: whether the last one took long.
+
+        lock: held meanwhile; no thread waits for it.
+        """
         future: Future[Mask] = Future()
         with self._changed:
             if self._closed:
                 future.cancel()
                 return future
-            heapq.heappush(self._slow if slow else self._quick, (spent, next(self._numbers), future, work))
+            heapq.heappush(self._slow if slow else self._quick, (spent, next(self._numbers), future, work, lock))
             if not self._started:
                 self._started = True
                 for _ in range(self._threads):
@@ -61,39 +66,57 @@ class MaskPool(Generic[Mask]):
             self._closed = True
             waiting, self._quick, self._slow = [*self._quick, *self._slow], [], []
             self._changed.notify_all()
-        for _, _, future, _ in waiting:
-            future.cancel()
+        for job in waiting:
+            job[2].cancel()
 
     def _run(self) -> None:
         while (taken := self._take()) is not None:
-            (_, _, future, work), slow = taken
-            if slow:
-                with self._cores.job():
-                    _compute(future, work)
-                with self._changed:
-                    self._slow_left += 1
-                    self._changed.notify()
-            else:
-                _compute(future, work)
-            del taken, future, work  # so that nothing is kept while this thread waits
+            (_, _, future, work, lock), slow = taken
+            with self._cores.job() if slow else nullcontext():
+                _compute(future, work, lock)
+            with self._changed:
+                self._slow_left += slow
+                self._changed.notify()
+            del taken, future, work, lock  # so that nothing is kept while this thread waits
 
     def _take(self) -> tuple[_Job[Mask], bool] | None:
-        """Wait for a job and return it with whether it is a slow one; None once the pool is closed."""
+        """Wait for a job and return it, its lock held, with whether it is a slow one; None once the pool is closed."""
         with self._changed:
             while not self._closed:
-                if self._quick:
-                    return heapq.heappop(self._quick), False
-                if self._slow and self._slow_left:
+                if (job := _first(self._quick)) is not None:
+                    return job, False
+                if self._slow_left and (job := _first(self._slow)) is not None:
                     self._slow_left -= 1
-                    return heapq.heappop(self._slow), True
-                self._changed.wait()
+                    return job, True
+                # Somebody else may hold a lock, who tells nobody of its release.
+                self._changed.wait(LOOK_SECONDS if self._quick or (self._slow and self._slow_left) else None)
         return None
 
 
-def _compute(future: Future[Mask], work: Callable[[], Mask]) -> None:
+def _first(jobs: list[_Job[Mask]]) -> _Job[Mask] | None:
+    """Take the first job whose lock is free out of a heap, and its lock; None if there is none."""
+    held, found = [], None
+    while jobs and found is None:
+        job = heapq.heappop(jobs)
+        if job[-1].acquire(blocking=False):
+            found = job
+        else:
+            held.append(job)
+    for job in held:
+        heapq.heappush(jobs, job)
+    return found
+
+
+def _compute(future: Future[Mask], work: Callable[[], Mask], lock: threading.Lock) -> None:
+    """Do a job, and release its lock before anybody hears of its end."""
     if not future.set_running_or_notify_cancel():
+        lock.release()
         return
     try:
-        future.set_result(work())
+        result = work()
     except BaseException as error:
+        lock.release()
         future.set_exception(error)
+    else:
+        lock.release()
+        future.set_result(result)

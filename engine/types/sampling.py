@@ -24,15 +24,17 @@ class TokenMask(Protocol):
     def spent(self) -> float:
         """The seconds that all masks of the answer took, and accepting its tokens."""
 
-    @property
-    def late(self) -> bool:
-        """Whether the last `bitmask` was not there in time, so that the token chosen with it does not count."""
-
     def bitmask(self) -> Any:
         """Return the tokens allowed next: numpy int32 [ceil(vocab/32)], bit i of word i//32 set where allowed."""
 
-    def accept(self, token_id: int) -> None:
-        """Advance by one sampled token. Raises a ServiceError that becomes the answer's, if the grammar has failed."""
+    def accept(self, token_id: int) -> bool:
+        """Advance by one sampled token; False if it does not count and is to be chosen again in a later step.
+
+        Raises a ServiceError that becomes the answer's, if the grammar has failed.
+        """
+
+    def prepare(self) -> None:
+        """Have the next mask computed, once the tokens of all rows of a step are accepted."""
 
 
 @dataclass(frozen=True, slots=True)

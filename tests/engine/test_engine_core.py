@@ -299,7 +299,6 @@ class Grammar:
     """Follows a script of allowed tokens, and raises `error` beyond it."""
 
     ready = True
-    late = False
     step_seconds = spent = 0.0
 
     def __init__(self, *tokens, error=None):
@@ -313,6 +312,10 @@ class Grammar:
         if token_id != self.left.pop(0):
             raise self.error
         self.taken.append(token_id)
+        return True
+
+    def prepare(self):
+        """It is always there."""
 
 
 def test_a_grammar_follows_each_token_and_its_failure_is_its_own():
@@ -366,8 +369,8 @@ class Heavy(Grammar):
         self.step_seconds, self.spent = seconds, 0.0
 
     def accept(self, token_id):
-        super().accept(token_id)
         self.spent += self.step_seconds
+        return super().accept(token_id)
 
 
 @pytest.mark.parametrize(("seconds", "at_once"), [(MASK_SECONDS / 2, 2), (MASK_SECONDS, 1), (1.0, 1), (QUICK_MASK, 6)])
@@ -393,10 +396,9 @@ class Late(Grammar):
 
     looks = 0
 
-    @property
-    def late(self):
+    def accept(self, token_id):
         self.looks += 1
-        return self.looks % 3 != 0
+        return self.looks % 3 == 0 and super().accept(token_id)
 
 
 def test_a_token_chosen_without_its_mask_is_chosen_again():

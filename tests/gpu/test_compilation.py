@@ -27,7 +27,6 @@ class EveryToken:
     """A grammar that allows every token."""
 
     ready = True
-    late = False
     step_seconds = spent = 0.0
 
     def __init__(self, vocabulary):
@@ -39,6 +38,10 @@ class EveryToken:
 
     def accept(self, token_id):
         """Go on."""
+        return True
+
+    def prepare(self):
+        """It is always there."""
 
 
 @pytest.mark.parametrize("graphs", [True, False])

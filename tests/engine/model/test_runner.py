@@ -243,7 +243,6 @@ class Digits:
     """A grammar of three tokens out of `allowed`, then the end token."""
 
     ready = True
-    late = False
     step_seconds = spent = 0.0
 
     def __init__(self, allowed, end, vocabulary):
@@ -257,6 +256,10 @@ class Digits:
 
     def accept(self, token_id):
         self.taken.append(token_id)
+        return True
+
+    def prepare(self):
+        """It is always there."""
 
 
 class LateDigits(Digits):
@@ -271,6 +274,9 @@ class LateDigits(Digits):
     def bitmask(self):
         self.looks += 1
         return np.full(-(-self.vocabulary // 32), -1, dtype=np.int32) if self.late else super().bitmask()
+
+    def accept(self, token_id):
+        return not self.late and super().accept(token_id)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

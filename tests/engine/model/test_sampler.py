@@ -201,7 +201,6 @@ class Allowing:
     """A grammar that allows a fixed set of tokens."""
 
     ready = True
-    late = False
     step_seconds = spent = 0.0
 
     def __init__(self, *tokens, words=1):

@@ -144,8 +144,9 @@ class Ticking:
 def follow(mask, steps):
     """Go on with an answer of the ambiguous grammar."""
     for _ in range(steps):
-        mask.bitmask()
+        bitmask_of(mask)
         mask.accept(TOKENS.index(b"x"))
+        mask.prepare()
 
 
 def test_a_slow_mask_is_not_waited_for(grammars):
@@ -161,6 +162,7 @@ def test_a_slow_mask_is_not_waited_for(grammars):
     compute = mask._compute
     mask._compute = lambda: release.wait(PATIENCE) and compute()
     mask.accept(TOKENS.index(b"x"))
+    mask.prepare()
     assert not mask.ready
     clock.takes = 0.0
     release.set()
@@ -181,6 +183,22 @@ def test_a_mask_that_takes_long_after_quick_ones_is_not_waited_for(grammars, mon
     release.set()
     assert len(allowed(mask)) == 1
     assert (mask.late, mask.ready) == (False, True)
+
+
+def test_no_token_is_taken_while_the_library_is_at_work_for_a_copy(grammars):
+    """It would wait for it with the interpreter lock held: the row sits steps out instead."""
+    grammar = json_grammar('{"enum": ["ab", "cd"]}')
+    one, two = grammars.mask(grammar), grammars.mask(grammar)
+    assert allowed(one) == allowed(two)
+    token = allowed(one)[0]
+    one._late_at = 0.0
+    with two._shared:
+        assert not one.accept(token)
+        assert not one.ready
+    assert one.ready
+    assert allowed(one) == [token]
+    assert one.accept(token)
+    assert not one._shared.locked()
 
 
 def test_the_time_of_a_mask_is_bounded_by_the_items_of_a_clients_rules(grammars):
@@ -211,6 +229,7 @@ def test_an_answer_tells_by_how_much_it_lengthens_a_step(grammars):
     compute = mask._compute
     mask._compute = lambda: release.wait(PATIENCE) and compute()
     mask.accept(TOKENS.index(b"x"))
+    mask.prepare()
     assert mask.step_seconds == pytest.approx(2 * wall.takes)
     release.set()
 

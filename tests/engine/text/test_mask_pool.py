@@ -1,5 +1,7 @@
 """Masks of answers that have taken least are computed first, and few slow ones at once."""
 
+import threading
+
 import pytest
 
 from engine.cores import Cores
@@ -15,9 +17,9 @@ class Work(HeldJobs):
         super().__init__()
         self.pool = MaskPool(**limits)
 
-    def submit(self, name, spent=0.0, slow=False):
+    def submit(self, name, spent=0.0, slow=False, lock=None):
         """Submit a job."""
-        return self.pool.submit(lambda: self.do(name), spent, slow)
+        return self.pool.submit(lambda: self.do(name), spent, slow, lock or threading.Lock())
 
 
 @pytest.fixture
@@ -45,6 +47,20 @@ def test_who_has_taken_least_comes_first(work):
     one.let_go(*"abcd")
     assert last.result(PATIENCE) == "d"
     one.wait_for("a", "c", "d", "b")
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_no_thread_waits_for_a_lock(work, slow):
+    """A job whose lock is held gives way to others, and has its turn once the lock is free."""
+    one, lock = work(threads=1), threading.Lock()
+    one.let_go(*"abc")
+    with lock:
+        held = one.submit("a", slow=slow, lock=lock)
+        assert one.submit("b", spent=9.0, slow=slow).result(PATIENCE) == "b"
+        assert not held.done()
+    assert held.result(PATIENCE) == "a"
+    assert one.submit("c", slow=slow, lock=lock).result(PATIENCE) == "c"
+    assert not lock.locked()
 
 
 def test_few_slow_ones_are_computed_at_once(work):
@@ -86,7 +102,7 @@ def test_an_error_is_that_of_its_job(work):
 
     for slow in (False, True, True):
         with pytest.raises(ValueError, match="no"):
-            one.pool.submit(fail, 0.0, slow).result(PATIENCE)
+            one.pool.submit(fail, 0.0, slow, threading.Lock()).result(PATIENCE)
     one.let_go("a")
     assert one.submit("a").result(PATIENCE) == "a"
 
