@@ -131,6 +131,23 @@ def test_formatting_is_no_way_out_of_the_sandbox(text_checkpoint, template):
     assert "class" not in tokenizer.decode(prepared.token_ids)
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ '{0[role]} of {1}'.format(messages[0], 2) }}x",
+        "{{ ('{0[role]} of {1}'|attr('format'))(messages[0], 2) }}x",
+        "{% set show = '{0[role]} of {1}'.format %}{{ show(messages[0], 2) }}x",
+        "{{ '{a[role]} of {b}'.format_map({'a': messages[0], 'b': 2}) }}x",
+    ],
+)
+def test_formatting_inside_the_sandbox_works(text_checkpoint, template):
+    """In each of these ways, of what a template may see."""
+    tokenizer = load_tokenizer(text_checkpoint)
+    preparer = PromptPreparer(tokenizer, len(tokenizer), template)
+    prepared = preparer.prepare(ChatPrompt(({"role": "user", "content": "Hello"},)))
+    assert tokenizer.decode(prepared.token_ids) == "user of 2x"
+
+
 def test_nothing_that_is_shipped_turns_bytes_into_code():
     """No code path uses pickle, a message queue of objects or `eval`."""
     found = []

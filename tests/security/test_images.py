@@ -5,7 +5,6 @@ import base64
 import pytest
 from PIL import Image
 
-from engine.errors import ValidationError
 from engine.text.images import MAX_IMAGE_BYTES, check_header, decode
 from engine.text.processor import ImagePreparer, load_processor
 from engine.wanted import Wanted
@@ -92,13 +91,10 @@ def test_a_frame_that_is_not_shown_is_not_decoded(encoded, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 1), (1, 199), (199, 1), (2, 2)])
-def test_an_image_of_a_few_pixels_is_prepared_or_refused(vision_checkpoint, encoded, size):
+def test_an_image_of_a_few_pixels_is_prepared(vision_checkpoint, encoded, size):
     """Its height is never mistaken for its channels; the tokens are those of its grid."""
     processor = ImagePreparer(load_processor(vision_checkpoint), max_tokens=512)
-    try:
-        inputs = processor.prepare((check_header(encoded(size)),), Wanted())
-    except ValidationError:
-        return
+    inputs = processor.prepare((check_header(encoded(size)),), Wanted())
     assert len(inputs.pixel_values()) == int(inputs.grid_thw.prod())
 
 
