@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from io import BytesIO
+from itertools import count
 
 import psutil
 import pytest
@@ -165,15 +166,17 @@ def test_a_job_that_takes_too_long_ends_with_its_process(workers):
 
 def test_a_job_that_nobody_wants_ends_with_its_process(workers):
     """A client that leaves, or a deadline, ends the work and not only the wait for it."""
-    pool = workers(command=command(HANGS))
-    before, wanted = pool.pids, Wanted(FOR_EVER)
-    thread, outcome = in_thread(lambda: pool.decode(job(png()[1]), wanted))
-    wanted.cancel()
-    thread.join(PATIENCE)
-    assert isinstance(outcome[0], RequestAborted)
-    with pytest.raises(DeadlineExceeded):
-        pool.decode(job(png()[1]), Wanted(time.monotonic() + 0.1))
-    until(lambda: gone(before[0]))
+    cores, clock = Cores(), Clock()
+    pool = workers(command=command(HANGS), cores=cores)
+    for end, kind in ((Wanted.cancel, RequestAborted), (lambda _: clock.advance(1), DeadlineExceeded)):
+        (before,), wanted = pool.pids, Wanted(clock() + 1, clock=clock)
+        thread, outcome = in_thread(lambda wanted=wanted: pool.decode(job(png()[1]), wanted))
+        until(lambda: share(cores) == 3)  # the job is with the process
+        end(wanted)
+        thread.join(PATIENCE)
+        assert isinstance(outcome[0], kind)
+        until(lambda before=before: gone(before))
+    assert pool.restarts == 2
 
 
 def test_an_image_takes_a_core_from_the_models_while_it_is_decoded(workers):
@@ -195,7 +198,10 @@ def test_an_image_takes_a_core_from_the_models_while_it_is_decoded(workers):
 
 
 def test_clients_that_leave_keep_no_process_from_starting(workers, tmp_path):
-    """A process that is not ready yet has done nothing of a job: it goes on, unless it takes too long itself."""
+    """A process that is not ready yet has done nothing of a job: it goes on, unless it takes too long itself.
+
+    Each client leaves at the third look whether it is still there, which is made while it waits for that process.
+    """
     may_start, clock = tmp_path / "may start", Clock()
     may_start.touch()
     pool = workers(command=[sys.executable, "-c", LATE, "{socket}", str(may_start)], clock=clock)
@@ -206,11 +212,11 @@ def test_clients_that_leave_keep_no_process_from_starting(workers, tmp_path):
     starting = pool.pids
     for _ in range(2):
         with pytest.raises(DeadlineExceeded):
-            pool.decode(job(png()[1]), Wanted(time.monotonic() + 0.01))
+            pool.decode(job(png()[1]), Wanted(3, clock=count().__next__))
         assert (pool.pids, pool.restarts) == (starting, 1)
     clock.advance(START_SECONDS)
     with pytest.raises(DeadlineExceeded):
-        pool.decode(job(png()[1]), Wanted(time.monotonic() + 0.01))
+        pool.decode(job(png()[1]), Wanted(3, clock=count().__next__))
     assert pool.restarts == 2
     started = pool.pids
     assert started != starting
