@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from engine.backend import Generation
-from engine.errors import Overloaded, ServiceError, UpstreamFailed, UpstreamTimedOut, ValidationError
+from engine.errors import Overloaded, UpstreamFailed, UpstreamTimedOut, ValidationError
 from engine.types import AnswerRules, GenerationRequest
 from tests.fake_upstream import FakeUpstream
+from tests.fakes import PATIENCE, Clock
 from tests.upstream.conftest import Open, asking
+from tests.upstream.test_faults import failure_of, until
 from upstream import answer_schema
 from upstream.answer_schema import AnswerSchema
 from upstream.checking import AnswerCheck
 from upstream.quick_schema import is_quick
 
-PATIENCE = 60.0
 LARGE = {"enum": [f"word {number}" for number in range(8000)]}
 REFERS = {"$defs": {"a": {"type": "integer"}}, "type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}}
 
@@ -140,12 +140,6 @@ def test_ordinary_schemas_start_no_process(monkeypatch: pytest.MonkeyPatch) -> N
     assert is_quick(True)
 
 
-def failure_of(generation: Generation) -> ServiceError:
-    with pytest.raises(ServiceError) as caught:
-        generation.result()
-    return caught.value
-
-
 class Held:
     """A judge that holds every answer back until it is told, and finds it valid."""
 
@@ -163,14 +157,16 @@ def test_the_time_of_a_check_is_not_the_servers_silence(
     server: FakeUpstream, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another server falls silent and is found to be so meanwhile; the one that has answered is waited for no more."""
-    held = Held()
+    held, clock = Held(), Clock()
     monkeypatch.setattr(answer_schema, "judge", held)
-    backend = opened(retries=0, idle_timeout=1.0)
+    backend = opened(clock=clock, retries=0, idle_timeout=0.1)
     server.script.deltas = [{"content": "1"}] * 4
     checked = backend.submit(asking(rules=AnswerRules("response_format", REFERS)))
     assert held.asked.wait(PATIENCE)
     server.script.faults = ["stall"]
-    assert isinstance(failure_of(backend.submit(asking())), UpstreamTimedOut)
+    silent = backend.submit(asking())
+    until(lambda: clock.advance(0.1) or silent.done)
+    assert isinstance(failure_of(silent), UpstreamTimedOut)
     assert not checked.done
     held.told.set()
     assert checked.result().text == "1111"

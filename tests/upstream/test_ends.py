@@ -9,8 +9,11 @@ import pytest
 from engine.errors import ContextTooLong, PayloadTooLarge, UpstreamFailed, UpstreamTimedOut, ValidationError
 from engine.types import AnswerRules
 from tests.fake_upstream import FakeUpstream, event
+from tests.fakes import Clock
 from tests.upstream.conftest import Open, asking
+from tests.upstream.test_faults import until
 from upstream import call
+from upstream.answer import AnswerReader
 
 SCHEMA = {"type": "object", "required": ["a"]}
 
@@ -104,11 +107,15 @@ def test_an_answer_that_its_own_stop_string_cut_follows_no_schema(server: FakeUp
     ],
 )
 def test_what_is_not_shown_is_accounted_too(
-    server: FakeUpstream, opened: Open, parts: list[bytes], values: dict[str, Any]
+    server: FakeUpstream, opened: Open, monkeypatch: pytest.MonkeyPatch, parts: list[bytes], values: dict[str, Any]
 ) -> None:
     """Whoever gave the answer up before anything was shown of it."""
+    clock, heard, read = Clock(), list[bytes](), AnswerReader.read
+    monkeypatch.setattr(AnswerReader, "read", lambda reader, data: heard.append(data) or read(reader, data))
     server.script.raw, server.script.ending = parts, "open"
-    generation = opened(idle_timeout=1.0, retries=0).submit(asking(**values))
+    generation = opened(clock=clock, idle_timeout=0.1, retries=0).submit(asking(**values))
+    until(lambda: len(heard) == len(parts))
+    clock.advance(1)
     with pytest.raises(UpstreamTimedOut):
         generation.result()
     assert generation.spent.prompt_tokens > 0
