@@ -18,6 +18,7 @@ REWRITTEN = {
     "fleet-1000.json": "af647d6",
     "hooks_cost.json": "809fbc9",
     "key_cost.json": "d031e81",
+    "lighthouse.md": "68e0a7b e696448",
     "lock_holds.json": "c96945f",
     "page_latency.json": "8dd87e0",
     "page_tasks.json": "1389ecc",
@@ -45,24 +46,33 @@ def is_whole(folder: Path) -> bool:
     return (folder / ".git").exists() and shallow == "false"
 
 
-def commit_of(result: Path) -> str | None:
-    """Return the first seven digits of the commit that a result names, None if it names none."""
-    content = json.loads(result.read_text(encoding="utf-8"))
-    commit = (content.get("facts") or content.get("origin") or {}).get("commit")
-    return commit[:7] if commit else None
+def commits_of(result: Path) -> str | None:
+    """Return the first seven digits of each commit that a result names, None if it names none."""
+    text = result.read_text(encoding="utf-8")
+    if result.suffix == ".md":
+        found = re.findall(r"\bat commit (\w+)", text)
+    else:
+        content = json.loads(text)
+        found = [(content.get("facts") or content.get("origin") or {}).get("commit") or ""]
+    return " ".join(commit[:7] for commit in found) or None
 
 
 def named(results: Path) -> dict[str, str | None]:
-    """Return the commit that each result names."""
-    return {str(path.relative_to(results)): commit_of(path) for path in sorted(results.rglob("*.json"))}
+    """Return the commits that each result names: its JSON, or its text where there is none."""
+    texts = [path for path in results.rglob("*.md") if not path.with_suffix(".json").exists()]
+    found = [*results.rglob("*.json"), *(path for path in texts if path.name != "README.md")]
+    return {str(path.relative_to(results)): commits_of(path) for path in sorted(found)}
 
 
 def outside(folder: Path, results: Path) -> dict[str, str | None]:
-    """Return the results whose commit is no ancestor of HEAD, with what they name."""
+    """Return the results with a commit that is no ancestor of HEAD, with what they name."""
     return {
-        name: commit
-        for name, commit in named(results).items()
-        if commit is None or git(folder, "merge-base", "--is-ancestor", commit, "HEAD").returncode
+        name: commits
+        for name, commits in named(results).items()
+        if not all(
+            git(folder, "merge-base", "--is-ancestor", commit, "HEAD").returncode == 0
+            for commit in (commits or "none").split()
+        )
     }
 
 
@@ -74,7 +84,7 @@ def test_every_recorded_commit_can_be_checked_out() -> None:
     """
     commits, found = named(RESULTS), outside(ROOT, RESULTS)
     assert {name for name, commit in commits.items() if not commit} == set(UNNAMED)
-    assert all(re.fullmatch(r"[0-9a-f]{7}", commit) for commit in commits.values() if commit)
+    assert all(re.fullmatch(r"[0-9a-f]{7}( [0-9a-f]{7})*", told) for told in commits.values() if told)
     assert not is_whole(ROOT) or found in (REWRITTEN | UNNAMED, commits)
 
 
@@ -87,7 +97,10 @@ def test_what_names_no_commit_has_one_beside_it() -> None:
 
 @pytest.mark.needs("git")
 def test_a_commit_of_elsewhere_is_found(tmp_path: Path) -> None:
-    """One of a branch that was not merged, one that nobody has, one that is not told; not one of the history."""
+    """One of a branch that was not merged, one that nobody has, one that is not told; not one of the history.
+
+    In a result that is a text alone as well.
+    """
     git(tmp_path, "init", "-q", "-b", "main")
     made = {}
     for branch in ("main", "aside"):
@@ -106,11 +119,16 @@ def test_a_commit_of_elsewhere_is_found(tmp_path: Path) -> None:
         "no-git": {"facts": {"commit": "unknown"}},
     }.items():
         (results.parent / f"{name}.json").write_text(json.dumps(content))
+    for name, texts in {"good": ["aside"], "alone": ["main"], "two": ["main", "aside"], "README": []}.items():
+        (results.parent / f"{name}.md").write_text("".join(f"Measured at commit {made[text]}.\n" for text in texts))
+    (results / "told-nothing.md").write_text("Measured.")
     assert outside(tmp_path, results.parent) == {
         "aside.json": made["aside"][:7],
+        "card/told-nothing.md": None,
         "card/untold.json": None,
         "no-git.json": "unknown",
         "nobody.json": "0123456",
+        "two.md": f"{made['main'][:7]} {made['aside'][:7]}",
     }
 
 
