@@ -72,12 +72,14 @@ def likelihood(base_url):
 
 
 def test_the_likelihood_of_answers(evaluate, likelihood):
-    """Every choice has the log-probability that the service tells of it."""
+    """Every choice has the log-probability that the service tells of it; the likeliest ones make the accuracy."""
     results, samples = evaluate("multiple_choice", CHOICES)
-    assert 0 <= results["acc,none"] <= 1
+    right = 0
     for sample, question in zip(samples, QUESTIONS, strict=True):
-        for (found, _), answer in zip(sample["filtered_resps"], question["answers"], strict=True):
-            assert found == pytest.approx(likelihood(question["question"], f" {answer}"), abs=1e-3)
+        told = [likelihood(question["question"], f" {answer}") for answer in question["answers"]]
+        assert [found for found, _ in sample["filtered_resps"]] == pytest.approx(told, abs=1e-3)
+        right += told.index(max(told)) == question["best"]
+    assert results["acc,none"] == pytest.approx(right / len(QUESTIONS))
 
 
 def test_the_likelihood_of_a_text(evaluate, likelihood):
