@@ -11,7 +11,7 @@ from tests.e2e.browser.test_accessibility import LOOKS, violations
 
 pytestmark = pytest.mark.needs("chromium")
 
-LATE = 300  # milliseconds
+PAINTED = "() => performance.getEntriesByName('first-contentful-paint').length"
 SHIFTS = """window.shifts = 0; new PerformanceObserver((list) => {
   for (const one of list.getEntries()) if (!one.hadRecentInput) window.shifts += one.value;
 }).observe({ type: "layout-shift", buffered: true })"""
@@ -19,10 +19,10 @@ SHIFTS = """window.shifts = 0; new PerformanceObserver((list) => {
 
 @contextmanager
 def painted_before_it_is_read(page):
-    """Let the page's modules come late, as to a slow telephone."""
+    """Let the page's modules come once it is painted, as on a slow telephone."""
 
     def late(route):
-        page.wait_for_timeout(LATE)
+        page.wait_for_function(PAINTED)
         route.continue_()
 
     page.route("**/static/*.js*", late)
