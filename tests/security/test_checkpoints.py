@@ -1,6 +1,7 @@
 """Model folders that ran code in other servers; docs/known-vulnerabilities.md says where."""
 
 import ast
+import contextlib
 import json
 import pickle
 from pathlib import Path
@@ -114,38 +115,24 @@ def test_a_template_of_a_checkpoint_stays_in_its_sandbox(text_checkpoint, templa
 @pytest.mark.parametrize(
     "template",
     [
-        "{{ '{0.__class__}'.format(messages) }}x",
-        "{{ ('{0.__class__}'|attr('format'))(messages) }}x",
-        "{% set show = '{0.__class__.__init__}'.format %}{{ show(messages) }}x",
-        "{{ '{a.__class__}'.format_map({'a': messages}) }}x",
+        "{{ '{0FIELD}'.format(messages) }}x",
+        "{{ ('{0FIELD}'|attr('format'))(messages) }}x",
+        "{% set show = '{0FIELD}'.format %}{{ show(messages) }}x",
+        "{{ '{aFIELD}'.format_map({'a': messages}) }}x",
     ],
 )
-def test_formatting_is_no_way_out_of_the_sandbox(text_checkpoint, template):
-    """Called directly, through a filter or later, `format` shows no attribute that the sandbox hides."""
+@pytest.mark.parametrize("hidden", [".__class__", ".__class__.__init__"])
+def test_formatting_is_no_way_out_of_the_sandbox(text_checkpoint, template, hidden):
+    """Directly, through a filter or later, `format` shows what a template may see and no attribute that is hidden."""
     tokenizer = load_tokenizer(text_checkpoint)
-    preparer = PromptPreparer(tokenizer, len(tokenizer), template)
-    try:
-        prepared = preparer.prepare(ChatPrompt(({"role": "user", "content": "Hello"},)))
-    except ValidationError:
-        return
-    assert "class" not in tokenizer.decode(prepared.token_ids)
 
+    def shown(field):
+        preparer = PromptPreparer(tokenizer, len(tokenizer), template.replace("FIELD", field))
+        return tokenizer.decode(preparer.prepare(ChatPrompt(({"role": "user", "content": "Hello"},))).token_ids)
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ '{0[role]} of {1}'.format(messages[0], 2) }}x",
-        "{{ ('{0[role]} of {1}'|attr('format'))(messages[0], 2) }}x",
-        "{% set show = '{0[role]} of {1}'.format %}{{ show(messages[0], 2) }}x",
-        "{{ '{a[role]} of {b}'.format_map({'a': messages[0], 'b': 2}) }}x",
-    ],
-)
-def test_formatting_inside_the_sandbox_works(text_checkpoint, template):
-    """In each of these ways, of what a template may see."""
-    tokenizer = load_tokenizer(text_checkpoint)
-    preparer = PromptPreparer(tokenizer, len(tokenizer), template)
-    prepared = preparer.prepare(ChatPrompt(({"role": "user", "content": "Hello"},)))
-    assert tokenizer.decode(prepared.token_ids) == "user of 2x"
+    assert shown("[0][role]") == "userx"
+    with contextlib.suppress(ValidationError):
+        assert "class" not in shown(hidden)
 
 
 def test_nothing_that_is_shipped_turns_bytes_into_code():
