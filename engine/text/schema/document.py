@@ -17,7 +17,7 @@ REFERENCE_ALONE = ("draft-03", "draft-04", "draft-06", "draft-07")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Subschema:
     """A subschema, its JSON pointer in the document, and the base URI of what it refers to."""
 
     raw: Any
@@ -29,32 +29,32 @@ class Document:
     """One schema and all that it contains. Raises SchemaRefused for references to what it does not contain."""
 
     def __init__(self, schema: Any) -> None:
-        self.root = Place(schema, "", "")
-        self._places: dict[int, Place] = {}  # by the identity of the raw schema
-        self._by_uri: dict[str, Place] = {}
+        self.root = Subschema(schema, "", "")
+        self._subschemas: dict[int, Subschema] = {}  # by the identity of the raw schema
+        self._by_uri: dict[str, Subschema] = {}
         self._dynamic: dict[str, int] = {}
         named = schema.get("$schema") if isinstance(schema, dict) else None
         draft = named if isinstance(named, str) else ""
         self.reference_alone = any(old in draft for old in REFERENCE_ALONE)
         self._id = "id" if any(old in draft for old in REFERENCE_ALONE[:2]) else "$id"
         self._walk(self.root)
-        self.root = self._places.get(id(schema), self.root)
+        self.root = self._subschemas.get(id(schema), self.root)
         self._by_uri.setdefault("", self.root)
 
-    def inside(self, place: Place, *tokens: str | int) -> Place:
+    def inside(self, subschema: Subschema, *tokens: str | int) -> Subschema:
         """Return the subschema that stands inside another one."""
-        raw = place.raw
+        raw = subschema.raw
         for token in tokens:
             raw = raw[token]
-        found = self._places.get(id(raw))
-        return found if found is not None else Place(raw, below(place.pointer, *tokens), place.base)
+        found = self._subschemas.get(id(raw))
+        return found if found is not None else Subschema(raw, below(subschema.pointer, *tokens), subschema.base)
 
-    def resolve(self, place: Place, keyword: str) -> Place:
+    def resolve(self, subschema: Subschema, keyword: str) -> Subschema:
         """Return what a reference refers to. keyword: `$ref`, or a dynamic one where only one target is possible."""
-        pointer, value = below(place.pointer, keyword), place.raw[keyword]
+        pointer, value = below(subschema.pointer, keyword), subschema.raw[keyword]
         if not isinstance(value, str):
             raise SchemaRefused(INVALID, pointer, "not a string")
-        uri, fragment = _joined(place.base, value, pointer)
+        uri, fragment = _joined(subschema.base, value, pointer)
         if keyword == "$recursiveRef" and len(self._by_uri) > 1:
             raise SchemaRefused(UNSUPPORTED, pointer)
         if keyword == "$dynamicRef" and self._dynamic.get(fragment, 0) > 1:
@@ -66,43 +66,46 @@ class Document:
             raise SchemaRefused(UNSUPPORTED, pointer, "it refers to what the schema does not contain")
         return found
 
-    def _by_pointer(self, place: Place | None, pointer: str) -> Place | None:
-        if place is None:
+    def _by_pointer(self, subschema: Subschema | None, pointer: str) -> Subschema | None:
+        if subschema is None:
             return None
         for token in pointer.split("/")[1:]:
             key: str | int = token.replace("~1", "/").replace("~0", "~")
-            if isinstance(place.raw, list):
-                if not INDEX.fullmatch(str(key)) or int(key) >= len(place.raw):
+            if isinstance(subschema.raw, list):
+                if not INDEX.fullmatch(str(key)) or int(key) >= len(subschema.raw):
                     return None
                 key = int(key)
-            elif not isinstance(place.raw, dict) or key not in place.raw:
+            elif not isinstance(subschema.raw, dict) or key not in subschema.raw:
                 return None
-            place = self.inside(place, key)
-        return place
+            subschema = self.inside(subschema, key)
+        return subschema
 
-    def _walk(self, root: Place) -> None:
+    def _walk(self, root: Subschema) -> None:
         waiting = [root]
         while waiting:
-            place = waiting.pop()
-            if isinstance(place.raw, dict):
-                place = self._enter(place)
-                waiting += [Place(raw, below(place.pointer, *tokens), place.base) for raw, tokens in _inside(place.raw)]
+            subschema = waiting.pop()
+            if isinstance(subschema.raw, dict):
+                subschema = self._enter(subschema)
+                waiting += [
+                    Subschema(raw, below(subschema.pointer, *tokens), subschema.base)
+                    for raw, tokens in _inside(subschema.raw)
+                ]
 
-    def _enter(self, place: Place) -> Place:
+    def _enter(self, subschema: Subschema) -> Subschema:
         """Register a subschema by its names; return it with its own base URI."""
-        raw = place.raw
+        raw = subschema.raw
         own = raw.get(self._id)
         if isinstance(own, str) and not (self.reference_alone and "$ref" in raw):
-            base, fragment = _joined(place.base, own, below(place.pointer, self._id))
-            place = Place(raw, place.pointer, base)
-            self._by_uri.setdefault(f"{base}#{fragment}" if fragment else base, place)
+            base, fragment = _joined(subschema.base, own, below(subschema.pointer, self._id))
+            subschema = Subschema(raw, subschema.pointer, base)
+            self._by_uri.setdefault(f"{base}#{fragment}" if fragment else base, subschema)
         for keyword in ("$anchor", "$dynamicAnchor"):
             if isinstance(raw.get(keyword), str):
-                self._by_uri.setdefault(f"{place.base}#{raw[keyword]}", place)
+                self._by_uri.setdefault(f"{subschema.base}#{raw[keyword]}", subschema)
         if isinstance(raw.get("$dynamicAnchor"), str):
             self._dynamic[raw["$dynamicAnchor"]] = self._dynamic.get(raw["$dynamicAnchor"], 0) + 1
-        self._places[id(raw)] = place
-        return place
+        self._subschemas[id(raw)] = subschema
+        return subschema
 
 
 def _joined(base: str, reference: str, pointer: str) -> tuple[str, str]:

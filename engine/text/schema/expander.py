@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from engine.text.schema import applying, meeting, settling, subtraction
-from engine.text.schema.document import Document, Place
+from engine.text.schema.document import Document, Subschema
 from engine.text.schema.keywords import ARRAY_KEYWORDS, CLOSING, OBJECT_KEYWORDS, SIMPLE
 from engine.text.schema.probe import Verdict
 from engine.text.schema.reading import (
@@ -73,42 +73,42 @@ class Expander:
         self._emptied = ""  # the place that allowed no value last
         self.emptied: dict[State, str] = {}  # the same of each state without a shape
         self.verdicts: dict[tuple[Any, ...], Verdict] = {}  # of strings, which `meeting` asks for
-        self.never = self._state("never", Place(False, "", ""))
+        self.never = self._state("never", Subschema(False, "", ""))
         self.root = self.state(self.document.root)
 
     # --- states ---
 
-    def state(self, place: Place) -> State:
+    def state(self, subschema: Subschema) -> State:
         """Return the state of values that satisfy a schema."""
-        if place.raw is True:
+        if subschema.raw is True:
             return ANYTHING
-        if place.raw is False:
-            self._emptied = place.pointer
+        if subschema.raw is False:
+            self._emptied = subschema.pointer
             return self.never
-        if not isinstance(place.raw, dict):
-            raise SchemaRefused(INVALID, place.pointer, "neither an object nor a boolean")
-        return self._state(id(place.raw), place)
+        if not isinstance(subschema.raw, dict):
+            raise SchemaRefused(INVALID, subschema.pointer, "neither an object nor a boolean")
+        return self._state(id(subschema.raw), subschema)
 
-    def inner(self, place: Place, *tokens: str | int) -> State:
+    def inner(self, subschema: Subschema, *tokens: str | int) -> State:
         """Return the state of a schema that stands inside another one."""
-        return self.state(self.document.inside(place, *tokens))
+        return self.state(self.document.inside(subschema, *tokens))
 
-    def opposite(self, state: State, place: Place) -> State:
-        """Return the state of values that do not satisfy a state. place: of the keyword that asks for it."""
+    def opposite(self, state: State, subschema: Subschema) -> State:
+        """Return the state of values that do not satisfy a state. subschema: of the keyword that asks for it."""
         if not state:
             return self.never
         if self.never[0] in state:
             return ANYTHING
-        return self._state(("not", state), place if place.pointer else state[0].place, state)
+        return self._state(("not", state), subschema if subschema.pointer else state[0].subschema, state)
 
     def value_state(self, value: Any, pointer: str) -> State:
         """Return the state of one value."""
-        return self._state(("value", key_of(value)), Place({"const": value}, pointer, ""))
+        return self._state(("value", key_of(value)), Subschema({"const": value}, pointer, ""))
 
-    def _state(self, key: Any, place: Place, negates: State | None = None) -> State:
+    def _state(self, key: Any, subschema: Subschema, negates: State | None = None) -> State:
         condition = self._conditions.get(key)
         if condition is None:
-            condition = self._conditions[key] = Condition(len(self._conditions), place, negates)
+            condition = self._conditions[key] = Condition(len(self._conditions), subschema, negates)
         return (condition,)
 
     def is_never(self, state: State) -> bool:
@@ -131,10 +131,10 @@ class Expander:
             shapes: Shapes = EVERY_SHAPE
             for condition in state:
                 if condition.negates is None:
-                    shapes = self.both(shapes, self.shapes_of(condition, upper), condition.place.pointer, upper)
+                    shapes = self.both(shapes, self.shapes_of(condition, upper), condition.subschema.pointer, upper)
             for condition in state:
                 if condition.negates is not None and not upper:
-                    shapes = self.without(shapes, condition.negates, condition.place.pointer)[0]
+                    shapes = self.without(shapes, condition.negates, condition.subschema.pointer)[0]
             self._memo[key] = shapes if upper else settling.settled(self, shapes)
             if not self._memo[key]:
                 self.emptied[state] = self._emptied
@@ -142,103 +142,105 @@ class Expander:
 
     def shapes_of(self, condition: Condition, upper: bool) -> Shapes:
         """Return the shapes of one condition, without regard to others that hold at the same place."""
-        key, place = (condition.number, upper), condition.place
+        key, subschema = (condition.number, upper), condition.subschema
         if key in self._own:
             return self._own[key]
-        if place.raw is False:
+        if subschema.raw is False:
             return ()
         if key in self._open:
-            raise SchemaRefused(UNSUPPORTED, place.pointer, "it refers to itself")
+            raise SchemaRefused(UNSUPPORTED, subschema.pointer, "it refers to itself")
         self._open.add(key)
         try:
-            shapes = self._read(place, upper)
+            shapes = self._read(subschema, upper)
         finally:
             self._open.discard(key)
         self._own[key] = shapes
         return shapes
 
-    def _read(self, place: Place, upper: bool) -> Shapes:
-        raw, shapes, simple = place.raw, EVERY_SHAPE, False
+    def _read(self, subschema: Subschema, upper: bool) -> Shapes:
+        raw, shapes, simple = subschema.raw, EVERY_SHAPE, False
         keywords = ["$ref"] if self.document.reference_alone and "$ref" in raw else list(raw)
         closing = [keyword for keyword in keywords if keyword in CLOSING]
         for keyword in keywords:
             if keyword in SIMPLE and not simple:
-                shapes, simple = self.both(shapes, self._simple(place), place.pointer, upper), True
+                shapes, simple = self.both(shapes, self._simple(subschema), subschema.pointer, upper), True
             elif keyword in applying.APPLICATORS and not (closing and keyword in LISTED):
-                shapes = applying.APPLICATORS[keyword](self, shapes, place, keyword, upper)
+                shapes = applying.APPLICATORS[keyword](self, shapes, subschema, keyword, upper)
         for keyword in CLOSING:
             if keyword in closing and not upper:
-                closed = [self._closed(shape, self.inner(place, keyword), keyword) for shape in shapes]
+                closed = [self._closed(shape, self.inner(subschema, keyword), keyword) for shape in shapes]
                 shapes = tuple(shape for shape in closed if shape is not None)
         for keyword in LISTED if closing else ():
             if keyword in keywords:
-                shapes = applying.APPLICATORS[keyword](self, shapes, place, keyword, upper)
+                shapes = applying.APPLICATORS[keyword](self, shapes, subschema, keyword, upper)
         return shapes
 
-    def _simple(self, place: Place) -> Shapes:
+    def _simple(self, subschema: Subschema) -> Shapes:
         shapes: list[Shape | None] = []
-        for name in types_of(place):
+        for name in types_of(subschema):
             if name == "null":
                 shapes.append(Constant(None))
             elif name == "boolean":
                 shapes += [Constant(True), Constant(False)]
             elif name in ("number", "integer"):
-                shapes.append(read_numbers(place, name == "integer"))
+                shapes.append(read_numbers(subschema, name == "integer"))
             elif name == "string":
-                shapes.append(read_strings(place))
+                shapes.append(read_strings(subschema))
             else:
-                shapes.append(self._arrays(place) if name == "array" else self._objects(place))
+                shapes.append(self._arrays(subschema) if name == "array" else self._objects(subschema))
         return tuple(shape for shape in shapes if shape is not None)
 
-    def _arrays(self, place: Place) -> Array | None:
-        raw, least, most = place.raw, count(place, "minItems") or 0, count(place, "maxItems")
+    def _arrays(self, subschema: Subschema) -> Array | None:
+        raw, least, most = subschema.raw, count(subschema, "minItems") or 0, count(subschema, "maxItems")
         listed = "items" if isinstance(raw.get("items"), list) else "prefixItems"
         prefix = raw.get(listed, [])
         if not isinstance(prefix, list):
-            raise SchemaRefused(INVALID, below(place.pointer, listed), "not a list of schemas")
+            raise SchemaRefused(INVALID, below(subschema.pointer, listed), "not a list of schemas")
         rest = "additionalItems" if listed == "items" else "items"
         if most is not None and least > most:
             return None
         return Array(
-            tuple(self.inner(place, listed, index) for index in range(len(prefix))),
-            self.inner(place, rest) if rest in raw else None,
+            tuple(self.inner(subschema, listed, index) for index in range(len(prefix))),
+            self.inner(subschema, rest) if rest in raw else None,
             least,
             most,
             raw.get("uniqueItems") is True,
-            self._contains(place),
-            origins=origins(place, ARRAY_KEYWORDS),
+            self._contains(subschema),
+            origins=origins(subschema, ARRAY_KEYWORDS),
         )
 
-    def _contains(self, place: Place) -> tuple[Contains, ...]:
-        if "contains" not in place.raw:
+    def _contains(self, subschema: Subschema) -> tuple[Contains, ...]:
+        if "contains" not in subschema.raw:
             return ()
-        least, most = count(place, "minContains"), count(place, "maxContains")
-        return (Contains(self.inner(place, "contains"), 1 if least is None else least, most),)
+        least, most = count(subschema, "minContains"), count(subschema, "maxContains")
+        return (Contains(self.inner(subschema, "contains"), 1 if least is None else least, most),)
 
-    def _objects(self, place: Place) -> Object | None:
-        raw, least, most = place.raw, count(place, "minProperties") or 0, count(place, "maxProperties")
+    def _objects(self, subschema: Subschema) -> Object | None:
+        raw, least, most = subschema.raw, count(subschema, "minProperties") or 0, count(subschema, "maxProperties")
         patterns = {
-            read_pattern(pattern, below(place.pointer, "patternProperties", pattern)): self.inner(
-                place, "patternProperties", pattern
+            read_pattern(pattern, below(subschema.pointer, "patternProperties", pattern)): self.inner(
+                subschema, "patternProperties", pattern
             )
-            for pattern in schemas_by_name(place, "patternProperties")
+            for pattern in schemas_by_name(subschema, "patternProperties")
         }
-        properties = {name: self.inner(place, "properties", name) for name in schemas_by_name(place, "properties")}
+        properties = {
+            name: self.inner(subschema, "properties", name) for name in schemas_by_name(subschema, "properties")
+        }
         for name in properties if patterns else ():
-            matching = meeting.matching(self, patterns, name, below(place.pointer, "patternProperties"))
+            matching = meeting.matching(self, patterns, name, below(subschema.pointer, "patternProperties"))
             properties[name] = joined(properties[name], *matching)
-        required = names(raw.get("required", []), below(place.pointer, "required"))
+        required = names(raw.get("required", []), below(subschema.pointer, "required"))
         if most is not None and max(least, len(required)) > most:
             return None
         return Object(
             properties,
             required,
             patterns,
-            self.inner(place, "additionalProperties") if "additionalProperties" in raw else None,
-            self.inner(place, "propertyNames") if "propertyNames" in raw else ANYTHING,
+            self.inner(subschema, "additionalProperties") if "additionalProperties" in raw else None,
+            self.inner(subschema, "propertyNames") if "propertyNames" in raw else ANYTHING,
             least,
             most,
-            origins=origins(place, OBJECT_KEYWORDS),
+            origins=origins(subschema, OBJECT_KEYWORDS),
         )
 
     def _closed(self, shape: Shape, rest: State, keyword: str) -> Shape | None:

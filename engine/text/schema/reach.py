@@ -38,7 +38,7 @@ class Reach:
             self.shapes[state] = _only_spoken_of(self._expander.expand(state))
             self._check_strings(self.shapes[state])
             if len(self.shapes) > MAX_STATES:
-                raise SchemaRefused(COMPLEX, state[-1].place.pointer)
+                raise SchemaRefused(COMPLEX, state[-1].subschema.pointer)
             for shape in self.shapes[state]:
                 waiting += inside(shape)
 
@@ -100,8 +100,8 @@ class Reach:
             else:
                 origins = [meeting.pointer_of(shape.origins) for shape in self.shapes.get(state, ())]
                 found = self._expander.emptied.get(state) or next((origin for origin in origins if origin), "")
-                return found or (state[-1].place.pointer if state else "")
-        return state[-1].place.pointer
+                return found or (state[-1].subschema.pointer if state else "")
+        return state[-1].subschema.pointer
 
 
 def inside(shape: Shape) -> list[State]:

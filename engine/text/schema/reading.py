@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any
 
 from engine.text.schema import multiples
-from engine.text.schema.document import Place
+from engine.text.schema.document import Subschema
 from engine.text.schema.keywords import NUMBER_KEYWORDS, STRING_KEYWORDS
 from engine.text.schema.patterns import Untranslatable, conjuncts
 from engine.text.schema.refusal import INVALID, UNSUPPORTED, SchemaRefused, below
@@ -16,49 +16,49 @@ TYPES = ("null", "boolean", "number", "string", "array", "object")
 LONGEST = 2**31  # a limit beyond it is none
 
 
-def types_of(place: Place) -> tuple[str, ...]:
+def types_of(subschema: Subschema) -> tuple[str, ...]:
     """Return the types that a schema names; all of them if it names none."""
-    named = place.raw.get("type", list(TYPES))
+    named = subschema.raw.get("type", list(TYPES))
     types = [named] if isinstance(named, str) else named
     known = isinstance(types, list) and all(isinstance(name, str) and name in (*TYPES, "integer") for name in types)
     if not known or not types:
-        raise SchemaRefused(INVALID, below(place.pointer, "type"))
+        raise SchemaRefused(INVALID, below(subschema.pointer, "type"))
     return tuple(dict.fromkeys(name for name in types if name != "integer" or "number" not in types))
 
 
-def origins(place: Place, keywords: tuple[str, ...]) -> Origins:
+def origins(subschema: Subschema, keywords: tuple[str, ...]) -> Origins:
     """Return where those of the keywords stand that a schema has."""
-    return {keyword: below(place.pointer, keyword) for keyword in keywords if keyword in place.raw}
+    return {keyword: below(subschema.pointer, keyword) for keyword in keywords if keyword in subschema.raw}
 
 
-def count(place: Place, keyword: str) -> int | None:
+def count(subschema: Subschema, keyword: str) -> int | None:
     """Return the value of a keyword that limits a length; None without a limit."""
-    value = place.raw.get(keyword)
-    if value is None and keyword not in place.raw:
+    value = subschema.raw.get(keyword)
+    if value is None and keyword not in subschema.raw:
         return None
     if not is_number(value) or not isfinite(value) or value < 0 or value != int(value):
-        raise SchemaRefused(INVALID, below(place.pointer, keyword), "not a non-negative integer")
+        raise SchemaRefused(INVALID, below(subschema.pointer, keyword), "not a non-negative integer")
     return int(value) if value < LONGEST else None
 
 
-def read_numbers(place: Place, integer: bool) -> Number | None:
+def read_numbers(subschema: Subschema, integer: bool) -> Number | None:
     """Return the numbers that a schema allows; None if it allows none."""
-    low, high = _number(place, "minimum"), _number(place, "maximum")
-    shape = Number(integer, low, high, origins=origins(place, NUMBER_KEYWORDS))
-    multiple = _number(place, "multipleOf")
+    low, high = _number(subschema, "minimum"), _number(subschema, "maximum")
+    shape = Number(integer, low, high, origins=origins(subschema, NUMBER_KEYWORDS))
+    multiple = _number(subschema, "multipleOf")
     if multiple is not None and multiple <= 0:
-        raise SchemaRefused(INVALID, below(place.pointer, "multipleOf"), "not above zero")
+        raise SchemaRefused(INVALID, below(subschema.pointer, "multipleOf"), "not above zero")
     if multiple is not None and (reason := multiples.trouble(multiple)) is not None:
-        raise SchemaRefused(UNSUPPORTED, below(place.pointer, "multipleOf"), reason)
-    low_open, high_open = place.raw.get("exclusiveMinimum"), place.raw.get("exclusiveMaximum")
+        raise SchemaRefused(UNSUPPORTED, below(subschema.pointer, "multipleOf"), reason)
+    low_open, high_open = subschema.raw.get("exclusiveMinimum"), subschema.raw.get("exclusiveMaximum")
     if isinstance(low_open, bool):  # as in draft 4
         low_open = low if low_open else None
     else:
-        low_open = _number(place, "exclusiveMinimum")
+        low_open = _number(subschema, "exclusiveMinimum")
     if isinstance(high_open, bool):
         high_open = high if high_open else None
     else:
-        high_open = _number(place, "exclusiveMaximum")
+        high_open = _number(subschema, "exclusiveMaximum")
     above = low_open is not None and (low is None or low_open >= low)
     under = high_open is not None and (high is None or high_open <= high)
     return tidy_number(
@@ -74,18 +74,18 @@ def read_numbers(place: Place, integer: bool) -> Number | None:
     )
 
 
-def read_strings(place: Place) -> String | None:
+def read_strings(subschema: Subschema) -> String | None:
     """Return the strings that a schema allows; None if it allows none."""
-    raw, least, most = place.raw, count(place, "minLength") or 0, count(place, "maxLength")
+    raw, least, most = subschema.raw, count(subschema, "minLength") or 0, count(subschema, "maxLength")
     formats = raw.get("format")
     if most is not None and least > most:
         return None
     return String(
         least,
         most,
-        read_patterns(raw["pattern"], below(place.pointer, "pattern")) if "pattern" in raw else (),
+        read_patterns(raw["pattern"], below(subschema.pointer, "pattern")) if "pattern" in raw else (),
         (formats,) if isinstance(formats, str) else (),
-        origins=origins(place, STRING_KEYWORDS),
+        origins=origins(subschema, STRING_KEYWORDS),
     )
 
 
@@ -107,11 +107,11 @@ def read_patterns(pattern: Any, pointer: str) -> tuple[str, ...]:
         raise SchemaRefused(UNSUPPORTED, pointer, str(error)) from None
 
 
-def schemas_by_name(place: Place, keyword: str) -> dict[str, Any]:
+def schemas_by_name(subschema: Subschema, keyword: str) -> dict[str, Any]:
     """Return the value of a keyword that holds schemas by name."""
-    value = place.raw.get(keyword, {})
+    value = subschema.raw.get(keyword, {})
     if not isinstance(value, dict):
-        raise SchemaRefused(INVALID, below(place.pointer, keyword), "not an object")
+        raise SchemaRefused(INVALID, below(subschema.pointer, keyword), "not an object")
     return value
 
 
@@ -124,14 +124,14 @@ def names(value: Any, pointer: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value))
 
 
-def _number(place: Place, keyword: str) -> float | None:
-    value = place.raw.get(keyword)
-    if keyword not in place.raw or isinstance(value, bool):
+def _number(subschema: Subschema, keyword: str) -> float | None:
+    value = subschema.raw.get(keyword)
+    if keyword not in subschema.raw or isinstance(value, bool):
         return None
     if not is_number(value):
-        raise SchemaRefused(INVALID, below(place.pointer, keyword), "not a number")
+        raise SchemaRefused(INVALID, below(subschema.pointer, keyword), "not a number")
     if isinstance(value, float) and not isfinite(value):
-        raise SchemaRefused(UNSUPPORTED, below(place.pointer, keyword), "a number that is too large")
+        raise SchemaRefused(UNSUPPORTED, below(subschema.pointer, keyword), "a number that is too large")
     return float(value) if isinstance(value, float) else int(value)
 
 

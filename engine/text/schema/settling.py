@@ -67,8 +67,8 @@ def _without_contains(expander: Expander, shape: Array) -> Iterator[Array]:
 
 def _counted(expander: Expander, shape: Array, some: Contains) -> Iterator[Array]:
     assert some.most is not None
-    place = some.state[0].place if some.state else expander.document.root
-    other = expander.opposite(some.state, place)
+    subschema = some.state[0].subschema if some.state else expander.document.root
+    other = expander.opposite(some.state, subschema)
     rest = joined(shape.rest or ANYTHING, other)
     for number in range(some.least, min(some.most, some.least + MAX_COUNTED) + 1):
         prefix = tuple(joined(state, other) if index >= number else state for index, state in enumerate(shape.prefix))

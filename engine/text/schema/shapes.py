@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil, floor
 from typing import Any
 
-from engine.text.schema.document import Place
+from engine.text.schema.document import Subschema
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,7 +19,7 @@ class Condition:
     """One schema that a value must satisfy; or, if `negates` is a state, must not satisfy. number: its rank."""
 
     number: int
-    place: Place
+    subschema: Subschema
     negates: State | None = None
 
 

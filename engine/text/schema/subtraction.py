@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.text.schema import meeting
-from engine.text.schema.document import Place
+from engine.text.schema.document import Subschema
 from engine.text.schema.probe import matches
 from engine.text.schema.shapes import (
     ANYTHING,
@@ -118,7 +118,7 @@ def _arrays(expander: Expander, shape: Array, taken: Array) -> Parts:
         parts.append(_with_item(expander, shape, len(taken.prefix), taken.rest))
     for some in taken.contains:
         if some.least == 1:
-            none = expander.opposite(some.state, _place(shape))
+            none = expander.opposite(some.state, _subschema(shape))
             parts.append(meet_arrays(shape, Array(rest=none, unspoken_rest=True)))
     whole = not taken.rest and not taken.unique and not taken.contains
     return [part for part in parts if part is not None], whole
@@ -126,7 +126,7 @@ def _arrays(expander: Expander, shape: Array, taken: Array) -> Parts:
 
 def _with_item(expander: Expander, shape: Array, index: int, state: State) -> Array | None:
     """Return the arrays of a shape in which one item does not satisfy a state."""
-    other = expander.opposite(state, _place(shape))
+    other = expander.opposite(state, _subschema(shape))
     prefix = (*(ANYTHING for _ in range(index)), other)
     return meet_arrays(shape, Array(prefix=prefix, least=index + 1, spoken=0))
 
@@ -140,13 +140,13 @@ def _objects(expander: Expander, shape: Object, taken: Object) -> Parts:
             parts.append(_with_property(shape, name, expander.never, required=False))
     for name, state in taken.properties.items():
         if state:
-            other = joined(meeting.named(expander, shape, name), expander.opposite(state, _place(shape)))
+            other = joined(meeting.named(expander, shape, name), expander.opposite(state, _subschema(shape)))
             parts.append(_with_property(shape, name, other))
     if taken.rest or taken.patterns:
         for name in union(shape.properties, shape.required):
             if name not in taken.properties:
                 state = meeting.named(expander, taken, name)
-                other = joined(meeting.named(expander, shape, name), expander.opposite(state, _place(shape)))
+                other = joined(meeting.named(expander, shape, name), expander.opposite(state, _subschema(shape)))
                 parts.append(_with_property(shape, name, other))
     if taken.least > len(shape.required):
         parts.append(replace(shape, most=lower(shape.most, taken.least - 1)))
@@ -171,6 +171,6 @@ def _contradicts(expander: Expander, shape: Object) -> bool:
     return any(name in shape.required and expander.is_never(state) for name, state in shape.properties.items())
 
 
-def _place(shape: Shape) -> Place:
+def _subschema(shape: Shape) -> Subschema:
     """Return where a refusal of what is left of a shape points."""
-    return Place({}, meeting.pointer_of(shape.origins), "")
+    return Subschema({}, meeting.pointer_of(shape.origins), "")
