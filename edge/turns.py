@@ -70,8 +70,8 @@ class Turns:
     def hasten(self) -> None:
         """Let those go on that have waited long enough to begin; to be called from time to time."""
         for line in self._lines:
-            for place in line.overdue():
-                place.gone_by()
+            for waiter in line.overdue():
+                waiter.gone_by()
 
     @contextmanager
     def serving(self, turn: Turn) -> Iterator[None]:
@@ -197,8 +197,8 @@ def _passed(since: float, now: float) -> tuple[int, float]:
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
-    """A place in a line. given: called, with no lock held, when its turn comes.
+class _Waiter:
+    """Who waits in a line. given: called, with no lock held, when its turn comes.
 
     until: when `gone_by` is to be called instead; None for a thread, which waits by itself.
     """
@@ -210,12 +210,12 @@ class _Place:
 
 
 class _Line:
-    """So many turns, and the places of those who wait for one, at most `patience` seconds."""
+    """So many turns, and those who wait for one, at most `patience` seconds."""
 
     def __init__(self, turns: int, patience: float, service: _InService, clock: Callable[[], float]) -> None:
         self.free = turns
         self._patience, self._service, self._clock = patience, service, clock
-        self._places: list[_Place] = []
+        self._waiters: list[_Waiter] = []
 
     def take(self, client: str) -> bool:
         """Wait for a turn; return whether there was one in time."""
@@ -224,14 +224,14 @@ class _Line:
             if self._take():
                 return True
             given.acquire()
-            place = _Place(client, given.release)
-            self._places.append(place)
+            waiter = _Waiter(client, given.release)
+            self._waiters.append(waiter)
         if given.acquire(timeout=self._patience):
             return True
         with self._service.lock:
-            if place not in self._places:
+            if waiter not in self._waiters:
                 return True  # it was given at the last moment
-            self._places.remove(place)
+            self._waiters.remove(waiter)
             return False
 
     def take_later(self, client: str, given: Callable[[], None], gone_by: Callable[[], None]) -> None:
@@ -239,39 +239,39 @@ class _Line:
         with self._service.lock:
             free = self._take()
             if not free:
-                self._places.append(_Place(client, given, self._clock() + self._patience, gone_by))
+                self._waiters.append(_Waiter(client, given, self._clock() + self._patience, gone_by))
         if free:
             given()
 
-    def overdue(self) -> list[_Place]:
-        """Remove and return the places that have waited too long."""
+    def overdue(self) -> list[_Waiter]:
+        """Remove and return those who have waited too long."""
         with self._service.lock:
-            if not self._places:
+            if not self._waiters:
                 return []
             now = self._clock()
-            late = [place for place in self._places if place.until is not None and now >= place.until]
+            late = [waiter for waiter in self._waiters if waiter.until is not None and now >= waiter.until]
             if late:
-                self._places = [place for place in self._places if place.until is None or now < place.until]
+                self._waiters = [waiter for waiter in self._waiters if waiter.until is None or now < waiter.until]
         return late
 
     def give_back(self) -> None:
         """Give the turn to the client with the fewest requests, the longest waiting one among equals."""
         with self._service.lock:
-            if not self._places:
+            if not self._waiters:
                 self.free += 1
                 return
-            place = self._next()
-            self._places.remove(place)
-        place.given()
+            waiter = self._next()
+            self._waiters.remove(waiter)
+        waiter.given()
 
-    def _next(self) -> _Place:
-        """Return the place whose turn it is; hundreds of clients with a request each are not all looked at."""
-        found, fewest = self._places[0], self._service.number(self._places[0].client)
-        for place in self._places:
+    def _next(self) -> _Waiter:
+        """Return the waiter whose turn it is; hundreds of clients with a request each are not all looked at."""
+        found, fewest = self._waiters[0], self._service.number(self._waiters[0].client)
+        for waiter in self._waiters:
             if fewest <= 1:  # the request that waits is its client's only one
                 break
-            if (number := self._service.number(place.client)) < fewest:
-                found, fewest = place, number
+            if (number := self._service.number(waiter.client)) < fewest:
+                found, fewest = waiter, number
         return found
 
     def _take(self) -> bool:

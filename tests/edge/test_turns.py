@@ -204,7 +204,7 @@ def test_whoever_gives_a_turn_back_begins_the_next_request():
 def waiting(among, many):
     """Wait until so many requests have a place in a line."""
     deadline = time.monotonic() + PATIENCE
-    while sum(len(line._places) for line in among._lines) != many:
+    while sum(len(line._waiters) for line in among._lines) != many:
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
