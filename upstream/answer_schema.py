@@ -19,9 +19,9 @@ from typing import Any
 import jsonschema_rs
 
 from engine.errors import Overloaded, ValidationError
+from upstream.fair_executor import CROWDED, FairExecutor
 from upstream.quick_schema import is_quick
 from upstream.schema_process import NO_SCHEMA, VALID, WORDS
-from upstream.turns import CROWDED, Turns
 
 PROCESSES = 3  # one of them is left by each client to the others
 SECONDS = 5.0  # for one process
@@ -30,7 +30,7 @@ QUICK_SCHEMA = 64 * 1024  # characters, which compile within about 20 ms
 QUICK_WORK = 10_000_000  # characters of the schema times those of the value: about 10 ms
 PROGRAM = str(Path(__file__).with_name("schema_process.py"))
 
-_turns = Turns(PROCESSES, "schemas")
+_executor = FairExecutor(PROCESSES, "schemas")
 
 
 class AnswerSchema:
@@ -67,7 +67,7 @@ class AnswerSchema:
         return said == VALID
 
     def _judged(self, *values: str) -> Future[str]:
-        return _turns.submit(self._client, lambda: judge(self._text, *values))
+        return _executor.submit(self._client, lambda: judge(self._text, *values))
 
     def _try(self) -> None:
         tried = self._judged()

@@ -8,16 +8,16 @@ from concurrent.futures import Future
 import pytest
 
 from engine.errors import Overloaded
-from upstream.turns import MOST_WAITING, Turns
+from upstream.fair_executor import MOST_WAITING, FairExecutor
 
 PATIENCE = 60.0
 
 
 def test_a_job_of_another_client_does_not_wait_for_those_of_one() -> None:
     """Though they came first, and the first of them does not end."""
-    turns, gate = Turns(2, "test"), threading.Event()
-    many = [turns.submit("many", lambda: str(gate.wait(PATIENCE))) for _ in range(5)]
-    assert [turns.submit("few", lambda: "done").result(PATIENCE) for _ in range(3)] == ["done"] * 3
+    executor, gate = FairExecutor(2, "test"), threading.Event()
+    many = [executor.submit("many", lambda: str(gate.wait(PATIENCE))) for _ in range(5)]
+    assert [executor.submit("few", lambda: "done").result(PATIENCE) for _ in range(3)] == ["done"] * 3
     assert not any(one.done() for one in many)
     gate.set()
     assert [one.result(PATIENCE) for one in many] == ["True"] * 5
@@ -25,15 +25,15 @@ def test_a_job_of_another_client_does_not_wait_for_those_of_one() -> None:
 
 def test_clients_take_turns() -> None:
     """In the order in which they came, one job each."""
-    turns, gate, done = Turns(1, "test"), threading.Event(), list[str]()
+    executor, gate, done = FairExecutor(1, "test"), threading.Event(), list[str]()
 
     def note(client: str) -> str:
         done.append(client)
         return client
 
-    first = turns.submit("first", lambda: str(gate.wait(PATIENCE)))
+    first = executor.submit("first", lambda: str(gate.wait(PATIENCE)))
     jobs: list[Future[str]] = [
-        turns.submit(client, lambda client=client: note(client))  # type: ignore[misc]
+        executor.submit(client, lambda client=client: note(client))  # type: ignore[misc]
         for client in ("a", "a", "a", "b", "b", "c")
     ]
     gate.set()
@@ -43,13 +43,13 @@ def test_clients_take_turns() -> None:
 
 def test_one_client_has_so_many_jobs_waiting_and_no_more() -> None:
     """What was given up counts no longer, and is not done."""
-    turns, gate, done = Turns(1, "test"), threading.Event(), list[str]()
-    turns.submit("many", lambda: str(gate.wait(PATIENCE)))
-    waiting = [turns.submit("many", lambda: str(done.append("x"))) for _ in range(MOST_WAITING)]
+    executor, gate, done = FairExecutor(1, "test"), threading.Event(), list[str]()
+    executor.submit("many", lambda: str(gate.wait(PATIENCE)))
+    waiting = [executor.submit("many", lambda: str(done.append("x"))) for _ in range(MOST_WAITING)]
     with pytest.raises(Overloaded):
-        turns.submit("many", str)
+        executor.submit("many", str)
     assert waiting[0].cancel()
-    last = turns.submit("many", lambda: "last")
+    last = executor.submit("many", lambda: "last")
     gate.set()
     assert last.result(PATIENCE) == "last"
     assert len(done) == MOST_WAITING - 1
@@ -57,8 +57,8 @@ def test_one_client_has_so_many_jobs_waiting_and_no_more() -> None:
 
 def test_a_job_that_fails_ends_its_turn() -> None:
     """The next one has it; the error is the caller's."""
-    turns = Turns(1, "test")
-    failed = turns.submit("a", lambda: str(1 // 0))
-    assert turns.submit("a", lambda: "next").result(PATIENCE) == "next"
+    executor = FairExecutor(1, "test")
+    failed = executor.submit("a", lambda: str(1 // 0))
+    assert executor.submit("a", lambda: "next").result(PATIENCE) == "next"
     with pytest.raises(ZeroDivisionError):
         failed.result(PATIENCE)

@@ -15,7 +15,7 @@ CROWDED = "Too many schemas are being checked; try again later."
 Job = tuple[Callable[[], str], Future[str]]
 
 
-class Turns:
+class FairExecutor:
     """At most `threads` jobs at a time, one fewer of each client; clients take turns. Safe to use from any thread."""
 
     def __init__(self, threads: int, name: str) -> None:
