@@ -19,8 +19,7 @@ from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
 from edge.errors import RateLimitExceeded
 from edge.local_windows import LocalWindows
 from edge.route_table import Budget
-from edge.shared_windows import SharedWindows
-from edge.shared_windows import Windows as SharedStorage
+from edge.shared_windows import SharedWindows, StoredWindows
 from engine.errors import Message, ValidationError
 from keys.account import Limits
 
@@ -183,7 +182,7 @@ class RateLimiter:
         """Whether several copies of the service count together."""
         return self._shared is not None
 
-    def use_shared(self, windows: SharedStorage) -> None:
+    def use_shared(self, windows: StoredWindows) -> None:
         """Count in another shared storage from now on, if one is shared at all."""
         if self._shared is not None:
             self._shared.use(windows)

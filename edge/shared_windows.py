@@ -28,7 +28,7 @@ Pause = Callable[[float], bool]
 
 
 @dataclass(frozen=True)
-class Windows:
+class StoredWindows:
     """A storage of the library with the clock of its entries' timestamps; its methods raise what the storage raises."""
 
     storage: Storage
@@ -51,7 +51,7 @@ class Windows:
 class SharedWindows:
     """Windows in a storage that can be unavailable. pause: waits so many seconds; if it returns True, retrying ends."""
 
-    def __init__(self, windows: Windows, pause: Pause | None = None) -> None:
+    def __init__(self, windows: StoredWindows, pause: Pause | None = None) -> None:
         self.windows = windows
         self._pause = pause or threading.Event().wait
         self._lock = threading.Lock()  # guards the two fields below
@@ -59,7 +59,7 @@ class SharedWindows:
         self._failures = 0
         self._returned: list[Callable[[], None]] = []
 
-    def use(self, windows: Windows) -> None:
+    def use(self, windows: StoredWindows) -> None:
         """Count in another storage from now on, or in the same one with another password."""
         self.windows = windows
 
@@ -126,7 +126,7 @@ class SharedWindows:
         return MovingWindowRateLimiter(self.windows.storage).hit(TRY, "try")
 
 
-def redis_windows(url: str) -> Windows:
+def redis_windows(url: str) -> StoredWindows:
     """Return windows in Redis; it connects on first use, with short time-outs."""
     # Imported only if used: it takes a fifth of a second, most of it for OpenTelemetry's metrics.
     from redis.backoff import NoBackoff
@@ -138,7 +138,7 @@ def redis_windows(url: str) -> Windows:
         "retry": Retry(NoBackoff(), 0),
     }
     storage = RedisStorage(url, wrap_exceptions=True, key_prefix="avito_ai", **options)  # type: ignore[arg-type]
-    return Windows(storage, time.time)
+    return StoredWindows(storage, time.time)
 
 
 def _kind_of(error: Exception) -> str:

@@ -9,7 +9,7 @@ from limits import RateLimitItemPerMinute
 
 from edge.local_windows import SWEEP_SECONDS, LocalWindows
 from edge.rate_limit import OverBudget, RateLimiter
-from edge.shared_windows import SharedWindows, Windows
+from edge.shared_windows import SharedWindows, StoredWindows
 from engine.errors import ValidationError
 from tests.edge.limit_storage import ListedEntries
 from tests.fakes import Clock
@@ -200,7 +200,7 @@ CALLS = st.tuples(
 def test_memory_counts_as_the_library_does(per_minute, per_hour, calls):
     """Every call has the same outcome in this process's windows as through the library: charged, shown and refused."""
     clock = Clock()
-    shared = SharedWindows(Windows(ListedEntries(clock), clock))
+    shared = SharedWindows(StoredWindows(ListedEntries(clock), clock))
     ours, librarys = RateLimiter(per_minute, per_hour, None, clock), RateLimiter(per_minute, per_hour, shared, clock)
     for *call, pause in calls:
         assert outcome(ours, *call) == outcome(librarys, *call)

@@ -12,7 +12,7 @@ import pytest
 from limits.errors import StorageError
 
 from edge.rate_limit import OverBudget, RateLimiter
-from edge.shared_windows import REDIS_PAUSE, REDIS_TIMEOUT, SharedWindows, Windows, redis_windows
+from edge.shared_windows import REDIS_PAUSE, REDIS_TIMEOUT, SharedWindows, StoredWindows, redis_windows
 from tests.e2e.gunicorn_process import until
 from tests.edge.limit_storage import ListedEntries
 from tests.fakes import PATIENCE, Clock
@@ -81,7 +81,7 @@ def pauses():
 
 @pytest.fixture
 def shared(storage, clock, pauses):
-    return SharedWindows(Windows(storage, clock), pauses)
+    return SharedWindows(StoredWindows(storage, clock), pauses)
 
 
 def spend_all(limiter, times, client="1.1.1.1"):
@@ -100,7 +100,7 @@ def refused(limiter, client="1.1.1.1"):
 
 def test_copies_share_their_limits(clock, storage):
     """Two copies of the service with one storage share one budget."""
-    copies = [RateLimiter(4, 0, SharedWindows(Windows(storage, clock)), clock) for _ in range(2)]
+    copies = [RateLimiter(4, 0, SharedWindows(StoredWindows(storage, clock)), clock) for _ in range(2)]
     for copy in copies:
         spend_all(copy, 2)
     assert all(refused(copy) for copy in copies)
