@@ -30,14 +30,14 @@ ICON, CURSOR = b"\0\0\1\0", b"\0\0\2\0"
 Size = tuple[int, int]
 
 
-class Damaged(Exception):
+class DamagedHeader(Exception):
     """The header is not one of its format, or the size is not where it should be."""
 
 
 def reader_for(data: bytes) -> Callable[[bytes], Size] | None:
     """Return what reads the width and height of this kind of file, None for a kind that is not known.
 
-    The reader raises Damaged.
+    The reader raises DamagedHeader.
     """
     if data.startswith(PNG):
         return read_png
@@ -57,7 +57,7 @@ def reader_for(data: bytes) -> Callable[[bytes], Size] | None:
 def read_png(data: bytes) -> Size:
     length, kind, width, height = _unpack(">I4sII", data, len(PNG))
     if (length, kind) != (13, b"IHDR"):
-        raise Damaged
+        raise DamagedHeader
     return width, height
 
 
@@ -66,20 +66,20 @@ def read_jpeg(data: bytes) -> Size:
     for _ in range(STEPS):
         position = data.find(FILL, position, position + JUNK)
         if position < 0 or position + 1 >= len(data):
-            raise Damaged
+            raise DamagedHeader
         marker = data[position + 1]
         if marker in FRAMES:
             height, width = _unpack(">HH", data, position + 5)
             return width, height
         if marker in (END_OF_IMAGE, START_OF_SCAN):
-            raise Damaged
+            raise DamagedHeader
         if marker == FILL[0]:  # any number of them may come before a marker
             position += 1
         elif marker in ALONE:
             position += 2
         else:
             position += 2 + max(2, _unpack(">H", data, position + 2)[0])
-    raise Damaged
+    raise DamagedHeader
 
 
 def read_webp(data: bytes) -> Size:
@@ -117,7 +117,7 @@ class GifImage:
 
 
 def first_image_of_gif(data: bytes) -> GifImage:
-    """Find the first image. Raises Damaged."""
+    """Find the first image. Raises DamagedHeader."""
     width, height, flags = _unpack("<HHB", data, 6)
     position = colours_end = 13 + _table(flags)
     control, in_extension = b"", False
@@ -140,7 +140,7 @@ def first_image_of_gif(data: bytes) -> GifImage:
             return GifImage(screen, left, top, wide, high, colours_end, position, control)
         elif code == GIF_END:
             break
-    raise Damaged
+    raise DamagedHeader
 
 
 def _table(flags: int) -> int:
@@ -155,7 +155,7 @@ def read_bmp(data: bytes) -> Size:
         width, height = _unpack("<HH", data, start + 4)
         return width, height
     if header < BMP_HEADER:
-        raise Damaged
+        raise DamagedHeader
     width, height = _unpack("<ii", data, start + 4)
     return width if width > 0 else _fail(), abs(height)  # a negative height: rows from the top
 
@@ -174,7 +174,7 @@ def read_ico(data: bytes) -> Size:
 
 
 def entry_of_icon(data: bytes) -> IconEntry:
-    """Return the largest picture, of several that with the most bits, of several the first. Raises Damaged."""
+    """Return the largest picture, of several that with the most bits, of several the first. Raises DamagedHeader."""
     (count,) = _unpack("<H", data, 4)
     best, found = (-1, -1), None
     for number in range(min(count, STEPS)):
@@ -192,7 +192,7 @@ def read_avif(data: bytes) -> Size:
     try:
         picture = avif_header.read_avif(data)
     except avif_header.NoPicture:
-        raise Damaged from None
+        raise DamagedHeader from None
     return picture.width, picture.height
 
 
@@ -200,8 +200,8 @@ def _unpack(fields: str, data: bytes, offset: int) -> tuple[Any, ...]:
     try:
         return struct.unpack_from(fields, data, offset)
     except struct.error:
-        raise Damaged from None
+        raise DamagedHeader from None
 
 
 def _fail() -> NoReturn:
-    raise Damaged
+    raise DamagedHeader

@@ -142,7 +142,7 @@ def _checked(data: bytes) -> tuple[Reader, tuple[int, int]]:
         raise UnsupportedMediaType(HEIC if avif_header.is_heic(data) else UNKNOWN_FORMAT)
     try:
         size = reader(data)
-    except image_header.Damaged as error:
+    except image_header.DamagedHeader as error:
         raise ValidationError(DAMAGED, "image") from error
     _check_size(*size)
     return reader, size

@@ -6,8 +6,7 @@ from PIL import Image, ImageChops
 
 from engine.text.formats import bmp, png
 from engine.text.formats.layer import Damaged, Layer
-from engine.text.image_header import Damaged as DamagedHeader
-from engine.text.image_header import entry_of_icon
+from engine.text.image_header import DamagedHeader, entry_of_icon
 
 
 def decode(data: bytes) -> Layer:

@@ -9,7 +9,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from engine.text.image_header import STEPS, Damaged, reader_for
+from engine.text.image_header import STEPS, DamagedHeader, reader_for
 from engine.text.images import check_header
 
 SIZES = [(1, 1), (40, 30), (199, 1), (1, 200), (2049, 17), (255, 256)]
@@ -140,7 +140,7 @@ def test_no_header_costs_more_than_its_steps(name, data):
     sys.settrace(count)
     try:
         size_of(data)
-    except Damaged:
+    except DamagedHeader:
         pass
     finally:
         sys.settrace(others)
@@ -148,7 +148,7 @@ def test_no_header_costs_more_than_its_steps(name, data):
 
 
 def test_damaged_headers_are_errors_of_the_client_or_sizes():
-    """Whatever bytes are wrong or missing: a size or Damaged, nothing else."""
+    """Whatever bytes are wrong or missing: a size or DamagedHeader, nothing else."""
     rng = random.Random(11)
     for kind in KINDS:
         whole = encoded((33, 21), kind)
@@ -159,7 +159,7 @@ def test_damaged_headers_are_errors_of_the_client_or_sizes():
             reader = reader_for(bytes(broken))
             try:
                 size = (1, 1) if reader is None else reader(bytes(broken))
-            except Damaged:
+            except DamagedHeader:
                 continue
             assert all(isinstance(side, int) and side >= 0 for side in size)
 
