@@ -85,7 +85,7 @@ def _more(later: dict[Key, float], earlier: dict[Key, float]) -> dict[Key, float
 Look = Callable[[float], tuple[Figures, Figures]]
 
 
-class Limits(NamedTuple):
+class Thresholds(NamedTuple):
     """What a canary may do worse."""
 
     requests: float = 50
@@ -93,14 +93,14 @@ class Limits(NamedTuple):
     first_token: float = 1.25
 
 
-def judge(stable: Figures, canary: Figures, limits: Limits) -> str:
+def judge(stable: Figures, canary: Figures, thresholds: Thresholds) -> str:
     """Return why a canary must be withdrawn, "" if it may take over."""
-    if canary.failed > stable.failed + limits.failures:
+    if canary.failed > stable.failed + thresholds.failures:
         return f"{canary.failed:.1%} of its requests failed, and {stable.failed:.1%} of the others"
-    if canary.requests < limits.requests:
+    if canary.requests < thresholds.requests:
         return f"it had {canary.requests:.0f} requests only, too few to judge it"
     ours, theirs = canary.first_token(), stable.first_token()
-    if ours is not None and theirs is not None and ours > limits.first_token * theirs:
+    if ours is not None and theirs is not None and ours > thresholds.first_token * theirs:
         return f"its p95 of the time to first token is {ours:.3f} s, and {theirs:.3f} s of the others"
     return ""
 
@@ -173,7 +173,7 @@ def asking(url: str, stable: str, canary: str) -> Look:
 def watch(
     look: Look,
     seconds: float,
-    limits: Limits,
+    thresholds: Thresholds,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
@@ -187,7 +187,7 @@ def watch(
         except (OSError, ValueError, KeyError) as error:
             return f"its figures cannot be read: {error}"
         if hopeless(canary) or now() >= began + seconds:
-            return judge(stable, canary, limits)
+            return judge(stable, canary, thresholds)
 
 
 def main(arguments: list[str]) -> int:
@@ -198,13 +198,13 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     environ = os.environ
-    limits = Limits(
+    thresholds = Thresholds(
         float(environ.get("CANARY_REQUESTS", "50")),
         float(environ.get("CANARY_FAILURES", "0.01")),
         float(environ.get("CANARY_FIRST_TOKEN", "1.25")),
     )
     try:
-        reason = watch(start(*arguments[2:]), float(arguments[1]), limits)
+        reason = watch(start(*arguments[2:]), float(arguments[1]), thresholds)
     except (OSError, ValueError) as error:
         reason = f"its figures cannot be read: {error}"
     print(f"The canary is withdrawn: {reason}." if reason else "The canary may take over.")

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from deploy.canary import FAILURES, Figures, Limits, judge, read_text, watch
+from deploy.canary import FAILURES, Figures, Thresholds, judge, read_text, watch
 from edge.errors import ERRORS
 from tests.deploy.numbered import Numbered
 from tests.deploy.proxies import Nginx
@@ -42,13 +42,13 @@ def figures(requests=100, failed=0, first=0.2):
 )
 def test_a_canary_must_be_as_good_as_the_rest(canary, word):
     """Failures, too few requests and a slow first token speak against it; being faster does not."""
-    reason = judge(figures(requests=900), canary, Limits())
+    reason = judge(figures(requests=900), canary, Thresholds())
     assert (word in reason) if word else reason == ""
 
 
 def test_failures_of_both_speak_for_neither():
     """What fails everywhere is not the canary's fault."""
-    assert judge(figures(requests=900, failed=90), figures(failed=10), Limits()) == ""
+    assert judge(figures(requests=900, failed=90), figures(failed=10), Thresholds()) == ""
 
 
 def test_clients_mistakes_are_no_failures():
@@ -77,7 +77,7 @@ def watched(looks, seconds):
     def sleep(pause):
         now[0] += pause
 
-    return watch(lambda _: looks(now[0]), seconds, Limits(), lambda: now[0], sleep), now[0]
+    return watch(lambda _: looks(now[0]), seconds, Thresholds(), lambda: now[0], sleep), now[0]
 
 
 def test_a_canary_is_watched_to_the_end_unless_it_is_hopeless():
