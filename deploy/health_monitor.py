@@ -65,7 +65,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Diagnosis:
     """The consequence of a check. trouble: the problem in a sentence, "" if there is none; restart: restart now."""
 
     trouble: str = ""
@@ -85,23 +85,23 @@ def check(unit: str = UNIT) -> Check:
     return Check(state, status, str(body.get("status", "")), reason)
 
 
-def judge(seen: Check, memory: Memory, now: float) -> Verdict:
+def judge(seen: Check, memory: Memory, now: float) -> Diagnosis:
     """Add the check to the memory and return its consequence."""
     if seen.unit in ("activating", "reloading", "deactivating", "inactive", ""):
         memory.silent = memory.unwell = memory.passing = 0
-        return Verdict()
+        return Diagnosis()
     if seen.unit == "failed":
         memory.silent = memory.passing = 0
-        return Verdict("systemd has given up on the service; see: journalctl -u avito-ai -e")
+        return Diagnosis("systemd has given up on the service; see: journalctl -u avito-ai -e")
     memory.silent = memory.silent + 1 if seen.answer == 0 else 0
     memory.passing = memory.passing + 1 if seen.status in PASSING else 0
     if seen.answer == 200 or 0 < memory.passing < PASSING_CHECKS:
         memory.unwell = 0
-        return Verdict()
+        return Diagnosis()
     memory.unwell += 1
     restart = memory.silent >= RESTART_AFTER and _may_restart(memory, now)
     trouble = f"the service is not ready ({seen.status or 'silent'}): {seen.reason or 'no reason given'}"
-    return Verdict(trouble if memory.unwell >= REPORT_AFTER or restart else "", restart)
+    return Diagnosis(trouble if memory.unwell >= REPORT_AFTER or restart else "", restart)
 
 
 def _may_restart(memory: Memory, now: float) -> bool:
@@ -110,19 +110,19 @@ def _may_restart(memory: Memory, now: float) -> bool:
 
 
 def act(
-    verdict: Verdict, memory: Memory, now: float, report: Callable[[str], None], restart: Callable[[], None]
+    diagnosis: Diagnosis, memory: Memory, now: float, report: Callable[[str], None], restart: Callable[[], None]
 ) -> list[str]:
-    """Carry out the verdict; return the lines for the journal."""
+    """Act on a diagnosis; return the lines for the journal."""
     lines = []
-    if verdict.trouble:
-        lines.append(f"{ERROR}{verdict.trouble}")
+    if diagnosis.trouble:
+        lines.append(f"{ERROR}{diagnosis.trouble}")
         if not memory.reported:
-            report(f"Avito AI API: {verdict.trouble}")
+            report(f"Avito AI API: {diagnosis.trouble}")
     elif memory.reported:
         lines.append(f"{NOTICE}the service has recovered")
         report("Avito AI API has recovered.")
-    memory.reported = bool(verdict.trouble)
-    if verdict.restart:
+    memory.reported = bool(diagnosis.trouble)
+    if diagnosis.restart:
         lines.append(f"{ERROR}it sends watchdog keep-alives but does not respond: restarting it")
         memory.restarts.append(now)
         memory.silent = 0
@@ -186,11 +186,11 @@ def main(arguments: list[str], restart: Callable[[], None] = restart_unit) -> in
     parser.add_argument("--mail", type=Path)
     options = parser.parse_args(arguments)
     memory, now = recall(options.state), time.time()
-    verdict = judge(check(), memory, now)
-    for line in act(verdict, memory, now, reporter(options.webhook, options.mail), restart):
+    diagnosis = judge(check(), memory, now)
+    for line in act(diagnosis, memory, now, reporter(options.webhook, options.mail), restart):
         print(line, flush=True)
     keep(memory, options.state)
-    return 1 if verdict.trouble else 0
+    return 1 if diagnosis.trouble else 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from deploy import health_monitor as monitor
-from deploy.health_monitor import HOUR, Check, Memory, Verdict
+from deploy.health_monitor import HOUR, Check, Diagnosis, Memory
 from tests.deploy.monitoring.sinks import Mailbox, mail_server
 
 WELL = Check("active", 200, "ready")
@@ -22,7 +22,7 @@ STALLED = Check("active", 503, "stalled", "The model is stalled.")
 LOADING = Check("active", 503, "loading")
 
 
-def verdicts(*checks: Check) -> list[Verdict]:
+def diagnoses(*checks: Check) -> list[Diagnosis]:
     memory = Memory()
     return [monitor.judge(seen, memory, 30.0 * number) for number, seen in enumerate(checks)]
 
@@ -71,45 +71,47 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
 
 def test_a_service_that_is_well_is_left_alone() -> None:
     """Nothing is reported or restarted."""
-    assert verdicts(WELL, WELL) == [Verdict(), Verdict()]
+    assert diagnoses(WELL, WELL) == [Diagnosis(), Diagnosis()]
 
 
 @pytest.mark.parametrize("state", ["activating", "reloading", "deactivating", "inactive", ""])
 def test_a_service_on_its_way_or_stopped_is_left_alone(state: str) -> None:
     """systemd bounds a start, and a stop is deliberate."""
-    assert verdicts(*[Check(state)] * 9) == [Verdict()] * 9
+    assert diagnoses(*[Check(state)] * 9) == [Diagnosis()] * 9
 
 
 def test_silence_is_reported_at_the_second_and_restarted_at_the_third_check() -> None:
     """A single failed check may be a coincidence."""
-    first, second, third = verdicts(SILENT, SILENT, SILENT)
-    assert first == Verdict()
-    assert second == Verdict("the service is not ready (silent): no answer")
+    first, second, third = diagnoses(SILENT, SILENT, SILENT)
+    assert first == Diagnosis()
+    assert second == Diagnosis("the service is not ready (silent): no answer")
     assert third.restart
 
 
 def test_an_answer_in_between_begins_the_count_again() -> None:
     """Only consecutive checks count."""
-    assert not any(verdict.restart for verdict in verdicts(SILENT, SILENT, WELL, SILENT, SILENT))
+    assert not any(diagnosis.restart for diagnosis in diagnoses(SILENT, SILENT, WELL, SILENT, SILENT))
 
 
 def test_a_stalled_engine_is_reported_and_left_to_the_watchdog() -> None:
     """A process that responds is never restarted here."""
-    found = verdicts(*[STALLED] * 9)
-    assert not any(verdict.restart for verdict in found)
+    found = diagnoses(*[STALLED] * 9)
+    assert not any(diagnosis.restart for diagnosis in found)
     assert found[1].trouble == "the service is not ready (stalled): The model is stalled."
 
 
 def test_loading_is_reported_only_when_it_does_not_end() -> None:
     """No load takes 20 minutes."""
-    found = verdicts(*[LOADING] * (monitor.PASSING_CHECKS + 1))
-    assert not any(verdict.trouble for verdict in found[:-1])
+    found = diagnoses(*[LOADING] * (monitor.PASSING_CHECKS + 1))
+    assert not any(diagnosis.trouble for diagnosis in found[:-1])
     assert "loading" in found[-1].trouble
 
 
 def test_what_systemd_gave_up_is_reported_and_not_started() -> None:
     """The cause would still be there."""
-    assert verdicts(Check("failed")) == [Verdict("systemd has given up on the service; see: journalctl -u avito-ai -e")]
+    assert diagnoses(Check("failed")) == [
+        Diagnosis("systemd has given up on the service; see: journalctl -u avito-ai -e")
+    ]
 
 
 def test_restarts_are_few() -> None:
@@ -122,8 +124,8 @@ def test_restarts_are_few() -> None:
 def test_trouble_is_reported_once_and_its_end_too() -> None:
     """Every check is logged; messages are sent at the beginning and at the end only."""
     memory, reports, restarts = Memory(), list[str](), list[int]()
-    for verdict in (Verdict("trouble"), Verdict("trouble", restart=True), Verdict(), Verdict()):
-        lines = monitor.act(verdict, memory, 5.0, reports.append, lambda: restarts.append(1))
+    for diagnosis in (Diagnosis("trouble"), Diagnosis("trouble", restart=True), Diagnosis(), Diagnosis()):
+        lines = monitor.act(diagnosis, memory, 5.0, reports.append, lambda: restarts.append(1))
         assert all(line.startswith(("<3>", "<5>")) for line in lines)
     assert reports == ["Avito AI API: trouble", "Avito AI API has recovered."]
     assert restarts == [1]
