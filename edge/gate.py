@@ -47,7 +47,7 @@ GATED = {path: row for path, row in FOR_CLIENTS.items() if row.budget is Budget.
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Decision:
     """What becomes of a request.
 
     client: whose budget of bytes the body counts in; refusal: the whole response to a request that is not to be read
@@ -94,44 +94,44 @@ class Gate:
         """Log how many refusals of the last second had no line of their own."""
         self._ready_made.tell_unlogged()
 
-    def judge(self, head: bytes, peer: str, plain: RequestHead | None) -> Verdict:
-        """Return the verdict on a request.
+    def judge(self, head: bytes, peer: str, plain: RequestHead | None) -> Decision:
+        """Return the decision on a request.
 
         head: its request line and fields; plain: the same as `read_head` returns it; peer: its connection's address.
         """
         try:
-            return self._verdict(head, peer, plain)
+            return self._decision(head, peer, plain)
         except Exception:  # in the polling thread, where it would end everybody's requests
             log.exception("A request could not be judged from its head; the hooks decide.")
-            return Verdict("unknown")
+            return Decision("unknown")
 
-    def _verdict(self, head: bytes, peer: str, read: RequestHead | None) -> Verdict:
+    def _decision(self, head: bytes, peer: str, read: RequestHead | None) -> Decision:
         forwarded = _forwarded(head, read) if self.behind_proxy else []
         address = caller.address_of(forwarded, peer, self._trusted_proxies)
         client = caller.budget_key(address)
         row = None if read is None else FOR_CLIENTS.get(read.path)
         if read is None or row is None:
-            return Verdict(client)
+            return Decision(client)
         case = Refused(read, row, address, of_address(client))
         offered = _credential(read)
         if self._authenticator.demanded and not offered and read.has("cookie"):
-            return Verdict(client)  # of a browser that may have signed in
+            return Decision(client)  # of a browser that may have signed in
         try:
             account = self._authenticator.account_for(offered, client)
         except ServiceError as error:
             quota = error.quota if isinstance(error, OverBudget) else None
-            return Verdict(client, self._refuse(case, error, quota), read.keeps_alive)
+            return Decision(client, self._refuse(case, error, quota), read.keeps_alive)
         if account is not None:
             case, client = Refused(read, row, address, account), account.id
         if read.path not in GATED or (row.model is not None and not case.account.may_use(row.model)):
-            return Verdict(client)
+            return Decision(client)
         if failover.can_take(read.has("x-another-copy"), self._settings) and not self._models.ready:
-            return Verdict(client, self._refuse(case, failover.NOT_READY), read.keeps_alive)
+            return Decision(client, self._refuse(case, failover.NOT_READY), read.keeps_alive)
         if not _is_read(read, row):
-            return Verdict(client)
+            return Decision(client)
         named = read.path.startswith("/v1/") and 0 < int(read.get("content-length", "0")) <= NAMING_BYTES
         refusal = self._judge(case, [] if named else self._able_to_answer(case, row))
-        return Verdict(client, refusal, read.keeps_alive, partial(self._judge_named, case) if named else None)
+        return Decision(client, refusal, read.keeps_alive, partial(self._judge_named, case) if named else None)
 
     def _able_to_answer(self, case: Refused, row: Row) -> list[Backend]:
         """Return the models of which one would answer, as far as the head tells; none for a batch, which waits."""

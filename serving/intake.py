@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from edge import errors
 from edge.body_budget import BodyBudget, Reservation
-from edge.gate import NAMING_BYTES, Verdict
+from edge.gate import NAMING_BYTES, Decision
 from edge.request_head import RequestHead
 from engine.quick_calls import new_buffer
 from serving.connection import Connection
@@ -42,7 +42,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Gate(Protocol):
     """Decides which requests are read and served; `edge.gate.Gate`."""
 
-    def judge(self, head: bytes, peer: str, plain: RequestHead | None) -> Verdict: ...
+    def judge(self, head: bytes, peer: str, plain: RequestHead | None) -> Decision: ...
 
 
 class Poller(Protocol):
@@ -59,7 +59,7 @@ class _Arrival:
     until: float
     framing: Framing = field(default_factory=Framing)
     began: float | None = None
-    verdict: Verdict | None = None
+    decision: Decision | None = None
     reservation: Reservation | None = None
     answered: bool = False  # or about to be, so that nothing else may be sent
     polled: bool = False  # whether its connection is registered with the poller
@@ -255,7 +255,7 @@ class Intake:
         arrival.until = arrival.began + self._patience + framing.body_received / MIN_BYTES_PER_SECOND
         if framing.stage is Stage.HEAD:
             return
-        if arrival.verdict is None and not self._judge(conn, arrival):
+        if arrival.decision is None and not self._judge(conn, arrival):
             return
         grown = framing.body_received - before if framing.content_length is None else 0
         if framing.stage is Stage.UNSTORED or (grown and not self._admit(arrival, grown)):
@@ -265,8 +265,8 @@ class Intake:
 
     def _finish(self, conn: Connection, arrival: _Arrival) -> None:
         """Hand over a request that has arrived, unless it is refused now that its body is known."""
-        framing, verdict = arrival.framing, arrival.verdict
-        again = None if verdict is None or framing.stage is not Stage.WHOLE else verdict.again
+        framing, decision = arrival.framing, arrival.decision
+        again = None if decision is None or framing.stage is not Stage.WHOLE else decision.again
         refusal = again(framing.body(NAMING_BYTES)) if again is not None else None
         if refusal is None:
             self._hand_over(conn, arrival)
@@ -276,9 +276,9 @@ class Intake:
     def _judge(self, conn: Connection, arrival: _Arrival) -> bool:
         """Decide from the head whether to read on; otherwise the request is refused here or handed over."""
         framing = arrival.framing
-        verdict = arrival.verdict = self._gate.judge(framing.head, conn.peer, framing.plain)
-        if verdict.refusal is not None:
-            self._refuse(conn, arrival, verdict.refusal)
+        decision = arrival.decision = self._gate.judge(framing.head, conn.peer, framing.plain)
+        if decision.refusal is not None:
+            self._refuse(conn, arrival, decision.refusal)
             return False
         length = framing.content_length or 0
         if length > self._max_body_bytes:
@@ -296,7 +296,7 @@ class Intake:
         """Send a refusal, and wait for the connection's next request where all of this one has arrived."""
         whole = arrival.framing.stage is Stage.WHOLE
         plain = whole and not conn.leftover  # what is sent ahead would be judged in here, without end
-        keep = plain and not self._stopping and arrival.verdict is not None and arrival.verdict.keeps_alive
+        keep = plain and not self._stopping and arrival.decision is not None and arrival.decision.keeps_alive
         arrival.close()
         arrival.answered = True
         self.refused += 1
@@ -323,15 +323,15 @@ class Intake:
 
     def _admit(self, arrival: _Arrival, size: int) -> bool:
         if arrival.reservation is None:
-            assert arrival.verdict is not None  # a body is admitted behind its head
-            arrival.reservation = self._budget.reserve(arrival.verdict.client, size)
+            assert arrival.decision is not None  # a body is admitted behind its head
+            arrival.reservation = self._budget.reserve(arrival.decision.client, size)
             return arrival.reservation is not None
         return arrival.reservation.grow(size)
 
     def _hand_over(self, conn: Connection, arrival: _Arrival, refused: bool = False) -> None:
-        assert arrival.verdict is not None  # what has arrived has been judged
+        assert arrival.decision is not None  # what has arrived has been judged
         self._leave(conn)
-        conn.asked_by = client = arrival.verdict.client
+        conn.asked_by = client = arrival.decision.client
         # A request without a body has room of its own too: what is stored and read for it counts like one.
         reservation = arrival.reservation or self._budget.reserve(client, 0)
         conn.sock.begin_request(arrival.framing, reservation, refused)

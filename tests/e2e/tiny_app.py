@@ -14,7 +14,7 @@ from flask import Flask, Response, request
 
 from config import settings_or_exit
 from edge.body_budget import BodyBudget
-from edge.gate import Verdict
+from edge.gate import Decision
 from engine.errors import NoRoom, NotReady, StartError
 from engine.types import BackendState, BackendStats, Progress, Status
 from models import ModelSet
@@ -91,7 +91,7 @@ class OpenGate:
         """None is refused."""
 
     def judge(self, head, peer, plain):
-        return Verdict(peer)
+        return Decision(peer)
 
 
 def check_room():

@@ -54,15 +54,15 @@ def head_of(path, body, headers=None, method="POST"):
 
 
 def judge(gate, head, peer):
-    """Return the verdict on a head, read as on its arrival."""
+    """Return the decision on a head, read as on its arrival."""
     return gate.judge(head, peer, read_head(head))
 
 
 def judged(gate, path, body=None, headers=None, peer="127.0.0.1"):
     """Return the gate's refusal, None for a request that it lets through to the hooks."""
     body = json.dumps(BODIES[path]).encode() if body is None else body
-    verdict = judge(gate, head_of(path, body, headers), peer)
-    return verdict.again(body) if verdict.refusal is None and verdict.again is not None else verdict.refusal
+    decision = judge(gate, head_of(path, body, headers), peer)
+    return decision.again(body) if decision.refusal is None and decision.again is not None else decision.refusal
 
 
 def parsed(response):
@@ -356,7 +356,7 @@ def test_what_is_not_certain_is_left_to_the_hooks(gate, avibe, avision, path, he
 
 @pytest.mark.parametrize("head", [b"", b"\r\n\r\n", b"POST /api/v1/text/generate\r\n\r\n", b"POST / HTTP/1.0\r\n\r\n"])
 def test_what_is_no_http_is_left_to_the_parser(gate, head):
-    """Whatever the bytes, there is a verdict."""
+    """Whatever the bytes, there is a decision."""
     assert judge(gate, head, "").refusal is None
 
 
@@ -393,9 +393,9 @@ def test_a_connection_that_the_client_closes_is_told_so(gate, avibe):
     """`Connection: close` is honoured."""
     avibe.capacity = 0
     for value, keeps in (("close", False), ("Close", False), ("keep-alive", True)):
-        verdict = judge(gate, head_of(TEXT, b"{}", {"Connection": value}), f"1.1.1.{len(value)}{keeps}")
-        assert verdict.keeps_alive is keeps
-        assert parsed(verdict.refusal)[1]["connection"] == ("keep-alive" if keeps else "close")
+        decision = judge(gate, head_of(TEXT, b"{}", {"Connection": value}), f"1.1.1.{len(value)}{keeps}")
+        assert decision.keeps_alive is keeps
+        assert parsed(decision.refusal)[1]["connection"] == ("keep-alive" if keeps else "close")
 
 
 def test_the_gated_routes_are_those_that_generate_and_answer_in_json():
@@ -516,8 +516,8 @@ def test_a_client_with_a_full_line_is_refused(gate, path):
     """Before its body is read, and charged as others that are refused; nobody else is."""
     gate.ask_of_lines(lambda client: client == "10.0.0.1")
     body = json.dumps(BODIES[path]).encode()
-    verdict = judge(gate, head_of(path, body, {"X-Forwarded-For": "10.0.0.1"}), "127.0.0.1")
-    status, headers, answer = parsed(verdict.refusal)
+    decision = judge(gate, head_of(path, body, {"X-Forwarded-For": "10.0.0.1"}), "127.0.0.1")
+    status, headers, answer = parsed(decision.refusal)
     assert status == 503
     assert headers["retry-after"] == str(math.ceil(PATIENT))
     assert "overloaded" in json.dumps(answer)

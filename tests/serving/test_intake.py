@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from edge.body_budget import BodyBudget
-from edge.gate import Verdict
+from edge.gate import Decision
 from serving import intake
 from serving.connection import ClientSocket, Connection
 from serving.framing import Framing, RequestBrokenOff, RequestTooSlow, Stage
@@ -34,7 +34,7 @@ class Gate:
 
     def judge(self, head, peer, plain):
         self.heads.append(head)
-        return Verdict(self.client or peer, self.refusal, self.keeps_alive, self.again)
+        return Decision(self.client or peer, self.refusal, self.keeps_alive, self.again)
 
 
 class Room:
