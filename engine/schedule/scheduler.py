@@ -24,7 +24,7 @@ from engine.schedule.drafts import Drafts
 from engine.schedule.plan import Plan
 from engine.schedule.priority_queues import BATCH_EVERY
 from engine.schedule.sequence import Phase, Sequence
-from engine.schedule.step_shares import Limits, StepShares, divided
+from engine.schedule.step_shares import StepLimits, StepShares, divided
 from engine.schedule.waiting_room import WaitingRoom
 from engine.types import Priority
 
@@ -279,7 +279,7 @@ class Scheduler:
         first = self._room.peek(self._held) if self._free_slots and len(self._room) else None
         return first if first is not None and self._fits(first) else None
 
-    def _divided(self, limits: Limits) -> tuple[list[Sequence], list[Sequence]]:
+    def _divided(self, limits: StepLimits) -> tuple[list[Sequence], list[Sequence]]:
         """Return the running sequences within their clients' shares, the oldest first, and those beyond them."""
         clients: Iterable[list[Sequence]] = self._of_clients.values()
         if self._held[Priority.BATCH]:
@@ -295,11 +295,11 @@ class Scheduler:
             sequences.sort(key=lambda sequence: sequence.request.priority)
         return sequences
 
-    def _modest(self, decode: list[Sequence], limits: Limits) -> list[Sequence]:
+    def _modest(self, decode: list[Sequence], limits: StepLimits) -> list[Sequence]:
         """Return the sequences of clients that have no more than their share: drafts of others lengthen steps too."""
         return [s for s in decode if not limits.beyond(s, len(self._of_clients[s.request.client]))]
 
-    def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks, limits: Limits) -> list[Sequence]:
+    def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks, limits: StepLimits) -> list[Sequence]:
         """Start waiting sequences while there are slots, blocks and tokens; return those beyond their clients' share.
 
         The clients with the fewest slots come first, so once one is beyond its share, the others that wait are too.
@@ -325,7 +325,7 @@ class Scheduler:
         beyond: list[Sequence],
         chunks: _Chunks,
         masks: _Masks,
-        limits: Limits,
+        limits: StepLimits,
     ) -> None:
         """Add what is beyond its client's share: a token where nothing else is computed, or what hardly matters."""
         tokens = len(decode) + sum(count for _, count in prefill)

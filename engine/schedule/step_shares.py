@@ -35,7 +35,7 @@ Flow = tuple[str, Priority]  # the sequences of a client with one priority
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StepLimits:
     """The limits of one step. rows: sequences of each client that are computed in any case; tokens: of the whole step.
 
     alone: one client has all slots, and nobody else starts; exempt: some that run are of high priority; back: whose
@@ -61,7 +61,7 @@ class StepShares:
         self._steps, self._steps_alone = 0, EXPECTED_FOR
         self._computed: Counter[Flow] = Counter()  # tokens of each lately
 
-    def limits(self, held: Mapping[Priority, Counter[str]], newcomer: Sequence | None) -> Limits:
+    def limits(self, held: Mapping[Priority, Counter[str]], newcomer: Sequence | None) -> StepLimits:
         """Return the limits of the next step. held: slots of clients; newcomer: the first that starts in it."""
         running, exempt = _running(held), bool(held[Priority.HIGH])
         counts = list(running.values())
@@ -70,11 +70,11 @@ class StepShares:
         if len(counts) > 1:
             self._steps_alone = 0
             rows = sorted(counts)[(len(counts) - 1) // 2]
-            return Limits(rows, exempt=exempt, back=self._standing_back(held, rows))
+            return StepLimits(rows, exempt=exempt, back=self._standing_back(held, rows))
         self._steps_alone += 1
         if self._steps_alone > EXPECTED_FOR or not self._overhead:
-            return Limits(alone=True)
-        return Limits(self._overhead, ALONE * self._overhead, alone=True, exempt=exempt)
+            return StepLimits(alone=True)
+        return StepLimits(self._overhead, ALONE * self._overhead, alone=True, exempt=exempt)
 
     def count(self, decode: Iterable[Sequence], prefill: Iterable[tuple[Sequence, int]]) -> None:
         """Count what a step computes, for the shares of the next ones, unless no others are expected."""
@@ -89,7 +89,7 @@ class StepShares:
         for sequence, tokens in prefill:
             self._computed[_flow(sequence)] += tokens
 
-    def excess(self, limits: Limits, tokens: int) -> int:
+    def excess(self, limits: StepLimits, tokens: int) -> int:
         """Return how many tokens what is beyond the shares may add to a step of so many."""
         if limits.alone or limits.rows is None:
             return 0
@@ -112,7 +112,7 @@ class StepShares:
         return frozenset(flow for flow in many if self._computed[flow] > few)
 
 
-def divided(clients: Iterable[list[Sequence]], limits: Limits) -> tuple[list[Sequence], list[Sequence]]:
+def divided(clients: Iterable[list[Sequence]], limits: StepLimits) -> tuple[list[Sequence], list[Sequence]]:
     """Return the sequences within their clients' shares and those beyond them.
 
     clients: the sequences of each, in the order of their starts, which each client's keep.
