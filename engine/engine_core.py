@@ -35,7 +35,7 @@ MODEL_FAILED = "The model failed on this request."
 NOT_FINITE = "The model produced invalid output (NaN) for this request."
 
 
-class InFlight(Protocol):
+class LaunchedStep(Protocol):
     """A launched step. sequences: those that sample a token in it, with the order of their start."""
 
     sequences: list[tuple[Sequence, int]]
@@ -47,8 +47,8 @@ class InFlight(Protocol):
 class Runner(Protocol):
     """Computes the steps: `ModelRunner`, or a scripted one in tests.
 
-    A runner on a device of its own also has `launch(plan) -> InFlight`, so that the next step is launched before the
-    tokens of the last one are read.
+    A runner on a device of its own also has `launch(plan) -> LaunchedStep`, so that the next step is launched before
+    the tokens of the last one are read.
     """
 
     ahead: int  # for how many tokens beyond its last one a running sequence needs blocks
@@ -95,8 +95,8 @@ class EngineCore:
         self._room, self._runner, self._clock = room, runner, clock
         self._eos_token_ids = eos_token_ids
         self._counters = counters
-        self._launch: Callable[[Plan], InFlight] | None = getattr(runner, "launch", None)
-        self._in_flight: InFlight | None = None
+        self._launch: Callable[[Plan], LaunchedStep] | None = getattr(runner, "launch", None)
+        self._in_flight: LaunchedStep | None = None
         self.scheduler = Scheduler(
             room,
             pool,
@@ -196,7 +196,7 @@ class EngineCore:
 
     # --- one step ahead ---
 
-    def _run_ahead(self, plan: Plan, launch: Callable[[Plan], InFlight]) -> None:
+    def _run_ahead(self, plan: Plan, launch: Callable[[Plan], LaunchedStep]) -> None:
         """Launch a step, then read the tokens of the one before it while the device computes."""
         launched, failure = None, None
         try:

@@ -68,10 +68,10 @@ class LaunchingRunner(ScriptedRunner):
         self.on_run(plan)
         self.steps.append([(sequence.request.request_id, count) for sequence, count in plan.rows])
         done = [sequence for sequence, count in plan.rows if count == sequence.remaining]
-        return LaunchedStep(self, [(sequence, sequence.order) for sequence in done])
+        return ScriptedStep(self, [(sequence, sequence.order) for sequence in done])
 
 
-class LaunchedStep:
+class ScriptedStep:
     """A step whose tokens are chosen when they are read."""
 
     def __init__(self, runner, sequences):
