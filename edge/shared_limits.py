@@ -19,7 +19,7 @@ from keys.account import Limits
 from usage import sentences
 from usage.errors import HeldBack, LimitReached
 from usage.limits import IN_FLIGHT_SECONDS
-from usage.shares import InFlight
+from usage.shares import SharedRequest
 
 MOST_UNTOLD = 20_000  # requests whose newest state is kept while Redis is away; of more, the newest
 SPARE_SECONDS = 60  # that a request may take beyond its time-out before other copies believe it gone
@@ -107,11 +107,11 @@ class SharedLimits:
     def __init__(self, shared: SharedWindows, timeout: float) -> None:
         self._shared, self._lease = shared, int(timeout) + SPARE_SECONDS
         self._lock = threading.Lock()  # guards the field below
-        self._untold: dict[str, tuple[str, InFlight]] = {}  # by request: its account, and its newest state
+        self._untold: dict[str, tuple[str, SharedRequest]] = {}  # by request: its account, and its newest state
         self._late = threading.Lock()  # held while a state is told that another one of the request may overtake
         shared.on_return(self._tell_late)
 
-    def admit(self, account: str, request: InFlight, before: int, limits: Limits) -> RetryLater | None:
+    def admit(self, account: str, request: SharedRequest, before: int, limits: Limits) -> RetryLater | None:
         """Take a request in flight, or more of one; return what it is refused with.
 
         before: the tokens that it held back already. `HeldBack.unsized` where the sizes of others will soon be known.
@@ -134,7 +134,7 @@ class SharedLimits:
             return refusal
         return None
 
-    def tell(self, account: str, request: InFlight) -> None:
+    def tell(self, account: str, request: SharedRequest) -> None:
         """Tell how much a request holds back now, and whether it is in flight; of none it is forgotten.
 
         While Redis is away, the newest state of a request is kept, and told once it is back.
@@ -143,7 +143,7 @@ class SharedLimits:
         with self._late if late else nullcontext():
             self._tell_newest(request.id)
 
-    def _keep_untold(self, account: str, request: InFlight) -> bool:
+    def _keep_untold(self, account: str, request: SharedRequest) -> bool:
         """Keep the newest state of a request to be told; return whether an older one was kept."""
         with self._lock:
             late = self._untold.pop(request.id, None) is not None

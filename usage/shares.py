@@ -16,7 +16,7 @@ PAUSE = 0.02  # seconds between two questions while others' prompts are tokenize
 
 
 @dataclass(frozen=True, slots=True)
-class InFlight:
+class SharedRequest:
     """A request: what it holds back, whether it runs, and whether the size of a prompt of it is unknown."""
 
     id: str
@@ -28,8 +28,8 @@ class InFlight:
 class Everywhere(Protocol):
     """What all copies of the service have together; see `edge.shared_limits`."""
 
-    def admit(self, account: str, request: InFlight, before: int, limits: Limits) -> RetryLater | None: ...
-    def tell(self, account: str, request: InFlight) -> None: ...
+    def admit(self, account: str, request: SharedRequest, before: int, limits: Limits) -> RetryLater | None: ...
+    def tell(self, account: str, request: SharedRequest) -> None: ...
     def count(self, account: str, tokens: int) -> None: ...
 
 
@@ -44,7 +44,7 @@ class Share:
 
     def __init__(self, everywhere: Everywhere, account: str, limits: Limits, patience: float) -> None:
         self._everywhere, self._account, self._limits, self._patience = everywhere, account, limits, patience
-        self._told = InFlight(uuid4().hex, running=False)
+        self._told = SharedRequest(uuid4().hex, running=False)
 
     def agree(self, tokens: int, unsized: bool) -> None:
         """Hold so many tokens back in all. Raises what the other copies' requests leave no room for."""
@@ -62,7 +62,7 @@ class Share:
             self._told = now
             self._everywhere.tell(self._account, now)
 
-    def _shown(self, tokens: int, running: bool, unsized: bool) -> InFlight:
+    def _shown(self, tokens: int, running: bool, unsized: bool) -> SharedRequest:
         """Return the request as far as its limits depend on it."""
         counts = self._limits.tokens_per_minute is not None
         return replace(self._told, tokens=tokens if counts else 0, running=running, unsized=unsized and counts)
