@@ -54,7 +54,7 @@ def all_buckets(longest: int) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StepSizes:
     """Sizes that hold for every step. rows: running sequences at most; blocks: of the longest sequence."""
 
     rows: int
@@ -74,17 +74,17 @@ class Layout:
     """
 
     tokens: int
-    limits: Limits
+    sizes: StepSizes
 
     @property
     def sampled(self) -> int:
         """The most rows that sample a token in one step."""
-        return min(self.tokens, self.limits.rows)
+        return min(self.tokens, self.sizes.rows)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The inputs by name with their shapes, in the order of the buffer."""
-        tokens, rows, planner = self.tokens, self.limits.rows, self.limits.planner
+        tokens, rows, planner = self.tokens, self.sizes.rows, self.sizes.planner
         return {
             "rows": (rows,),
             "numbers": (rows,),
@@ -147,7 +147,7 @@ class StepInputs:
         self["numbers"].view(np.float32)[: len(done)] = numbers_of(done)
         self["parameters"].view(np.float32)[: len(done)] = tables.parameters[rows]
         first_tokens, counts, slots, positions = np.array(spans, dtype=np.int32).T
-        planner = self.layout.limits.planner
+        planner = self.layout.sizes.planner
         planner.plan(first_tokens, counts, slots, positions, self["items"], self["merges"])
         tables.take_updates(plan, self["updates"])
         return done
@@ -201,10 +201,10 @@ class RowTables:
     The block tables on the device are [rows + 1, blocks]; the last row is scrap. parameters: float32 [rows, 5].
     """
 
-    def __init__(self, limits: Limits, parameters_of: Callable[[list[Sequence]], NDArray[np.float32]]) -> None:
-        self._limits, self._parameters_of = limits, parameters_of
-        self.scrap = limits.rows * limits.blocks
-        self.parameters = np.zeros((limits.rows, PARAMETERS), np.float32)
+    def __init__(self, sizes: StepSizes, parameters_of: Callable[[list[Sequence]], NDArray[np.float32]]) -> None:
+        self._sizes, self._parameters_of = sizes, parameters_of
+        self.scrap = sizes.rows * sizes.blocks
+        self.parameters = np.zeros((sizes.rows, PARAMETERS), np.float32)
         self._known: dict[int, _Known] = {}
 
     def take_new(self, plan: Plan) -> list[Sequence]:
@@ -225,7 +225,7 @@ class RowTables:
         for sequence, _ in plan.rows:
             known, blocks = self._known[sequence.slot], sequence.blocks
             while known.count < len(blocks):
-                updates[0, count] = sequence.slot * self._limits.blocks + known.count
+                updates[0, count] = sequence.slot * self._sizes.blocks + known.count
                 updates[1, count] = blocks[known.count]
                 known.count, count = known.count + 1, count + 1
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from engine.model.choice import Choice
 from engine.model.cuda.attention import Scratch
 from engine.model.cuda.attention_plan import AttentionPlanner
-from engine.model.cuda.batch import Layout, Limits, RowTables, StepInputs, all_buckets, bucket_of, graph_buckets
+from engine.model.cuda.batch import Layout, RowTables, StepInputs, StepSizes, all_buckets, bucket_of, graph_buckets
 from engine.model.cuda.choosing import Choices, Chooser
 from engine.model.cuda.ends import embed_tokens
 from engine.model.cuda.forward import FlatForward, FlatInputs
@@ -106,15 +106,15 @@ class FlatStep:
         self._streams = Streams(device)
         self._arrived = self._streams.mark()  # of the last step that was launched
         self._longest_step, self._vocabulary = longest_step, shape.vocabulary
-        self._limits = Limits(rows, blocks_for(longest_context), planner_for(shape, rows, tuning.part_keys))
+        self._sizes = StepSizes(rows, blocks_for(longest_context), planner_for(shape, rows, tuning.part_keys))
         largest = self._layout(longest_step)
-        self._tables = RowTables(self._limits, parameters_of)
-        self._device_tables = torch.zeros(rows + 1, self._limits.blocks, dtype=torch.int32, device=device)
+        self._tables = RowTables(self._sizes, parameters_of)
+        self._device_tables = torch.zeros(rows + 1, self._sizes.blocks, dtype=torch.int32, device=device)
         self._device_inputs = torch.zeros(largest.size, dtype=torch.int32, device=device)
         # Two in alternation: the step before may not have read its own yet. The one before that has been collected.
         self._staging = [torch.zeros(largest.size, dtype=torch.int32, pin_memory=on_cuda) for _ in range(2)]
         self._chooser = Chooser(largest.sampled, shape.vocabulary, device)
-        partials = self._limits.planner.max_partials(largest.tokens)
+        partials = self._sizes.planner.max_partials(largest.tokens)
         scratch = Scratch.empty(partials, shape.heads, shape.head_dim, device)
         self._forward = FlatForward(weights, cache, scratch, largest.tokens, tuning)
         self._graphs = Graphs()
@@ -184,10 +184,10 @@ class FlatStep:
         return done
 
     def _layout(self, tokens: int) -> Layout:
-        return _layout(self._limits, bucket_of(tokens))
+        return _layout(self._sizes, bucket_of(tokens))
 
     def _bucket_of_rows(self, rows: int) -> int:
-        return min(bucket_of(rows), self._limits.rows)
+        return min(bucket_of(rows), self._sizes.rows)
 
     def _compute(
         self, layout: Layout, insert_images: InsertImages | None = None, more: list[int] | None = None
@@ -211,7 +211,7 @@ class FlatStep:
         return self._forward(flat, self._chooser.logits[: layout.sampled])
 
     def _launch_scores(self, spans: list[ScoredSpan], states: Tensor) -> Scores:
-        return Scores.launch(spans, states, self._forward.logits, self._vocabulary, self._limits.rows)
+        return Scores.launch(spans, states, self._forward.logits, self._vocabulary, self._sizes.rows)
 
     def _to_index(self, rows: list[int]) -> Tensor:
         return to_device(torch.tensor(rows, dtype=torch.int32), self._device_inputs.device)
@@ -239,8 +239,8 @@ class FlatStep:
 
 
 @cache
-def _layout(limits: Limits, tokens: int) -> Layout:
-    return Layout(tokens, limits)
+def _layout(sizes: StepSizes, tokens: int) -> Layout:
+    return Layout(tokens, sizes)
 
 
 def planner_for(shape: Shape, rows: int, part_keys: int) -> AttentionPlanner:
