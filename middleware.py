@@ -22,7 +22,7 @@ from edge import caller, compression, csrf, errors, failover, operator_session, 
 from edge.authentication import check_model, credential
 from edge.charging import charge_unread
 from edge.charset import check_charset
-from edge.failure_shapes import Shape, id_headers, json_body, shape_of
+from edge.failure_shapes import FailureShape, id_headers, json_body, shape_of
 from edge.gate import CODINGS, arrival, body_refused
 from edge.rate_limit import OverBudget
 from edge.ready_made import request_id_of
@@ -161,7 +161,7 @@ def _authenticate(row: Row) -> None:
         state.by_session = not credential(
             request.headers.get("Authorization", ""), request.headers.get("X-Api-Key", "")
         )
-        if state.by_session and shape_of(request.path) is not Shape.PAGE:
+        if state.by_session and shape_of(request.path) is not FailureShape.PAGE:
             csrf.check(request.headers.get(csrf.HEADER, ""))
         if row.model is not None:
             info = services().models.get(row.model).info
@@ -213,7 +213,7 @@ def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnVa
         error = PayloadTooLarge(state.too_large or error.message)
     meaning = errors.meaning_of(error)
     state.observer.failed(meaning.code, meaning.status, error.message)
-    if shape is Shape.PAGE:
+    if shape is FailureShape.PAGE:
         body = _page(error, meaning.status, failures)
     else:
         body = jsonify(json_body(shape, error, state.request_id, failures.sentence()))

@@ -15,7 +15,7 @@ from edge.errors import REFUSED_FOR_NOW, Sentence, api_body, limit_of, meaning_o
 from engine.errors import ContextTooLong, ServiceError
 
 
-class Shape(Enum):
+class FailureShape(Enum):
     """The shapes of failures; the value is the address under which it is used."""
 
     ANTHROPIC = "/v1/messages"
@@ -24,8 +24,8 @@ class Shape(Enum):
     PAGE = ""
 
 
-_PLACES = [(shape, shape.value) for shape in Shape if shape is not Shape.PAGE]
-_PLACES += [(Shape.API, place) for place in ("/health", "/ready")]
+_PLACES = [(shape, shape.value) for shape in FailureShape if shape is not FailureShape.PAGE]
+_PLACES += [(FailureShape.API, place) for place in ("/health", "/ready")]
 # What Anthropic's clients call a failure, by its status; any other of the client's, and any other of the service's.
 ANTHROPIC_KINDS: Mapping[int, str] = {
     401: "authentication_error",
@@ -42,30 +42,30 @@ ANTHROPIC_REMEDIES: Mapping[str, str] = {"thread": "thread_unsupported_request"}
 ANTHROPIC_REFUSAL, ANTHROPIC_FAILURE = "invalid_request_error", "api_error"
 
 
-def shape_of(path: str) -> Shape:
+def shape_of(path: str) -> FailureShape:
     """Return the shape of failures at an address."""
     for shape, place in _PLACES:
         if path == place or path.startswith(f"{place}/"):
             return shape
-    return Shape.PAGE
+    return FailureShape.PAGE
 
 
 def id_headers(path: str, request_id: str) -> dict[str, str]:
     """Return the headers that carry a request's id; Anthropic's clients read one of their own."""
     ours = {"X-Request-ID": request_id}
-    return ours | {"Request-ID": request_id} if shape_of(path) is Shape.ANTHROPIC else ours
+    return ours | {"Request-ID": request_id} if shape_of(path) is FailureShape.ANTHROPIC else ours
 
 
 def json_body(
-    shape: Shape, error: ServiceError, request_id: str, sentence: Sentence, status: int | None = None
+    shape: FailureShape, error: ServiceError, request_id: str, sentence: Sentence, status: int | None = None
 ) -> ApiFailure | OpenaiFailure | AnthropicFailure:
     """Return the body of a failure that is no page.
 
     sentence: as `api_body` takes it; status: the one that is sent, if it is not the error's own.
     """
-    if shape is Shape.ANTHROPIC:
+    if shape is FailureShape.ANTHROPIC:
         return anthropic_body(error, request_id, status)
-    return openai_body(error, request_id) if shape is Shape.OPENAI else api_body(error, request_id, sentence)
+    return openai_body(error, request_id) if shape is FailureShape.OPENAI else api_body(error, request_id, sentence)
 
 
 def anthropic_body(error: ServiceError, request_id: str, status: int | None = None) -> AnthropicFailure:

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter, RequestRedirect
 
 from edge.errors import NotFound
-from edge.failure_shapes import Shape, shape_of
+from edge.failure_shapes import FailureShape, shape_of
 from edge.route_table import JSON, ROUTES
 
 NOTHING = "There is nothing at this address."
@@ -27,9 +27,9 @@ NOTES = {
     "cancel": "Nothing runs in the background here; close the connection to end an answer.",
 }
 CHECK = {
-    Shape.OPENAI: "check your client's base URL, which should end in /v1",
-    Shape.ANTHROPIC: "check your client's base URL, which should not have /v1",
-    Shape.API: "check the address",
+    FailureShape.OPENAI: "check your client's base URL, which should end in /v1",
+    FailureShape.ANTHROPIC: "check your client's base URL, which should not have /v1",
+    FailureShape.API: "check the address",
 }
 
 
@@ -52,20 +52,20 @@ def not_found(path: str, urls: MapAdapter | None) -> NotFound:
     return NotFound(NOTHING)
 
 
-def shape_for(request: Request, urls: MapAdapter | None) -> Shape:
+def shape_for(request: Request, urls: MapAdapter | None) -> FailureShape:
     """Return the shape of that error: JSON for a client that asks for it, also outside of /api and /v1."""
     shape = shape_of(request.path)
     meant = _meant(request.path, urls)
-    if shape is Shape.OPENAI and meant is not None and shape_of(meant) is Shape.ANTHROPIC:
-        return Shape.ANTHROPIC
-    if shape is not Shape.PAGE:
+    if shape is FailureShape.OPENAI and meant is not None and shape_of(meant) is FailureShape.ANTHROPIC:
+        return FailureShape.ANTHROPIC
+    if shape is not FailureShape.PAGE:
         return shape
     accepted = {kind for kind, quality in request.accept_mimetypes if quality > 0}
     if "text/html" in accepted:
-        return Shape.PAGE
+        return FailureShape.PAGE
     if meant is not None:
         return shape_of(meant)
-    return Shape.API if JSON in accepted or request.mimetype == JSON else Shape.PAGE
+    return FailureShape.API if JSON in accepted or request.mimetype == JSON else FailureShape.PAGE
 
 
 def _meant(path: str, urls: MapAdapter | None) -> str | None:

@@ -14,7 +14,7 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from edge import bodies, operator_session
-from edge.failure_shapes import Shape, shape_of
+from edge.failure_shapes import FailureShape, shape_of
 from edge.route_table import JSON, ROUTES, Budget, Need, Row, names_of
 from routes.code_samples import CodeSample, code_samples
 from routes.described_schemas import SCHEMAS, component_schemas, query_schema
@@ -26,10 +26,10 @@ from telemetry.version import VERSION
 
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 LICENSE = {"name": "Internal use only", "identifier": "LicenseRef-Avito-internal"}
-FAILURES: Mapping[Shape, Model] = {
-    Shape.API: bodies.ApiFailure,
-    Shape.OPENAI: bodies.OpenaiFailure,
-    Shape.ANTHROPIC: bodies.AnthropicFailure,
+FAILURES: Mapping[FailureShape, Model] = {
+    FailureShape.API: bodies.ApiFailure,
+    FailureShape.OPENAI: bodies.OpenaiFailure,
+    FailureShape.ANTHROPIC: bodies.AnthropicFailure,
 }
 STATUSES = {
     400: "The request is not valid; the message names the field that is wrong, if it is one.",

@@ -29,7 +29,7 @@ from gunicorn.util import write_nonblock
 from werkzeug.http import HTTP_STATUS_CODES
 
 from edge import caller, errors
-from edge.failure_shapes import Shape, id_headers, json_body, shape_of
+from edge.failure_shapes import FailureShape, id_headers, json_body, shape_of
 from edge.response_headers import NO_STORE, SECURITY_HEADERS, cors_headers
 from edge.services import Services
 from engine.errors import ServiceError, ValidationError
@@ -139,7 +139,7 @@ def failure_response(
 def _body(status: int, error: ServiceError, request_id: str, attempt: Attempt) -> tuple[str, bytes]:
     """Return type and content: a text for a path of the pages, JSON for the API's and for one that is unknown."""
     shape = shape_of(attempt.path or "/api")
-    if shape is not Shape.PAGE:
+    if shape is not FailureShape.PAGE:
         return "application/json", _json(json_body(shape, error, request_id, lambda message, _: message, status))
     return "text/plain; charset=utf-8", f"{error.message}\nRequest id: {request_id}\n".encode()
 

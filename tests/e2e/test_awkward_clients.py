@@ -10,7 +10,7 @@ import time
 import pytest
 from werkzeug.test import EnvironBuilder
 
-from edge.failure_shapes import Shape, shape_of
+from edge.failure_shapes import FailureShape, shape_of
 from edge.route_table import ROUTES
 from tests.e2e.gunicorn_process import GunicornProcess, alive, until
 from tests.good_requests import good_request, real_path
@@ -137,7 +137,7 @@ def test_a_body_that_ends_early_is_a_typed_400(service, name, missing):
         status, body = answer(reading, name)
     assert status == 400
     assert "The request ended before it was whole." in body.decode()
-    assert shape_of(real_path(name)) is Shape.PAGE or "error" in json.loads(body)
+    assert shape_of(real_path(name)) is FailureShape.PAGE or "error" in json.loads(body)
 
 
 @pytest.mark.parametrize("name", NAMES)

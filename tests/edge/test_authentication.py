@@ -8,7 +8,7 @@ import pytest
 from app_production import create_app
 from config import load_settings
 from edge.authentication import TRIES_PER_MINUTE, credential
-from edge.failure_shapes import Shape, shape_of
+from edge.failure_shapes import FailureShape, shape_of
 from edge.route_table import ROUTES, Need
 from edge.services import services
 from engine.types import Priority
@@ -67,12 +67,12 @@ def refused(response, path, status):
     shape = shape_of(path)
     assert response.status_code == status
     assert response.headers.get("WWW-Authenticate") == ("Bearer" if status == 401 else None)
-    if shape is Shape.API:
+    if shape is FailureShape.API:
         assert response.json["error"] == {401: "unauthorized", 403: "forbidden"}[status]
-    elif shape is Shape.OPENAI:
+    elif shape is FailureShape.OPENAI:
         assert response.json["error"]["code"] == {401: "invalid_api_key", 403: "forbidden"}[status]
         assert response.json["error"]["type"] == {401: "authentication_error", 403: "permission_error"}[status]
-    elif shape is Shape.ANTHROPIC:
+    elif shape is FailureShape.ANTHROPIC:
         assert response.json["type"] == "error"
         assert response.json["error"]["type"] == {401: "authentication_error", 403: "permission_error"}[status]
     else:

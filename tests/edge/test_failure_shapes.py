@@ -6,7 +6,7 @@ import pytest
 
 from edge import failover
 from edge.errors import ERRORS, UnknownModel, meaning_of
-from edge.failure_shapes import Shape, anthropic_body, id_headers, shape_of
+from edge.failure_shapes import FailureShape, anthropic_body, id_headers, shape_of
 from edge.ready_made import ReadyMade, Refused
 from edge.request_head import read_head
 from edge.route_table import ROUTES
@@ -26,25 +26,25 @@ KINDS = {
 @pytest.mark.parametrize(
     ("path", "shape"),
     [
-        ("/v1/messages", Shape.ANTHROPIC),
-        ("/v1/messages/", Shape.ANTHROPIC),
-        ("/v1/messages/count_tokens", Shape.ANTHROPIC),
-        ("/v1/messages/batches/7", Shape.ANTHROPIC),
-        ("/v1/messagesx", Shape.OPENAI),
-        ("/v1", Shape.OPENAI),
-        ("/v1/models", Shape.OPENAI),
-        ("/v10", Shape.PAGE),
-        ("/api", Shape.API),
-        ("/api/v1/messages", Shape.API),
-        ("/apiary", Shape.PAGE),
-        ("/", Shape.PAGE),
-        ("", Shape.PAGE),
+        ("/v1/messages", FailureShape.ANTHROPIC),
+        ("/v1/messages/", FailureShape.ANTHROPIC),
+        ("/v1/messages/count_tokens", FailureShape.ANTHROPIC),
+        ("/v1/messages/batches/7", FailureShape.ANTHROPIC),
+        ("/v1/messagesx", FailureShape.OPENAI),
+        ("/v1", FailureShape.OPENAI),
+        ("/v1/models", FailureShape.OPENAI),
+        ("/v10", FailureShape.PAGE),
+        ("/api", FailureShape.API),
+        ("/api/v1/messages", FailureShape.API),
+        ("/apiary", FailureShape.PAGE),
+        ("/", FailureShape.PAGE),
+        ("", FailureShape.PAGE),
     ],
 )
 def test_the_address_decides(path, shape):
     """The nearest prefix counts, and only whole segments of it."""
     assert shape_of(path) is shape
-    assert ("Request-ID" in id_headers(path, "a")) == (shape is Shape.ANTHROPIC)
+    assert ("Request-ID" in id_headers(path, "a")) == (shape is FailureShape.ANTHROPIC)
 
 
 @pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
