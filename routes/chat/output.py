@@ -36,11 +36,11 @@ __all__ = [
     "CallBegin",
     "CallEnd",
     "Content",
+    "ExpectedOutput",
     "OutputParser",
     "ParsedAnswer",
     "Part",
     "Reasoning",
-    "Shape",
 ]
 
 CALL, CALL_END = "<tool_call>", "</tool_call>"
@@ -49,7 +49,7 @@ THINK, THINK_END = "<think>", "</think>"
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ExpectedOutput:
     """What else is known of the text of an answer.
 
     calls: tags of calls may occur even if none can be made, by habit; forced: it consists of calls; sole: the only
@@ -67,13 +67,13 @@ class Shape:
 class OutputParser:
     """Parses one answer. tools: the functions that it may call; reasoning: whether it may reason first."""
 
-    def __init__(self, tools: Set[str], reasoning: bool, shape: Shape = Shape()) -> None:
-        self._tools, self._shape = tools, shape
-        self._call_tags = CALL_TAGS if tools or shape.calls else ()
+    def __init__(self, tools: Set[str], reasoning: bool, expected: ExpectedOutput = ExpectedOutput()) -> None:
+        self._tools, self._expected = tools, expected
+        self._call_tags = CALL_TAGS if tools or expected.calls else ()
         self._tags = self._call_tags + ((THINK, THINK_END) if reasoning else ())
         self._held = ""
         self._passed_over = ""  # characters that are left out until another one comes
-        self._read: Callable[[list[Part]], bool] = self._begin if shape.exclusive else self._content
+        self._read: Callable[[list[Part]], bool] = self._begin if expected.exclusive else self._content
         self._call = CallStream(tools)
         self._calls = 0  # that have begun
         self._complete: list[bool] = []  # of each call that has ended
@@ -114,21 +114,21 @@ class OutputParser:
         rest, self._held = self._held, ""
         if self._read == self._in_call:
             self._show(self._call.finish(), parts, ended=True)
-            self._hide_unless(self._call.begun or bool(self._shape.sole and not self._calls))
+            self._hide_unless(self._call.begun or bool(self._expected.sole and not self._calls))
         elif self._read == self._skipped:
             self._hide_unless(False)
         else:
             at = _tag_begin(rest, self._tags)
             # A single character is rather a sign of the text than the beginning of a tag.
-            if at < len(rest) - 1 or self._shape.forced or self._calls:
+            if at < len(rest) - 1 or self._expected.forced or self._calls:
                 self._began = self._fed - len(rest) + at
                 self._hide_unless(at == len(rest))
                 rest = rest[:at].rstrip()
             if not (self._calls and rest.isspace()):
                 self._add(Reasoning if self._read == self._reasoning else Content, rest, "", parts)
-        if self._shape.sole and not self._calls:  # cut before its name
+        if self._expected.sole and not self._calls:  # cut before its name
             self._call = CallStream(self._tools)
-            self._call.name = self._shape.sole
+            self._call.name = self._expected.sole
             self._show("", parts, ended=True)
         return parts
 
@@ -244,7 +244,7 @@ class OutputParser:
     def _show(self, arguments: str, parts: list[Part], ended: bool) -> None:
         """Add what is known now of the call that is being read."""
         call = self._call
-        if not call.name or (self._calls and not self._shape.parallel and not call.begun):
+        if not call.name or (self._calls and not self._expected.parallel and not call.begun):
             return
         if not call.begun:
             call.begun = True

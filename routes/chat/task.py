@@ -16,7 +16,7 @@ from routes.chat.lengths import prompt_in
 from routes.chat.masks import mask_of
 from routes.chat.models import find_model
 from routes.chat.names import FieldNames
-from routes.chat.output import OutputParser, ParsedAnswer, Shape
+from routes.chat.output import ExpectedOutput, OutputParser, ParsedAnswer
 from routes.chat.sampling import Sampling, choices
 from routes.chat.toolbox import Toolbox
 from routes.generation_run import Run, tokenized
@@ -56,23 +56,23 @@ class ChatTask:
 class ChatRun:
     """The answers of a task, which keep nothing of its request.
 
-    tools: the functions that the answers may call; thinking: whether they may start with reasoning; shape: what else is
-    known of their texts.
+    tools: the functions that the answers may call; thinking: whether they may start with reasoning; expected: what else
+    is known of their texts.
     """
 
     run: Run
     tools: frozenset[str]
     thinking: bool
-    shape: Shape = Shape()
+    expected: ExpectedOutput = ExpectedOutput()
 
     @property
     def plain(self) -> bool:
         """True if every answer is text alone, so that its pieces need no parser."""
-        return not (self.tools or self.thinking or self.shape.calls)
+        return not (self.tools or self.thinking or self.expected.calls)
 
     def new_parser(self) -> OutputParser:
         """Return a parser for one answer that is streamed."""
-        return OutputParser(self.tools, self.thinking, self.shape)
+        return OutputParser(self.tools, self.thinking, self.expected)
 
     def parsed(self, completion: Completion) -> ParsedAnswer:
         """Return the parts of a whole answer."""
@@ -93,7 +93,7 @@ def submit(task: ChatTask) -> ChatRun:
     naming = partial(_naming, task.names)
     with naming():
         run = Run(name, backend, [(prompt, one) for one in params], task.model, naming)
-    return ChatRun(run, task.toolbox.names, task.thinking, _shape(task))
+    return ChatRun(run, task.toolbox.names, task.thinking, _expected(task))
 
 
 def _rules(task: ChatTask) -> AnswerRules | None:
@@ -113,9 +113,9 @@ def _rules(task: ChatTask) -> AnswerRules | None:
     )
 
 
-def _shape(task: ChatTask) -> Shape:
+def _expected(task: ChatTask) -> ExpectedOutput:
     """Return what is known of the answers' texts."""
-    return Shape(
+    return ExpectedOutput(
         calls=task.toolbox.given or has_calls(task.messages),
         forced=task.toolbox.forced,
         sole=task.toolbox.sole,

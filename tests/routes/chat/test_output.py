@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from routes.chat.output import CallArguments, CallBegin, CallEnd, Content, OutputParser, ParsedAnswer, Shape
+from routes.chat.output import CallArguments, CallBegin, CallEnd, Content, ExpectedOutput, OutputParser, ParsedAnswer
 
 BEGIN, END = "<tool_call>", "</tool_call>"
 CALL = f'{BEGIN}\n{{"name": "look", "arguments": {{"at": 1}}}}\n{END}'
@@ -14,9 +14,9 @@ MANY_KEYS = "{" + '"a": 1, ' * 20 + '"name": "look"}'
 LOOK = ("look", '{"at": 1}', True)
 
 
-def parts(text, cuts=(), reasoning=False, tools=("look",), shape=None):
+def parts(text, cuts=(), reasoning=False, tools=("look",), expected=None):
     """Feed a text in pieces; return reasoning, content and calls."""
-    parser = OutputParser(frozenset(tools), reasoning, shape or Shape())
+    parser = OutputParser(frozenset(tools), reasoning, expected or ExpectedOutput())
     edges = [0, *sorted(cuts), len(text)]
     found = [part for start, end in zip(edges, edges[1:], strict=False) for part in parser.feed(text[start:end])]
     answer = ParsedAnswer.of(found + parser.finish())
@@ -115,7 +115,7 @@ def test_a_cut_answer_never_shows_a_tag(forced):
     """At whatever letter it ends: before the name is known there is no call, behind it the call is incomplete."""
     text = CALL + "\n" + CALL
     for length in range(len(text)):
-        _, content, calls = in_any_pieces(text[:length], shape=Shape(forced=forced))
+        _, content, calls = in_any_pieces(text[:length], expected=ExpectedOutput(forced=forced))
         assert content == ("<" if length == 1 and not forced else "")
         for name, arguments, complete in calls:
             assert name == "look"
@@ -132,8 +132,8 @@ def test_the_name_of_a_cut_call_is_shown_without_arguments():
 @pytest.mark.parametrize("length", range(45))
 def test_a_forced_call_of_the_only_function_is_shown_wherever_it_is_cut(length):
     """Its name is known from the beginning."""
-    shape = Shape(forced=True, sole="look")
-    assert in_any_pieces(CALL[:length], shape=shape) == (
+    expected = ExpectedOutput(forced=True, sole="look")
+    assert in_any_pieces(CALL[:length], expected=expected) == (
         "",
         "",
         [("look", '{"at": 1}'[: max(0, length - CALL.index('{"at'))], False)],
@@ -178,24 +178,24 @@ def test_without_tools_nothing_is_held_back():
 def test_calls_that_may_not_be_made_are_content():
     """A model that was told of no tools may still write calls by habit."""
     body = '{"name": "look", "arguments": {"at": 1}}'
-    assert in_any_pieces(f"So. {CALL}", tools=(), shape=Shape(calls=True)) == ("", f"So.\n{body}", [])
+    assert in_any_pieces(f"So. {CALL}", tools=(), expected=ExpectedOutput(calls=True)) == ("", f"So.\n{body}", [])
 
 
 def test_only_the_first_call_is_shown_if_calls_are_not_parallel():
     """Text is shown in any case."""
-    assert in_any_pieces(f"a{CALL}{CALL}b", shape=Shape(parallel=False)) == ("", "a\nb", [LOOK])
+    assert in_any_pieces(f"a{CALL}{CALL}b", expected=ExpectedOutput(parallel=False)) == ("", "a\nb", [LOOK])
 
 
 @pytest.mark.parametrize("text", ['{"a": "<tool_call>"}', '"</tool_call>"', "<", "<b>", " <tool_call>"])
 def test_an_exclusive_text_has_no_tags(text):
     """An answer of a form consists of calls, or of a text that must stay what it is."""
-    assert in_any_pieces(text, shape=Shape(exclusive=True)) == ("", text, [])
+    assert in_any_pieces(text, expected=ExpectedOutput(exclusive=True)) == ("", text, [])
 
 
 def test_an_exclusive_answer_may_consist_of_calls():
     """Its first letters tell."""
-    assert in_any_pieces(f"{CALL}\n{CALL}", shape=Shape(exclusive=True)) == ("", "", [LOOK, LOOK])
-    assert in_any_pieces("<tool_ca", shape=Shape(exclusive=True)) == ("", "", [])
+    assert in_any_pieces(f"{CALL}\n{CALL}", expected=ExpectedOutput(exclusive=True)) == ("", "", [LOOK, LOOK])
+    assert in_any_pieces("<tool_ca", expected=ExpectedOutput(exclusive=True)) == ("", "", [])
 
 
 def test_arguments_are_returned_as_they_are_made():
@@ -227,7 +227,7 @@ PIECES += ["{", "[", "]", ":", ",", '"', "\\", "\\ud83d", "1e999", "NaN", "true"
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.data(), st.booleans(), st.booleans())
 def test_any_text_is_parsed_the_same_in_any_pieces_and_shows_no_tag(pieces, data, reasoning, parallel):
     """Nor does it fail, and complete arguments are JSON."""
-    text, options = "".join(pieces), {"reasoning": reasoning, "shape": Shape(parallel=parallel)}
+    text, options = "".join(pieces), {"reasoning": reasoning, "expected": ExpectedOutput(parallel=parallel)}
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=6))
     thought, content, calls = whole = parts(text, **options)
     assert parts(text, cuts, **options) == whole
