@@ -31,7 +31,7 @@ from engine.model.cuda.formats import Quantized, Weight
 from engine.model.cuda.fp8 import Fp8
 from engine.model.cuda.step import FlatStep, Launched
 from engine.model.cuda.tuning import Tuning
-from engine.model.cuda.weights import FlatWeights, LayerWeights, Placement, Shape
+from engine.model.cuda.weights import DecoderShape, FlatWeights, LayerWeights, Placement
 from engine.model.kv_cache import KVCache
 from engine.schedule.block_pool import BLOCK
 from engine.schedule.plan import Plan
@@ -76,7 +76,7 @@ class Row:
 
 def weights_of(name: str, device: str, dtype: torch.dtype, quant: str = "none") -> FlatWeights:
     """Return random weights of a shape, small enough for every logit to be finite. quant: as in ModelSpec."""
-    shape = Shape(**SHAPES[name], eps=1e-6, dtype=dtype, device=torch.device(device))
+    shape = DecoderShape(**SHAPES[name], eps=1e-6, dtype=dtype, device=torch.device(device))
     width, inner = (shape.heads + 2 * shape.kv_heads) * shape.head_dim, FEED_FORWARD[name]
 
     def normal(*size: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ from engine.model.cuda.packed_products import packed_linear, packed_scratch
 from engine.model.cuda.rows import rms_norm, silu_and_mul
 from engine.model.cuda.skinny import MOST_TOKENS, Scratch, skinny_add, skinny_linear
 from engine.model.cuda.tuning import Tuning
-from engine.model.cuda.weights import Shape
+from engine.model.cuda.weights import DecoderShape
 
 Meta = dict[str, Any]
 
@@ -63,7 +63,7 @@ class Products:
     quantized: whether weights may be, which takes more scratch memory.
     """
 
-    def __init__(self, shape: Shape, tuning: Tuning, quantized: bool = False) -> None:
+    def __init__(self, shape: DecoderShape, tuning: Tuning, quantized: bool = False) -> None:
         self._eps, self._tuning = shape.eps, tuning
         self._packed_scratch = packed_scratch(shape.device) if quantized else None
         # No weight whose product is split has more rows than the residual stream.

@@ -31,7 +31,7 @@ from engine.model.cuda.sampling import parameters_of
 from engine.model.cuda.scores import Scores
 from engine.model.cuda.streams import Streams
 from engine.model.cuda.tuning import Tuning, tuning_for
-from engine.model.cuda.weights import FlatWeights, Shape
+from engine.model.cuda.weights import DecoderShape, FlatWeights
 from engine.model.kv_cache import KVCache
 from engine.model.sampler import to_device
 from engine.schedule.block_pool import blocks_for
@@ -243,7 +243,7 @@ def _layout(sizes: StepSizes, tokens: int) -> Layout:
     return Layout(tokens, sizes)
 
 
-def planner_for(shape: Shape, rows: int, part_keys: int) -> AttentionPlanner:
+def planner_for(shape: DecoderShape, rows: int, part_keys: int) -> AttentionPlanner:
     """Return the planner of attention for a model on its device."""
     multiprocessors = 4  # of a processor in the interpreter, which pays for idle items too
     if shape.device.type == "cuda":  # pragma: no cover - CUDA

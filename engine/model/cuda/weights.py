@@ -36,7 +36,7 @@ class LayerWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class DecoderShape:
     """The sizes of the text stack."""
 
     hidden: int
@@ -58,7 +58,7 @@ class FlatWeights:
     follows; rotary_scale: what the rotary factors are multiplied with.
     """
 
-    shape: Shape
+    shape: DecoderShape
     embedding: Weight
     layers: list[LayerWeights]
     norm: Tensor
@@ -79,7 +79,7 @@ class FlatWeights:
         check_supported(config)
         rotary = text.rotary_emb
         place = place or Placement(model.device, text.embed_tokens.weight.dtype)
-        shape = Shape(
+        shape = DecoderShape(
             hidden=config.hidden_size,
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,

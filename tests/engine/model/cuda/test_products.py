@@ -9,7 +9,7 @@ from engine.model.cuda import products
 from engine.model.cuda.products import Products
 from engine.model.cuda.skinny import MOST_PARTS, MOST_TOKENS
 from engine.model.cuda.tuning import Tuning
-from engine.model.cuda.weights import Shape
+from engine.model.cuda.weights import DecoderShape
 from tests.engine.model.cuda.compile_kernels import compiled_by
 from tests.engine.model.cuda.substitutes import tiles_for_any
 
@@ -20,7 +20,7 @@ HIDDEN, INNER, VOCABULARY = 64, 96, 80
 
 def shape(dtype, device, hidden=HIDDEN):
     """Return the sizes of a tiny model."""
-    return Shape(
+    return DecoderShape(
         hidden=hidden, heads=2, kv_heads=1, head_dim=16, layers=1, vocabulary=VOCABULARY, eps=1e-6, dtype=dtype,
         device=device,
     )  # fmt: skip
