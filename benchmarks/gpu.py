@@ -38,7 +38,7 @@ from benchmarks.harness.gpu_report import (
     verdicts,
 )
 from benchmarks.harness.in_process import Clients, generation
-from benchmarks.harness.shapes import LONGEST_SIDE, RandomLoad, Shape, shapes
+from benchmarks.harness.shapes import LONGEST_SIDE, ModelShape, RandomLoad, shapes
 from benchmarks.harness.targets import exit_status
 from benchmarks.harness.workload import Job, draw_image, prompt
 from engine.errors import StartError
@@ -85,7 +85,7 @@ class Model:
         return Demand(self.kind, self.load.read_bytes, row_bytes)
 
 
-def text_requests(shape: Shape, sizes: Sizes) -> Iterator[GenerationRequest]:
+def text_requests(shape: ModelShape, sizes: Sizes) -> Iterator[GenerationRequest]:
     """Yield requests of random tokens without end."""
     rng = random.Random(TEXT)
     for number in itertools.count():
@@ -111,10 +111,10 @@ def _request(prompt: Prompt, sizes: Sizes, number: int) -> GenerationRequest:
 
 def start(
     kind: str,
-    shape: Shape,
+    shape: ModelShape,
     requests: Iterator[GenerationRequest],
     options: argparse.Namespace,
-    load_shape: Callable[[Shape], RandomLoad] = RandomLoad,
+    load_shape: Callable[[ModelShape], RandomLoad] = RandomLoad,
 ) -> Model:
     """Create a model and start its engine. Raises StartError."""
     load = load_shape(shape)

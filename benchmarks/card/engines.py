@@ -19,7 +19,7 @@ from benchmarks.card.record import Options, Row, Rows, problem
 from benchmarks.harness.figures import percentile
 from benchmarks.harness.gpu_report import EngineFigures
 from benchmarks.harness.in_process import generation
-from benchmarks.harness.shapes import RandomLoad, Shape
+from benchmarks.harness.shapes import ModelShape, RandomLoad
 from benchmarks.harness.workload import Job
 from engine import engine_core
 from engine.backend import Generation
@@ -46,7 +46,7 @@ class Started:
     """A running model. facts: what its start took."""
 
     def __init__(
-        self, kind: str, shape: Shape, requests: Iterator[GenerationRequest], options: Options, clients: int
+        self, kind: str, shape: ModelShape, requests: Iterator[GenerationRequest], options: Options, clients: int
     ) -> None:
         self.sizes = gpu.SMALL if options.tiny else FULL
         wanted = argparse.Namespace(device=options.device, c=[clients], sizes=self.sizes, results=Path())
@@ -66,7 +66,7 @@ class Started:
         self.engine.stop(0.0)
 
 
-def random_lengths(shape: Shape, options: Options, seed: int = 0) -> Iterator[GenerationRequest]:
+def random_lengths(shape: ModelShape, options: Options, seed: int = 0) -> Iterator[GenerationRequest]:
     """Yield requests of random tokens without end: prompts of 50 to 300 tokens, answers of 64 to 256."""
     rng = random.Random(seed)
     prompts, answers = (TINY_PROMPTS, TINY_ANSWERS) if options.tiny else (PROMPTS, ANSWERS)
@@ -74,7 +74,7 @@ def random_lengths(shape: Shape, options: Options, seed: int = 0) -> Iterator[Ge
         yield one_request(shape, rng.randint(*prompts), rng.randint(*answers), number)
 
 
-def one_request(shape: Shape, prompt: int, answer: int, number: int) -> GenerationRequest:
+def one_request(shape: ModelShape, prompt: int, answer: int, number: int) -> GenerationRequest:
     """Return a request of `prompt` random tokens for exactly `answer` tokens; the number is its seed."""
     rng = random.Random(number)
     ids = tuple(rng.randrange(shape.language["vocab_size"]) for _ in range(prompt))

@@ -25,7 +25,7 @@ from benchmarks.card.record import Options, Row, Rows, problem
 from benchmarks.harness.gpu_report import TEXT
 from benchmarks.harness.in_process import Clients
 from benchmarks.harness.record import ROOT
-from benchmarks.harness.shapes import Shape, shapes
+from benchmarks.harness.shapes import ModelShape, shapes
 from engine.types import GenerationRequest
 
 STEPS = 40
@@ -112,7 +112,7 @@ def profile(options: Options) -> Rows:
         yield from broken(model)
 
 
-def _long_answers(shape: Shape, options: Options) -> Iterator[GenerationRequest]:
+def _long_answers(shape: ModelShape, options: Options) -> Iterator[GenerationRequest]:
     """Yield requests that decode for the whole measurement; their prompts have one length."""
     number = 0
     while True:

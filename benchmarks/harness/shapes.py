@@ -78,7 +78,7 @@ TINY_TOWER = {"depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size"
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelShape:
     """A model's shape. tower: of the vision tower, None for a text model."""
 
     name: str
@@ -94,12 +94,12 @@ class Shape:
         return 2 * values * 2
 
 
-def shapes(tiny: bool) -> tuple[Shape, Shape]:
+def shapes(tiny: bool) -> tuple[ModelShape, ModelShape]:
     """Return the text model's shape and the vision model's."""
     if tiny:
         vision = {name: value for name, value in TINY.items() if name != "head_dim"} | {"rope_parameters": TINY_ROPE}
-        return Shape("tiny text", TINY), Shape("tiny vision", vision, {**VISION_TOWER, **TINY_TOWER})
-    return Shape("Qwen3-8B", QWEN3_8B), Shape("Qwen2.5-VL-7B", QWEN25_VL_7B, VISION_TOWER)
+        return ModelShape("tiny text", TINY), ModelShape("tiny vision", vision, {**VISION_TOWER, **TINY_TOWER})
+    return ModelShape("Qwen3-8B", QWEN3_8B), ModelShape("Qwen2.5-VL-7B", QWEN25_VL_7B, VISION_TOWER)
 
 
 class RandomLoad:
@@ -108,7 +108,7 @@ class RandomLoad:
     read_bytes: weights that one decode step reads, in bytes; known once the model is created.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         self.shape = shape
         self.read_bytes = 0
 
@@ -129,7 +129,7 @@ class RandomLoad:
         )
 
 
-def random_model(shape: Shape, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> Any:
+def random_model(shape: ModelShape, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> Any:
     """Return a seeded model in evaluation mode, with the device and dtype of the spec."""
     auto: Any = AutoModelForImageTextToText if shape.tower else AutoModelForCausalLM
     torch.manual_seed(SEED)
@@ -147,7 +147,7 @@ def read_bytes(model: Any) -> int:
     return sum(weight.numel() * weight.element_size() for weight in read)
 
 
-def _config(shape: Shape, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+def _config(shape: ModelShape, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     language = {
         **shape.language,
         "max_position_embeddings": 4096,
