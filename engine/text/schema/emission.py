@@ -18,7 +18,7 @@ from engine.text.schema import meeting
 from engine.text.schema.counting import of_count
 from engine.text.schema.expander import Expander, Work
 from engine.text.schema.formats import FORMATS
-from engine.text.schema.probe import Verdict, matches, tried, verdict
+from engine.text.schema.probe import Satisfiability, matches, satisfiability, tried
 from engine.text.schema.reach import Reach, inside
 from engine.text.schema.refusal import COMPLEX, UNSUPPORTED, SchemaRefused
 from engine.text.schema.shapes import (
@@ -53,7 +53,7 @@ class Rewritten:
         for schema, pointer in self.strings:
             if not has_time():
                 break
-            if tried(schema) is not Verdict.FINE:
+            if tried(schema) is not Satisfiability.FINE:
                 return SchemaRefused(COMPLEX, pointer)
         patterned = [(len(json.dumps(schema)), pointer) for schema, pointer in self.strings if len(schema) > 1]
         return SchemaRefused(COMPLEX, max(patterned)[1] if patterned else self.place)
@@ -127,8 +127,8 @@ class _Emission:
         """Return whether the library can generate what a schema of strings asks for; it is asked once for each."""
         key = repr(schema)
         if key not in self._matched:
-            self._expander.spend(meeting.WORK_OF_A_VERDICT, meeting.pointer_of(shape.origins, "format"))
-            self._matched[key] = verdict(schema) is Verdict.FINE
+            self._expander.spend(meeting.WORK_OF_A_CHECK, meeting.pointer_of(shape.origins, "format"))
+            self._matched[key] = satisfiability(schema) is Satisfiability.FINE
         return self._matched[key]
 
     def _array(self, shape: Array) -> dict[str, Any]:

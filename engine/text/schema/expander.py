@@ -14,7 +14,7 @@ from typing import Any
 from engine.text.schema import applying, meeting, settling, subtraction
 from engine.text.schema.document import Document, Subschema
 from engine.text.schema.keywords import ARRAY_KEYWORDS, CLOSING, OBJECT_KEYWORDS, SIMPLE
-from engine.text.schema.probe import Verdict
+from engine.text.schema.probe import Satisfiability
 from engine.text.schema.reading import (
     count,
     names,
@@ -72,7 +72,7 @@ class Expander:
         self.level = 0  # how deep `alive` looks into a value
         self._emptied = ""  # the place that allowed no value last
         self.emptied: dict[State, str] = {}  # the same of each state without a shape
-        self.verdicts: dict[tuple[Any, ...], Verdict] = {}  # of strings, which `meeting` asks for
+        self.satisfiabilities: dict[tuple[Any, ...], Satisfiability] = {}  # of strings, which `meeting` asks for
         self.never = self._state("never", Subschema(False, "", ""))
         self.root = self.state(self.document.root)
 

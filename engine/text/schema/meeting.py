@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.text.schema.formats import FORMATS
 from engine.text.schema.patterns import any_but
-from engine.text.schema.probe import Verdict, matches, tried, verdict
+from engine.text.schema.probe import Satisfiability, matches, satisfiability, tried
 from engine.text.schema.refusal import SchemaRefused
 from engine.text.schema.shapes import (
     ANYTHING,
@@ -40,7 +40,7 @@ LOOK_AHEAD = 3  # levels of required values, and items of an array, that are loo
 _COUNTED, _REPEATED_GROUP = re.compile(r"\{\d"), re.compile(r"\)[*+{]")
 MAX_PATTERNS = 12  # of one string; the library's time can double with each, and nothing ends it
 WORK_OF_A_MATCH = 50  # compared with that of meeting two shapes
-WORK_OF_A_VERDICT, WORK_OF_A_TRIAL = 30, 300
+WORK_OF_A_CHECK, WORK_OF_A_TRIAL = 30, 300
 NAMES_OF_WORK = 10  # how many properties of two objects are met in that time
 
 
@@ -185,7 +185,7 @@ def _is_object(expander: Expander, shape: Object, value: dict[str, Any], upper: 
 def alive(expander: Expander, shape: Shape) -> bool:
     """Return False for a shape that certainly has no value; required values are looked at too, to some depth."""
     if isinstance(shape, String):
-        return string_verdict(expander, shape) is not Verdict.EMPTY
+        return string_satisfiability(expander, shape) is not Satisfiability.EMPTY
     if isinstance(shape, Number):
         return _has_number(shape)
     if isinstance(shape, Array):
@@ -217,33 +217,33 @@ def _has_number(shape: Number) -> bool:
     return first < shape.high or (first == shape.high and not shape.high_open)
 
 
-def string_verdict(expander: Expander, shape: String) -> Verdict:
+def string_satisfiability(expander: Expander, shape: String) -> Satisfiability:
     """Return whether the library can generate strings of a shape, without regard to its formats."""
     if not shape.patterns:  # no list of texts is as long as that of all texts of one character
-        return Verdict.EMPTY if shape.most == 0 and "" in shape.excluded else Verdict.FINE
-    return _verdict(expander, String(shape.least, shape.most, shape.patterns, excluded=shape.excluded))
+        return Satisfiability.EMPTY if shape.most == 0 and "" in shape.excluded else Satisfiability.FINE
+    return _satisfiability(expander, String(shape.least, shape.most, shape.patterns, excluded=shape.excluded))
 
 
-def pattern_verdict(expander: Expander, *patterns: str) -> Verdict:
+def pattern_satisfiability(expander: Expander, *patterns: str) -> Satisfiability:
     """Return whether the library can generate strings that match all of the patterns."""
-    return _verdict(expander, String(patterns=patterns))
+    return _satisfiability(expander, String(patterns=patterns))
 
 
-def _verdict(expander: Expander, shape: String) -> Verdict:
+def _satisfiability(expander: Expander, shape: String) -> Satisfiability:
     """Ask the library once for a schema: one of another client's would be told by its time that somebody had asked."""
     if len(shape.patterns) > MAX_PATTERNS:
-        return Verdict.COMPLEX
+        return Satisfiability.COMPLEX
     key = (shape.least, shape.most, shape.patterns, shape.excluded)
-    if key not in expander.verdicts:
+    if key not in expander.satisfiabilities:
         schema = string_schema(shape)
-        expander.spend(WORK_OF_A_VERDICT, "")
-        found = verdict(schema)
-        hard = found is Verdict.FINE and any(map(_nested, shape.patterns))
+        expander.spend(WORK_OF_A_CHECK, "")
+        found = satisfiability(schema)
+        hard = found is Satisfiability.FINE and any(map(_nested, shape.patterns))
         if hard:
             expander.spend(WORK_OF_A_TRIAL, "")
             found = tried(schema)
-        expander.verdicts[key] = found
-    return expander.verdicts[key]
+        expander.satisfiabilities[key] = found
+    return expander.satisfiabilities[key]
 
 
 def _nested(pattern: str) -> bool:

@@ -19,7 +19,7 @@ SHARES = (0.35, 1.0)  # which of the allowed bytes is taken
 MAX_NAME = 4096  # bytes of a text that is matched
 
 
-class Verdict(Enum):
+class Satisfiability(Enum):
     """What the library says of the strings of a schema."""
 
     FINE = "fine"
@@ -28,15 +28,15 @@ class Verdict(Enum):
     UNKNOWN = "unknown syntax"
 
 
-def verdict(schema: dict[str, Any]) -> Verdict:
+def satisfiability(schema: dict[str, Any]) -> Satisfiability:
     """Return whether strings of a schema can be generated, and if not, why. schema: as the library takes it."""
     matcher = _matcher(schema)
     if not matcher.is_error():
         matcher.compute_bitmask()
-    return _verdict(matcher)
+    return _satisfiability(matcher)
 
 
-def tried(schema: dict[str, Any]) -> Verdict:
+def tried(schema: dict[str, Any]) -> Satisfiability:
     """Return the same after the start of a few strings: some patterns are harder with each character."""
     first = _matcher(schema)
     for share in SHARES:
@@ -46,8 +46,8 @@ def tried(schema: dict[str, Any]) -> Verdict:
                 break
             take_token(matcher, share)
         if matcher.is_error():
-            return _verdict(matcher)
-    return Verdict.FINE
+            return _satisfiability(matcher)
+    return Satisfiability.FINE
 
 
 def take_token(matcher: LLMatcher, share: float) -> None:
@@ -60,14 +60,14 @@ def take_token(matcher: LLMatcher, share: float) -> None:
         matcher.consume_token((mask & -mask).bit_length() - 1)
 
 
-def _verdict(matcher: LLMatcher) -> Verdict:
+def _satisfiability(matcher: LLMatcher) -> Satisfiability:
     if not matcher.is_error():
-        return Verdict.FINE
+        return Satisfiability.FINE
     message = matcher.get_error().lower()
     if "unsatisfiable" in message:
-        return Verdict.EMPTY
+        return Satisfiability.EMPTY
     unread = "parse error" in message or "not supported" in message
-    return Verdict.UNKNOWN if unread else Verdict.COMPLEX
+    return Satisfiability.UNKNOWN if unread else Satisfiability.COMPLEX
 
 
 def matches(pattern: str, text: str) -> bool:

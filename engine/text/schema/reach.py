@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from engine.text.schema import meeting
 from engine.text.schema.expander import Expander
-from engine.text.schema.probe import Verdict
+from engine.text.schema.probe import Satisfiability
 from engine.text.schema.refusal import COMPLEX, EMPTY, UNSUPPORTED, SchemaRefused
 from engine.text.schema.shapes import ANYTHING, EVERY_SHAPE, Array, Constant, Object, Shape, State, String
 
@@ -46,10 +46,10 @@ class Reach:
         for shape in shapes:
             if isinstance(shape, String):
                 pointer = meeting.pointer_of(shape.origins, "pattern", "not", "maxLength", "minLength")
-                found = meeting.string_verdict(self._expander, shape)
-                if found is Verdict.UNKNOWN:
+                found = meeting.string_satisfiability(self._expander, shape)
+                if found is Satisfiability.UNKNOWN:
                     raise SchemaRefused(UNSUPPORTED, pointer)
-                if found is Verdict.COMPLEX:
+                if found is Satisfiability.COMPLEX:
                     raise SchemaRefused(COMPLEX, pointer)
 
     def _find_full(self) -> None:

@@ -9,7 +9,7 @@ from math import comb
 from typing import TYPE_CHECKING
 
 from engine.text.schema import meeting
-from engine.text.schema.probe import Verdict
+from engine.text.schema.probe import Satisfiability
 from engine.text.schema.refusal import COMPLEX, UNSUPPORTED, SchemaRefused
 from engine.text.schema.shapes import (
     ANYTHING,
@@ -156,15 +156,15 @@ def _with_patterns_apart(expander: Expander, shape: Object) -> Object:
     pointer = meeting.pointer_of(shape.origins, "patternProperties", "propertyNames")
     apart: list[tuple[str, State]] = []
     for pattern, state in shape.patterns.items():
-        found = meeting.pattern_verdict(expander, pattern)
-        if found in (Verdict.UNKNOWN, Verdict.COMPLEX):
-            raise SchemaRefused(UNSUPPORTED if found is Verdict.UNKNOWN else COMPLEX, pointer)
+        found = meeting.pattern_satisfiability(expander, pattern)
+        if found in (Satisfiability.UNKNOWN, Satisfiability.COMPLEX):
+            raise SchemaRefused(UNSUPPORTED if found is Satisfiability.UNKNOWN else COMPLEX, pointer)
         for other in list(apart):
             expander.spend(meeting.WORK_OF_A_MATCH, pointer)
-            if meeting.pattern_verdict(expander, pattern, other[0]) is not Verdict.EMPTY:
+            if meeting.pattern_satisfiability(expander, pattern, other[0]) is not Satisfiability.EMPTY:
                 apart.remove(other)
                 pattern, state = f"{other[0]}|{pattern}", joined(state, other[1])
-        if found is not Verdict.EMPTY:
+        if found is not Satisfiability.EMPTY:
             apart.append((pattern, state))
     if len(apart) < len(shape.patterns) and any(not expander.expand(state) for _, state in apart):
         raise SchemaRefused(UNSUPPORTED, pointer, "two patterns match the same names")

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.text.schema.multiples import DIGITS, LARGE, trouble
-from engine.text.schema.probe import Verdict, verdict
+from engine.text.schema.probe import Satisfiability, satisfiability
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from engine.text.schema.probe import Verdict, verdict
 )
 def test_what_has_too_many_digits_is_what_the_library_does_not_read(multiple):
     """The same is found without the library, which takes time in proportion to the number, or more."""
-    unread = verdict({"type": "number", "multipleOf": multiple}) is not Verdict.FINE
+    unread = satisfiability({"type": "number", "multipleOf": multiple}) is not Satisfiability.FINE
     assert (trouble(multiple) == DIGITS) == unread
 
 

@@ -7,7 +7,7 @@ import regress
 
 from engine.text.schema.formats import FORMATS
 from engine.text.schema.patterns import Untranslatable, any_but, conjuncts, literally, translate
-from engine.text.schema.probe import Verdict, matches, tried, verdict
+from engine.text.schema.probe import Satisfiability, matches, satisfiability, tried
 
 TEXTS = [
     "",
@@ -82,7 +82,7 @@ def test_a_text_matches_as_in_ecma_262(pattern):
         translate(pattern),
         regress.Regex(pattern, "u" if "\\u{" in pattern or "\\p" in pattern.lower() else ""),
     )
-    assert verdict({"type": "string", "pattern": ours}) in (Verdict.FINE, Verdict.EMPTY)
+    assert satisfiability({"type": "string", "pattern": ours}) in (Satisfiability.FINE, Satisfiability.EMPTY)
     assert [text for text in TEXTS if matches(ours, text) and not theirs.find(text)] == []
     disputed = {"\u00a0", "\ufeff", "\x1c", "٣", "я", "\u2028"}
     assert {text for text in TEXTS if theirs.find(text) and not matches(ours, text)} <= disputed
@@ -159,7 +159,7 @@ def test_a_text_can_be_a_pattern(text):
 def test_matching_takes_time_in_proportion_to_the_text(pattern):
     """No pattern backtracks; one that is too hard is told when it is tried."""
     assert matches(pattern, "a" * 3000 + "!") is False
-    assert tried({"type": "string", "pattern": pattern}) in Verdict
+    assert tried({"type": "string", "pattern": pattern}) in Satisfiability
 
 
 FORMAT_VALUES = {

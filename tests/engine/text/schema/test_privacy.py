@@ -21,7 +21,7 @@ SCHEMAS = {
 def asked(monkeypatch):
     """Return the list of the schemas that the library is asked about."""
     schemas = []
-    for name in ("verdict", "tried"):
+    for name in ("satisfiability", "tried"):
         monkeypatch.setattr(meeting, name, _noting(getattr(meeting, name), schemas))
     return schemas
 
