@@ -63,7 +63,7 @@ class StepSizes:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class InputLayout:
     """Where each input of a step of `tokens` tokens lies in the buffer, in numbers of 32 bits.
 
     Of each row that samples a token: rows: the row of its sequence, -1 for none; numbers: its uniform random number,
@@ -116,7 +116,7 @@ class Layout:
 class StepInputs:
     """The inputs of one step in host memory. buffer: int32 [layout.size] or more, which this fills."""
 
-    def __init__(self, layout: Layout, buffer: Ints) -> None:
+    def __init__(self, layout: InputLayout, buffer: Ints) -> None:
         self.layout, self.buffer = layout, buffer[: layout.size]
         self._views = layout.views(buffer)
 

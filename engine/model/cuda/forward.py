@@ -23,7 +23,7 @@ from engine.model.kv_cache import KVCache
 
 @dataclass(frozen=True, slots=True)
 class FlatInputs:
-    """Device tensors of one step of T tokens, of which n rows are sampled; see `batch.Layout`.
+    """Device tensors of one step of T tokens, of which n rows are sampled; see `batch.InputLayout`.
 
     hidden: embeddings [T, hidden], overwritten; block_tables: int32 [rows + 1, blocks].
     """

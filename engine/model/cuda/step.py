@@ -22,7 +22,7 @@ from torch import Tensor
 from engine.model.choice import Choice
 from engine.model.cuda.attention import Scratch
 from engine.model.cuda.attention_plan import AttentionPlanner
-from engine.model.cuda.batch import Layout, RowTables, StepInputs, StepSizes, all_buckets, bucket_of, graph_buckets
+from engine.model.cuda.batch import InputLayout, RowTables, StepInputs, StepSizes, all_buckets, bucket_of, graph_buckets
 from engine.model.cuda.choosing import Choices, Chooser
 from engine.model.cuda.ends import embed_tokens
 from engine.model.cuda.forward import FlatForward, FlatInputs
@@ -173,7 +173,7 @@ class FlatStep:
         self._arrived()
         self.forget()
 
-    def _send_inputs(self, layout: Layout, plan: Plan) -> list[Sequence]:
+    def _send_inputs(self, layout: InputLayout, plan: Plan) -> list[Sequence]:
         """Copy the inputs of a step to the device; return the sequences that sample a token in it."""
         self._staging.reverse()
         staging = self._staging[0][: layout.size]
@@ -183,14 +183,14 @@ class FlatStep:
         self._device_inputs[: layout.size].copy_(staging, non_blocking=True)
         return done
 
-    def _layout(self, tokens: int) -> Layout:
+    def _layout(self, tokens: int) -> InputLayout:
         return _layout(self._sizes, bucket_of(tokens))
 
     def _bucket_of_rows(self, rows: int) -> int:
         return min(bucket_of(rows), self._sizes.rows)
 
     def _compute(
-        self, layout: Layout, insert_images: InsertImages | None = None, more: list[int] | None = None
+        self, layout: InputLayout, insert_images: InsertImages | None = None, more: list[int] | None = None
     ) -> Tensor:
         """Compute the logits of the step whose inputs are on the device; return the hidden states of `more` tokens."""
         inputs = layout.views(self._device_inputs)
@@ -239,8 +239,8 @@ class FlatStep:
 
 
 @cache
-def _layout(sizes: StepSizes, tokens: int) -> Layout:
-    return Layout(tokens, sizes)
+def _layout(sizes: StepSizes, tokens: int) -> InputLayout:
+    return InputLayout(tokens, sizes)
 
 
 def planner_for(shape: DecoderShape, rows: int, part_keys: int) -> AttentionPlanner:
