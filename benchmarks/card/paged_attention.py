@@ -113,16 +113,16 @@ def measured(
 
     plan, meta: what differs from the defaults of the planner and the kernel; timed_seconds: how long to measure.
     """
-    from engine.model.cuda.attention import META, Scratch
+    from engine.model.cuda.attention import META, AttentionWorkspace
     from engine.model.cuda.attention import paged_attention as attend
 
     settings: dict[str, Any] = {**META, **meta}
     heads, kv_heads = HEADS[model]
     step = _step(heads, kv_heads, sequences, options, {**plan, "tile_rows": settings["TILE_ROWS"]})
     out = torch.zeros_like(step.q).flatten(1)
-    scratch = Scratch.empty(step.partials, heads, step.q.shape[2], step.q.device)
+    workspace = AttentionWorkspace.empty(step.partials, heads, step.q.shape[2], step.q.device)
     calls: list[Work] = [
-        partial(attend, step.q, layer, step.tables, *step.plan, scratch, out, meta=settings, dependent=dependent)
+        partial(attend, step.q, layer, step.tables, *step.plan, workspace, out, meta=settings, dependent=dependent)
         for layer in step.cache
     ]
     try:

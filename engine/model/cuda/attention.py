@@ -36,7 +36,7 @@ META: dict[str, Any] = {
 }
 
 
-class Scratch(NamedTuple):
+class AttentionWorkspace(NamedTuple):
     """Partial results: of P tokens, and how many parts of each tile have arrived.
 
     acc: float32 [P, heads, D], unnormalised; stats: float32 [P, heads, 2], maximum and sum; arrived: int32 [P, heads],
@@ -48,7 +48,7 @@ class Scratch(NamedTuple):
     arrived: Tensor
 
     @classmethod
-    def empty(cls, partials: int, heads: int, head_dim: int, device: torch.device) -> Scratch:
+    def empty(cls, partials: int, heads: int, head_dim: int, device: torch.device) -> AttentionWorkspace:
         """Return room for the partial results of `partials` tokens."""
         acc = torch.empty(partials, heads, head_dim, dtype=torch.float32, device=device)
         stats = torch.empty(partials, heads, 2, dtype=torch.float32, device=device)
@@ -61,7 +61,7 @@ def paged_attention(
     block_tables: Tensor,
     items: Tensor,
     merges: Tensor,
-    scratch: Scratch,
+    workspace: AttentionWorkspace,
     out: Tensor,
     scale: float | None = None,
     meta: Mapping[str, Any] = META,
@@ -82,9 +82,9 @@ def paged_attention(
         block_tables,
         items,
         merges,
-        scratch.acc,
-        scratch.stats,
-        scratch.arrived,
+        workspace.acc,
+        workspace.stats,
+        workspace.arrived,
         out,
         q.stride(0),
         block_tables.stride(0),
@@ -98,8 +98,8 @@ def paged_attention(
     if merges.shape[0] and not meta["LAST_MERGES"]:
         merge_kernel[(kv_heads, merges.shape[0])](
             merges,
-            scratch.acc,
-            scratch.stats,
+            workspace.acc,
+            workspace.stats,
             out,
             KV_HEADS=kv_heads,
             GROUP=heads // kv_heads,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.model.cuda.attention import META, Scratch, paged_attention
+from engine.model.cuda.attention import META, AttentionWorkspace, paged_attention
 from engine.model.cuda.ends import take_rows
 from engine.model.cuda.formats import Quantized
 from engine.model.cuda.products import Products
@@ -40,11 +40,13 @@ class FlatInputs:
 class FlatForward:
     """Computes the logits of steps of at most `longest` tokens on CUDA.
 
-    scratch: memory for attention that is split over long contexts.
+    workspace: memory for attention that is split over long contexts.
     """
 
-    def __init__(self, weights: FlatWeights, cache: KVCache, scratch: Scratch, longest: int, tuning: Tuning) -> None:
-        self._weights, self._cache, self._scratch, self._tuning = weights, cache, scratch, tuning
+    def __init__(
+        self, weights: FlatWeights, cache: KVCache, workspace: AttentionWorkspace, longest: int, tuning: Tuning
+    ) -> None:
+        self._weights, self._cache, self._workspace, self._tuning = weights, cache, workspace, tuning
         shape = weights.shape
         self._products = Products(shape, tuning, isinstance(weights.head, Quantized))
         self._attention_meta = {**META, "LAST_MERGES": tuning.last_merges}
@@ -83,7 +85,7 @@ class FlatForward:
         q = qkv.view(qkv.shape[0], -1, shape.head_dim)[:, : shape.heads]
         out = self._attended[: q.shape[0]]
         paged_attention(
-            q, cached, inputs.block_tables, inputs.items, inputs.merges, self._scratch, out,
+            q, cached, inputs.block_tables, inputs.items, inputs.merges, self._workspace, out,
             meta=self._attention_meta, dependent=dependent,
         )  # fmt: skip
         return out

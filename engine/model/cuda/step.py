@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from engine.model.choice import Choice
-from engine.model.cuda.attention import Scratch
+from engine.model.cuda.attention import AttentionWorkspace
 from engine.model.cuda.attention_plan import AttentionPlanner
 from engine.model.cuda.batch import InputLayout, RowTables, StepInputs, StepSizes, all_buckets, bucket_of, graph_buckets
 from engine.model.cuda.choosing import Choices, Chooser
@@ -115,8 +115,8 @@ class FlatStep:
         self._staging = [torch.zeros(largest.size, dtype=torch.int32, pin_memory=on_cuda) for _ in range(2)]
         self._chooser = Chooser(largest.sampled, shape.vocabulary, device)
         partials = self._sizes.planner.max_partials(largest.tokens)
-        scratch = Scratch.empty(partials, shape.heads, shape.head_dim, device)
-        self._forward = FlatForward(weights, cache, scratch, largest.tokens, tuning)
+        workspace = AttentionWorkspace.empty(partials, shape.heads, shape.head_dim, device)
+        self._forward = FlatForward(weights, cache, workspace, largest.tokens, tuning)
         self._graphs = Graphs()
         self.captured = Captured()
         if graphs and on_cuda:  # pragma: no cover - CUDA

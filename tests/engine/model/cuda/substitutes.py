@@ -87,7 +87,7 @@ def qk_norm_rope_store(qkv, q_weight, k_weight, eps, cos, sin, layer, slot_mappi
     layer[slots // block, :, :, slots % block] = rows[:, heads:].unflatten(1, (2, kv_heads))
 
 
-def paged_attention(q, layer, block_tables, items, merges, scratch, out, meta=None, dependent=False):
+def paged_attention(q, layer, block_tables, items, merges, workspace, out, meta=None, dependent=False):
     kv_heads, block, size = layer.shape[2:]
     group = q.shape[1] // kv_heads
     parts: dict[tuple[int, int], list] = {}

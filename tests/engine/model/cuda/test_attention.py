@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.model.cuda.attention import META, Scratch, paged_attention
+from engine.model.cuda.attention import META, AttentionWorkspace, paged_attention
 from engine.model.cuda.attention_plan import AttentionPlanner
 from tests.engine.model.cuda.compile_kernels import compiled_by
 
@@ -52,13 +52,13 @@ class Step:
         _, heads, head_dim = self.q.shape
         planner = planner or AttentionPlanner(heads, self.cache.shape[2], multiprocessors=4)
         items, merges = (part.to(self.device) for part in plan or self.plan(planner))
-        scratch = Scratch.empty(planner.max_partials(self.total), heads, head_dim, self.device)
-        scratch.acc.fill_(torch.nan), scratch.stats.fill_(torch.nan)
+        workspace = AttentionWorkspace.empty(planner.max_partials(self.total), heads, head_dim, self.device)
+        workspace.acc.fill_(torch.nan), workspace.stats.fill_(torch.nan)
         out = torch.full((self.total, heads * head_dim), torch.nan, dtype=self.q.dtype, device=self.device)
         meta = {**META, "LAST_MERGES": last_merges}
         cache, tables = self.cache.to(self.device), self.tables.to(self.device)
-        paged_attention(self.q, cache, tables, items, merges, scratch, out, meta=meta)
-        assert not scratch.arrived.any()
+        paged_attention(self.q, cache, tables, items, merges, workspace, out, meta=meta)
+        assert not workspace.arrived.any()
         return out.cpu()
 
     def expected(self):
@@ -121,9 +121,9 @@ def test_nothing_planned_leaves_the_output_alone(device):
     """Idle items and merges write nothing."""
     step = Step(device, [(1, 20)], 2, 1, 16)
     items, merges = torch.zeros(4, 8, dtype=torch.int32), torch.zeros(2, 4, dtype=torch.int32)
-    scratch, out = Scratch.empty(1, 2, 16, device), torch.full((1, 32), 7.0, device=device)
+    workspace, out = AttentionWorkspace.empty(1, 2, 16, device), torch.full((1, 32), 7.0, device=device)
     cache, tables = step.cache.to(device), step.tables.to(device)
-    paged_attention(step.q, cache, tables, items.to(device), merges.to(device), scratch, out)
+    paged_attention(step.q, cache, tables, items.to(device), merges.to(device), workspace, out)
     assert out.unique().tolist() == [7.0]
 
 
@@ -133,10 +133,10 @@ def launch_real_shapes():
         q = torch.zeros(16, heads + 2 * kv_heads, 128, dtype=torch.float16)[:, :heads]
         layer = torch.zeros(2, 2, kv_heads, PAGE, 128, dtype=torch.float16)
         integers = torch.zeros(8, 16, dtype=torch.int32)
-        scratch = Scratch.empty(2, heads, 128, torch.device("cpu"))
+        workspace = AttentionWorkspace.empty(2, heads, 128, torch.device("cpu"))
         out = torch.zeros(16, heads * 128, dtype=torch.float16)
         paged_attention(
-            q, layer, integers, integers.view(-1, 8), integers.view(-1, 4), scratch, out,
+            q, layer, integers, integers.view(-1, 8), integers.view(-1, 4), workspace, out,
             meta={**META, "LAST_MERGES": last_merges}, dependent=True,
         )  # fmt: skip
 
