@@ -114,12 +114,12 @@ class Decoder:
     def _whole(self, rows: int) -> WholeStep | None:
         """Return what computes the layers of steps with so many rows in one call, None if the kernels cannot."""
         linears = [(one.qkv, one.out, one.gate_up, one.down) for one in self._layers]
-        products = [[p for w in own if (p := w.product(rows)) is not None] for own in linears]
-        if self.kernels is None or any(len(own) < len(linear) for own, linear in zip(products, linears, strict=True)):
+        gemms = [[p for w in own if (p := w.gemm_arguments(rows)) is not None] for own in linears]
+        if self.kernels is None or any(len(own) < len(linear) for own, linear in zip(gemms, linears, strict=True)):
             return None
         norms = [[n.kernel_parts for n in (one.input_norm, one.qk_norm_rope, one.post_norm)] for one in self._layers]
         shape = (self.hidden_size, self.num_heads, self.num_kv_heads, self.head_dim)
-        return WholeStep(self.kernels, norms, products, self._norm.kernel_parts, shape)
+        return WholeStep(self.kernels, norms, gemms, self._norm.kernel_parts, shape)
 
     def _take_layer(self, layer: Any) -> _Layer:
         """Move the weights of one layer here; the module keeps empty tensors, so no weight is held twice."""

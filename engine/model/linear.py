@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.errors import StartError
-from engine.model.kernels.library import Kernels, PackedWeight, Product
+from engine.model.kernels.library import GemmArguments, Kernels, PackedWeight
 from engine.model.kernels.packed import FORMATS, Arena, Packing
 
 PROBED_ROWS = (1, 4, 16, 64, 256)
@@ -95,10 +95,10 @@ class Linear:
     def __call__(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
         return self._gemm(x.shape[0])(x, add_to)
 
-    def product(self, rows: int) -> Product | None:
+    def gemm_arguments(self, rows: int) -> GemmArguments | None:
         """Return what a step of all layers with so many rows reads of it, None if another library multiplies them."""
-        product: Product | None = getattr(self._gemm(rows), "product", None)
-        return product
+        arguments: GemmArguments | None = getattr(self._gemm(rows), "gemm_arguments", None)
+        return arguments
 
     def _gemm(self, rows: int) -> Gemm:
         return self._few if rows <= self._few_rows else self._many
@@ -168,7 +168,7 @@ def packings(weight: Tensor, kernels: Kernels | None) -> dict[str, Pack]:
 
 
 def _onednn_packs(dtype: torch.dtype) -> bool:
-    """Return whether oneDNN has products of a dtype on this processor: of bfloat16 it has none with AVX2 alone."""
+    """Return whether oneDNN has GEMMs of a dtype on this processor: of bfloat16 it has none with AVX2 alone."""
     supported = dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return bool(torch.backends.mkldnn.is_available() and supported)
 
@@ -225,7 +225,7 @@ def _kernels_packing(kernels: Kernels) -> Pack:
 
 class _Panels:
     def __init__(self, kernels: Kernels, weight: PackedWeight) -> None:
-        self._kernels, self._weight, self.product = kernels, weight, weight.product
+        self._kernels, self._weight, self.gemm_arguments = kernels, weight, weight.gemm_arguments
 
     def __call__(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
         return self._kernels.gemm(x, self._weight, add_to)

@@ -12,7 +12,7 @@ enum {
     HVECTORS = 2,             /* vectors of columns in a panel */
     HCOLS = LANES * HVECTORS, /* columns of a panel */
     HROWS = 6,                /* rows of a tile */
-    PAIRS = FLOAT32,          /* the kind of a product of weights and x in bfloat16; else that of the weights */
+    PAIRS = FLOAT32,          /* the kind of a GEMM of weights and x in bfloat16; else that of the weights */
     HDEPTH = 512              /* inputs of a panel that stay in the L1 cache while all rows of x pass over them */
 };
 

@@ -21,7 +21,7 @@ enum {
     DEPTH = 128,                /* rows of a panel that stay in the L1 cache while all rows of x pass over them */
     NEAR = 1024,                /* floats: prefetch distance in a panel for one row; measured on an AMD EPYC (Zen 4) */
     FAR = 2048,                 /* for the other numbers of rows of one tile */
-    BAND = 192,                 /* rows of a product whose unfinished sums stay in the cache */
+    BAND = 192,                 /* rows of a GEMM whose unfinished sums stay in the cache */
     LINE = 16,                  /* floats in a cache line */
     LINES = COLS / LINE,        /* cache lines in a row of a panel */
     BLOCK = 16,                 /* tokens in a block of the KV cache, a multiple of LANES */

@@ -9,19 +9,20 @@ INLINE long larger(long a, long b) { return a > b ? a : b; }
 /* Returns how many floats hold so many bytes, in whole cache lines. */
 INLINE long floats_of(long bytes) { return (bytes + 63) / 64 * LINE; }
 
-/* Returns the bytes of scratch memory of a product of so many rows. */
-static long product_bytes(const Product *p, long rows) {
+/* Returns the bytes of scratch memory of a GEMM of so many rows. */
+static long gemm_bytes(const GemmArguments *p, long rows) {
     if (p->kind == FOUR_BITS || p->kind == EIGHT_BITS)
         return rows * ((p->in + QUANTIZED_GROUP - 1) / QUANTIZED_GROUP) * GROUP_BYTES;
     return p->kind == BFLOAT16_WEIGHTS && half_multiplies() ? rows * (p->in + 1) * 2 : 0;
 }
 
 /* y [rows, out] = x [rows, in] W^T + bias, plus y if `add`. */
-static void multiply(const Product *p, const float *x, float *y, long rows, int add, void *scratch, long threads) {
+static void multiply(const GemmArguments *p, const float *x, float *y, long rows, int add, void *scratch,
+                     long threads) {
     if (p->kind == PANELS) {
         gemm(x, p->weights, p->bias, y, rows, p->out, p->in, add, threads);
     } else if (p->kind == BFLOAT16_WEIGHTS || p->kind == FLOAT16_WEIGHTS) {
-        unsigned short *rounded = product_bytes(p, rows) ? scratch : NULL;
+        unsigned short *rounded = gemm_bytes(p, rows) ? scratch : NULL;
         half_gemm(x, p->weights, p->bias, y, rounded, rows, p->out, p->in, p->kind, add, threads);
     } else {
         long groups = rows * ((p->in + QUANTIZED_GROUP - 1) / QUANTIZED_GROUP);
@@ -35,21 +36,21 @@ static void multiply(const Product *p, const float *x, float *y, long rows, int 
 
 /* The scratch memory of a step, in floats from its start. */
 typedef struct {
-    long normed, qkv, attended, kept_hidden, kept_attended, inner, active, products, attention, end;
+    long normed, qkv, attended, kept_hidden, kept_attended, inner, active, gemms, attention, end;
 } Places;
 
 static Places places_of(const Step *s) {
     const Layer *first = s->layers;
-    long inner = first->gate_up.out, products = 0, attention = s->threads * (s->heads / s->kv_heads) * s->longest;
+    long inner = first->gate_up.out, gemms = 0, attention = s->threads * (s->heads / s->kv_heads) * s->longest;
     for (long l = 0; l < s->count; l++) {
-        const Product *all[] = {&s->layers[l].qkv, &s->layers[l].out, &s->layers[l].gate_up, &s->layers[l].down};
-        for (long p = 0; p < 4; p++) products = larger(products, product_bytes(all[p], s->rows));
+        const GemmArguments *all[] = {&s->layers[l].qkv, &s->layers[l].out, &s->layers[l].gate_up, &s->layers[l].down};
+        for (long p = 0; p < 4; p++) gemms = larger(gemms, gemm_bytes(all[p], s->rows));
     }
     for (const long *c = s->chunks; c < s->chunks + 3 * s->num_chunks; c += 3)
         attention = larger(attention, s->threads * chunk_scratch(c[1] + c[2], s->dim));
     const long sizes[] = {s->rows * s->width,          s->rows * first->qkv.out, s->rows * s->heads * s->dim,
                           s->kept * s->width,          s->kept * s->heads * s->dim, s->rows * inner,
-                          s->rows * inner / 2,         floats_of(products),      attention};
+                          s->rows * inner / 2,         floats_of(gemms),         attention};
     Places places;
     long *place = &places.normed, at = 0;
     for (long i = 0; i < 9; i++) {
@@ -86,14 +87,14 @@ static void gather(const Step *s, const float *x, float *y, long n) {
 void layers(const Step *s) {
     const Places at = places_of(s);
     float *normed = s->scratch + at.normed, *qkv = s->scratch + at.qkv, *attended = s->scratch + at.attended;
-    float *inner = s->scratch + at.inner, *active = s->scratch + at.active, *products = s->scratch + at.products;
+    float *inner = s->scratch + at.inner, *active = s->scratch + at.active, *gemms = s->scratch + at.gemms;
     float *hidden = s->hidden;
     long rows = s->rows;
     for (long l = 0; l < s->count; l++) {
         const Layer *layer = s->layers + l;
         const long stride = layer->qkv.out;
         norm(hidden, normed, layer->input_norm, rows, s->width, s->eps, s->threads);
-        multiply(&layer->qkv, normed, qkv, rows, 0, products, s->threads);
+        multiply(&layer->qkv, normed, qkv, rows, 0, gemms, s->threads);
         qk_norm_rope(qkv, layer->head_norms, s->rotary, rows, stride, s->heads + s->kv_heads, s->dim, s->head_eps,
                      s->threads);
         attend_all(s, qkv, s->cache + l * s->cache_stride, stride, attended, s->scratch + at.attention);
@@ -102,11 +103,11 @@ void layers(const Step *s) {
             gather(s, attended, s->scratch + at.kept_attended, s->heads * s->dim);
             hidden = s->scratch + at.kept_hidden, attended = s->scratch + at.kept_attended, rows = s->kept;
         }
-        multiply(&layer->out, attended, hidden, rows, 1, products, s->threads);
+        multiply(&layer->out, attended, hidden, rows, 1, gemms, s->threads);
         norm(hidden, normed, layer->post_norm, rows, s->width, s->eps, s->threads);
-        multiply(&layer->gate_up, normed, inner, rows, 0, products, s->threads);
+        multiply(&layer->gate_up, normed, inner, rows, 0, gemms, s->threads);
         silu_and_mul(inner, active, rows, layer->gate_up.out / 2, s->threads);
-        multiply(&layer->down, active, hidden, rows, 1, products, s->threads);
+        multiply(&layer->down, active, hidden, rows, 1, gemms, s->threads);
     }
     norm(hidden, s->result, s->last_norm, rows, s->width, s->eps, s->threads);
 }

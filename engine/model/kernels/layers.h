@@ -9,13 +9,13 @@ typedef struct {
     const void *weights;
     const float *bias;
     long out, in, kind;
-} Product;
+} GemmArguments;
 
-/* Norms: their weights, or NULL where those are folded into the products. head_norms: [heads + kv_heads, dim], NULL
- * where the model has none. */
+/* Norms: their weights, or NULL where those are folded into the linear layers. head_norms: [heads + kv_heads, dim],
+ * NULL where the model has none. */
 typedef struct {
     const float *input_norm, *head_norms, *post_norm;
-    Product qkv, out, gate_up, down;
+    GemmArguments qkv, out, gate_up, down;
 } Layer;
 
 /* What all layers of a step read. hidden: [rows, width], overwritten; result: [kept, width], where `keep` has the kept

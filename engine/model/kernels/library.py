@@ -63,10 +63,10 @@ SAMPLED_ROW = np.dtype(
     align=True,
 )
 # A linear layer, a layer and a step of all layers, as layers.h explains them.
-PRODUCT = np.dtype([("weights", np.uintp), ("bias", np.uintp), ("out", np.int_), ("inner", np.int_), ("kind", np.int_)])
+GEMM = np.dtype([("weights", np.uintp), ("bias", np.uintp), ("out", np.int_), ("inner", np.int_), ("kind", np.int_)])
 LAYER = np.dtype(
     [(name, np.uintp) for name in ("input_norm", "head_norms", "post_norm")]
-    + [(name, PRODUCT) for name in ("qkv", "out", "gate_up", "down")]
+    + [(name, GEMM) for name in ("qkv", "out", "gate_up", "down")]
 )
 STEP = np.dtype(
     [(name, np.uintp) for name in ("layers", "hidden", "result", "scratch", "cache", "rotary", "last_norm")]
@@ -76,7 +76,7 @@ STEP = np.dtype(
     + [(name, np.float32) for name in ("eps", "head_eps")],
     align=True,
 )
-Product = tuple[int, int, int, int, int]  # the fields of PRODUCT
+GemmArguments = tuple[int, int, int, int, int]  # the fields of GEMM
 _ALIGNMENT = 64  # bytes in a cache line and in the widest register
 _LANES = 16  # floats in the widest register
 _WIDEST_HEAD = 256
@@ -100,7 +100,7 @@ class PackedWeight:
         self.out, self.inner = shape
 
     @property
-    def product(self) -> Product:
+    def gemm_arguments(self) -> GemmArguments:
         """What a step of all layers reads; kind 0."""
         return self.panels.data_ptr(), 0 if self.bias is None else self.bias.data_ptr(), self.out, self.inner, 0
 

@@ -1,7 +1,7 @@
 """Weights that the kernels keep in 16, 8 or 4 bits: packed once, then multiplied by float32 activations.
 
-int8: groups of 32 inputs share a scale. int4: the same with 16 levels. The activations of a product with either are
-quantized to 8 bits by row and group. bfloat16: products of bfloat16 where the processor has them, else of float32.
+int8: groups of 32 inputs share a scale. int4: the same with 16 levels. The activations of a GEMM with either are
+quantized to 8 bits by row and group. bfloat16: GEMMs of bfloat16 where the processor has them, else of float32.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _CHUNK = 32 << 20  # bytes that are asked for at once: NumPy asks for huge pages
 
 
 class Packed(Protocol):
-    """A packed weight [out, in] and its bias. product: what a step of all layers reads of it (PRODUCT)."""
+    """A packed weight [out, in] and its bias. gemm_arguments: what a step of all layers reads of it (GEMM)."""
 
-    product: tuple[int, int, int, int, int]
+    gemm_arguments: tuple[int, int, int, int, int]
 
     def __call__(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
         """Return x W^T + b [rows, out] for float32 x [rows, in]; with add_to [rows, out], add it there in place."""
@@ -83,7 +83,7 @@ class _Half:
         )
         self._bias = _padded(bias, library.half_columns())
         self._rounds = kind == HALVES["bfloat16"] and bool(library.half_multiplies())
-        self.product = (self._words.data_ptr(), _pointer(self._bias) or 0, self._out, self._inner, kind)
+        self.gemm_arguments = (self._words.data_ptr(), _pointer(self._bias) or 0, self._out, self._inner, kind)
 
     def __call__(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
         x = x.contiguous()
@@ -118,7 +118,7 @@ class _Quantized:
         if damaged:
             raise DamagedWeights("a weight has values that are no finite numbers")
         self._bias = _padded(bias, library.quantized_columns())
-        self.product = (self._panels.data_ptr(), _pointer(self._bias) or 0, self._out, self._inner, bits)
+        self.gemm_arguments = (self._panels.data_ptr(), _pointer(self._bias) or 0, self._out, self._inner, bits)
 
     def __call__(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
         x = x.contiguous()

@@ -1,6 +1,6 @@
 /* Linear layers with weights of 8 or 4 bits. Every GROUP consecutive weights of an output column share one scale, a
  * bfloat16, which has the range of a float; weights are quantized by the rounded scale, so its few digits cost nothing.
- * So do every GROUP consecutive values of a row of x, which is quantized to 8 bits for the product. Within a group
+ * So do every GROUP consecutive values of a row of x, which is quantized to 8 bits for the GEMM. Within a group
  * products and sums are whole numbers, exact and in any order; the sums of the groups are added in one order, so a row's
  * result does not depend on the other rows.
  *

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.model.kernels.library import LAYER, STEP, Kernels, Product
+from engine.model.kernels.library import LAYER, STEP, GemmArguments, Kernels
 
 Norm = tuple[Tensor | None, float]  # weights, None where there are none, and eps
 
@@ -29,7 +29,7 @@ class Attention(Protocol):
 class WholeStep:
     """Computes the layers of a model.
 
-    norms: of each layer: input, heads, after attention; products: of each layer: qkv, out, gate_up, down; last: the
+    norms: of each layer: input, heads, after attention; gemms: of each layer: qkv, out, gate_up, down; last: the
     norm after the layers; shape: hidden size, heads, key heads, size of a head.
     """
 
@@ -37,13 +37,13 @@ class WholeStep:
         self,
         kernels: Kernels,
         norms: Sequence[Sequence[Norm]],
-        products: Sequence[Sequence[Product]],
+        gemms: Sequence[Sequence[GemmArguments]],
         last: Norm,
         shape: tuple[int, int, int, int],
     ) -> None:
         self._kernels, self._kept = kernels, (norms, last)
         self._layers = np.zeros(len(norms), LAYER)
-        for row, own, linear in zip(self._layers, norms, products, strict=True):
+        for row, own, linear in zip(self._layers, norms, gemms, strict=True):
             row["input_norm"], row["head_norms"], row["post_norm"] = (_pointer(weight) for weight, _ in own)
             row["qkv"], row["out"], row["gate_up"], row["down"] = linear
         self._step = np.zeros(1, STEP)

@@ -61,7 +61,7 @@ def test_each_dtype_has_its_packings(dtype, names, kernels):
     torch.testing.assert_close(Linear(weight, None, layout)(x), F.linear(x, weight), rtol=1e-2, atol=1e-2)
 
 
-def test_a_processor_without_products_of_bfloat16_computes_without_a_packing(monkeypatch):
+def test_a_processor_without_gemms_of_bfloat16_computes_without_a_packing(monkeypatch):
     """oneDNN would end the start there."""
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     weight = torch.ones(64, 48, dtype=torch.bfloat16)

@@ -47,7 +47,7 @@ def quantized(x):
 
 
 def rounded(x, library, name):
-    """The activations as the products of a format see them."""
+    """The activations as the GEMMs of a format see them."""
     if name in BITS:
         return quantized(x)
     return (x.bfloat16() if name == "bfloat16" and library.half_multiplies() else x).double()

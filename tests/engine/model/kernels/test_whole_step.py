@@ -80,7 +80,7 @@ def test_one_call_equals_one_after_another(architecture, dtype, quant, threads, 
 
 
 @torch.inference_mode()
-def test_products_of_other_libraries_are_called_one_by_one(text_model, kernels, monkeypatch):
+def test_gemms_of_other_libraries_are_called_one_by_one(text_model, kernels, monkeypatch):
     """Where oneDNN or MKL multiplies, nothing is left to the kernels; with two layouts, each step by its rows."""
     own = packings(text_model.model.model.layers[0].mlp.up_proj.weight.detach(), kernels)["kernels"]
     for layout, one_call in ((Layout(), [False, False]), (Layout(few=own, few_rows=4), [True, False])):
