@@ -101,7 +101,7 @@ def _tiles(name: str, count: int, options: Options) -> tuple[Tiles, ...]:
 
 
 def _call(x: Tensor, layer: Quantized | Fp8, tiles: Tiles) -> partial[Tensor]:
-    from engine.model.cuda.packed_products import TOKEN_BLOCKS, packed_scratch
+    from engine.model.cuda.packed_gemm import TOKEN_BLOCKS, packed_scratch
 
     if not isinstance(layer, Quantized):
         return partial(_product, x, layer, x.new_empty(len(x), layer.shape[0]), None, {})
@@ -114,7 +114,7 @@ def _call(x: Tensor, layer: Quantized | Fp8, tiles: Tiles) -> partial[Tensor]:
 
 def _product(x: Tensor, layer: Quantized | Fp8, out: Tensor, scratch: Any, meta: dict[str, int]) -> Tensor:
     from engine.model.cuda.fp8 import fp8_linear
-    from engine.model.cuda.packed_products import packed_linear
+    from engine.model.cuda.packed_gemm import packed_linear
 
     if not isinstance(layer, Quantized):
         fp8_linear(x, layer, out, dependent=x.is_cuda)

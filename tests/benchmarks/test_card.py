@@ -173,7 +173,7 @@ def test_the_tests_on_a_gpu_can_be_collected_apart(tmp_path: Path, card_packages
 def test_every_test_of_a_kernel_runs_on_the_card(tmp_path: Path, card_packages: None) -> None:
     """Slow as all of them are in the interpreter; and none of those that only compile."""
     found = listed("kernel_tests", tmp_path / "tests_engine_model_cuda.log")
-    kernels = {"attention", "ends", "fp8", "packed_products", "products", "rows", "sampling", "skinny"}
+    kernels = {"attention", "ends", "fp8", "gemm", "packed_gemm", "rows", "sampling", "skinny"}
     assert {file for file, _ in found} == kernels
     assert not any("compile" in name for _, name in found)
 

@@ -22,7 +22,7 @@ from engine.model.cuda.attention_plan import TILE_ROWS
 from engine.model.cuda.dependent import launch_options, wait_for_kernels_ahead
 
 PAGE = tl.constexpr(16)  # tokens
-DECODE_ROWS = tl.constexpr(16)  # the least rows of a matrix product; at most so many query rows take the path of decode
+DECODE_ROWS = tl.constexpr(16)  # the least rows of a GEMM; at most so many query rows take the path of decode
 LOWEST = tl.constexpr(-1e30)  # a maximum before the first key: finite, so that differences are never NaN
 # Key tiles and pipeline stages of both paths, warps of a program, and who merges.
 META: dict[str, Any] = {

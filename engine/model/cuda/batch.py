@@ -24,7 +24,7 @@ Buffer = Any  # an array of NumPy, or a tensor
 PARAMETERS = 5  # of a row that samples
 
 FEWEST_TOKENS = (1, 2, 4)
-FINE_STEP, FINE_UNTIL = 8, 256  # products of that many tokens cost more with each few of them
+FINE_STEP, FINE_UNTIL = 8, 256  # GEMMs of that many tokens cost more with each few of them
 COARSE_STEP = 16
 LARGEST_GRAPH = 512  # tokens; a larger step has enough work for each kernel that launching them one by one costs little
 EAGER_STEP = 64

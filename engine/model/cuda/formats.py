@@ -1,7 +1,7 @@
 """Weights of 8 or 4 bits for a card: how they are quantized, how they lie in memory, and what they take.
 
 Consecutive inputs of an output share a scale: 128 of them in 8 bits, 32 in 4 bits. 128 is as many as one step of a
-product reads, so that its scale multiplies the sum of the step, in float32: weights of 8 bits are not rounded again,
+GEMM reads, so that its scale multiplies the sum of the step, in float32: weights of 8 bits are not rounded again,
 whatever the precision of the activations. Scales are bfloat16: they have the range of float32, and weights are
 quantized by the rounded scale, so that its few digits cost nothing. Whole numbers are stored without a sign, with an
 offset of 128 or 8. A byte of 4 bits holds two inputs of one group: the lower half that of the group's first half.
@@ -21,7 +21,7 @@ BITS = {"int8": 8, "int4": 4}
 GROUPS = {8: 128, 4: 32}  # inputs that share a scale
 OFFSETS = {8: 128, 4: 8}
 SCALE_BYTES = 2
-# Of a product whose columns several programs share: the most tokens, rows of the weight, and programs.
+# Of a GEMM whose columns several programs share: the most tokens, rows of the weight, and programs.
 MOST_SPLIT_TOKENS, MOST_SPLIT_ROWS, MOST_SPLIT = 64, 8192, 4
 SCRATCH_BYTES = 4 * MOST_SPLIT_ROWS * (MOST_SPLIT * MOST_SPLIT_TOKENS + 1)
 CHUNK_VALUES = 1 << 23  # that are quantized at a time, as float32

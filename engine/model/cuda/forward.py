@@ -1,6 +1,6 @@
 """The forward pass of the text stack on CUDA: ten launches a layer, for decode rows and chunks of prompts in one pass.
 
-The weights are the decoder's. The two products that end a layer's halves add to the residual stream themselves, the
+The weights are the decoder's. The two GEMMs that end a layer's halves add to the residual stream themselves, the
 keys and values go into the cache as they are rotated, and attention walks the block tables: nothing is copied between.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.model.cuda.attention import META, AttentionWorkspace, paged_attention
 from engine.model.cuda.ends import take_rows
 from engine.model.cuda.formats import Quantized
-from engine.model.cuda.products import Products
+from engine.model.cuda.gemm import Gemms
 from engine.model.cuda.rows import qk_norm_rope_store, rotary_tables
 from engine.model.cuda.tuning import Tuning
 from engine.model.cuda.weights import FlatWeights
@@ -48,7 +48,7 @@ class FlatForward:
     ) -> None:
         self._weights, self._cache, self._workspace, self._tuning = weights, cache, workspace, tuning
         shape = weights.shape
-        self._products = Products(shape, tuning, isinstance(weights.head, Quantized))
+        self._gemms = Gemms(shape, tuning, isinstance(weights.head, Quantized))
         self._attention_meta = {**META, "LAST_MERGES": tuning.last_merges}
         # Zeros, since attention leaves the rows of padding tokens as they are, and fresh memory may hold NaN.
         self._attended = torch.zeros(longest, shape.heads * shape.head_dim, dtype=shape.dtype, device=shape.device)
@@ -58,24 +58,24 @@ class FlatForward:
 
         Returns the hidden states of the rows to keep beyond the first n, whose logits `logits` computes.
         """
-        weights, products = self._weights, self._products
+        weights, gemms = self._weights, self._gemms
         rotary = rotary_tables(inputs.rope, weights.frequencies, weights.axes, weights.rotary_scale)
         hidden = inputs.hidden
         for index, layer in enumerate(weights.layers):
-            qkv = products.norm_linear(hidden, layer.input_norm, layer.qkv, layer.qkv_bias)
+            qkv = gemms.norm_linear(hidden, layer.input_norm, layer.qkv, layer.qkv_bias)
             attended = self._attention(index, qkv, rotary, inputs)
             if index == len(weights.layers) - 1:
                 hidden, attended = take_rows(hidden, attended, inputs.keep)
-            products.add(attended, layer.out, hidden)
-            both = products.norm_linear(hidden, layer.post_norm, layer.gate_up)
-            products.silu_add(both, layer.down, hidden)
+            gemms.add(attended, layer.out, hidden)
+            both = gemms.norm_linear(hidden, layer.post_norm, layer.gate_up)
+            gemms.silu_add(both, layer.down, hidden)
         count = logits.shape[0]
         self.logits(hidden[:count], logits)
         return hidden[count:]
 
     def logits(self, hidden: Tensor, logits: Tensor) -> None:
         """Write float32 `logits` [n, vocabulary] of hidden states [n, hidden] behind the last layer."""
-        self._products.logits(hidden, self._weights.norm, self._weights.head, logits)
+        self._gemms.logits(hidden, self._weights.norm, self._weights.head, logits)
 
     def _attention(self, index: int, qkv: Tensor, rotary: tuple[Tensor, Tensor], inputs: FlatInputs) -> Tensor:
         """Store keys and values, and return the attention [T, heads * D]. qkv: [T, (heads + 2 kv_heads) * D]."""

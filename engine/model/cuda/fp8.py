@@ -1,7 +1,7 @@
-"""Linear layers in FP8 (e4m3), whose tensor cores are twice as fast: weights, and the tokens of each product.
+"""Linear layers in FP8 (e4m3), whose tensor cores are twice as fast: weights, and the tokens of each GEMM.
 
 Every output of a weight and every token has a scale of its own, float32, by which its largest value becomes the largest
-of the format; so a token's result depends on no other token. The products are `torch._scaled_mm`'s, which cuBLAS
+of the format; so a token's result depends on no other token. The GEMMs are `torch._scaled_mm`'s, which cuBLAS
 computes from compute capability 8.9 on, with scales of 1: ours multiply its sums, which are rounded to bfloat16, in the
 kernel that adds the bias or the residual.
 """
@@ -53,7 +53,7 @@ class Fp8:
         return int(self.values.nbytes + self.scales.nbytes)
 
     def dequantized(self) -> Tensor:
-        """Return the weight that products compute with, float32 [n, k]."""
+        """Return the weight that GEMMs compute with, float32 [n, k]."""
         return self.values.float() * self.scales[:, None]
 
 

@@ -1,6 +1,6 @@
-"""Products of few tokens with a weight, in Triton: the weights are streamed once, at the bandwidth of the memory.
+"""GEMMs of few tokens with a weight, in Triton: the weights are streamed once, at the bandwidth of the memory.
 
-For T <= 16 tokens the time of a product is that of reading the weight. A program reads BLOCK_N rows of it in tiles of
+For T <= 16 tokens the time of a GEMM is that of reading the weight. A program reads BLOCK_N rows of it in tiles of
 BLOCK_K columns, several tiles ahead. One token is multiplied and summed in float32; more are multiplied by tensor
 cores, which accumulate in float32. Where a weight has too few rows to fill a card, SPLIT programs share the columns:
 each writes a float32 partial, and the last to arrive adds them in their order, so equal inputs give equal bits.
@@ -26,13 +26,13 @@ MOST_PARTS = 8  # of SPLIT
 # Keeps a token times the weight of its norm within float16 before the norm's factor; a power of two rounds nothing.
 NORM_SCALE = tl.constexpr(2.0**-4)
 
-# What a program of a product fetches of each row of the weight into the L2 before it may read the tokens.
+# What a program of a GEMM fetches of each row of the weight into the L2 before it may read the tokens.
 PREFETCH = tl.constexpr(1024)  # bytes
 PREFETCH_STEP = tl.constexpr(64)  # bytes
 
 
 def default_meta(tokens: int, n: int, k: int) -> dict[str, Any]:
-    """Return tiles for a product of `tokens` tokens with a weight [n, k]."""
+    """Return tiles for a GEMM of `tokens` tokens with a weight [n, k]."""
     if tokens == 1:
         return {"BLOCK_N": 16, "BLOCK_K": 512, "SPLIT": 1, "STAGES": 3, "OVERLAP": "tile", "num_warps": 4}
     split = 4 if n <= 4096 else 1
@@ -40,7 +40,7 @@ def default_meta(tokens: int, n: int, k: int) -> dict[str, Any]:
 
 
 class Scratch(NamedTuple):
-    """Partials of products that are split: float32, and one int32 counter for each block of rows, zero between uses.
+    """Partials of GEMMs that are split: float32, and one int32 counter for each block of rows, zero between uses.
 
     Kernels that may run at the same time must not share one.
     """
@@ -68,12 +68,12 @@ def skinny_linear(
     """Write x W^T + bias into `out` [T, N], of x's precision or float32; with `norm_weight` [K], of the RMSNorm of x.
 
     x: [T, K], T <= 16, or [T, 2 K], of which silu(x[:, :K]) * x[:, K:] is multiplied, rounded as `rows.silu_and_mul`
-    rounds it. weight: [N, K], contiguous. scratch: needed if the product is split, which none with a norm is.
+    rounds it. weight: [N, K], contiguous. scratch: needed if the GEMM is split, which none with a norm is.
 
     The factor of the norm, 1 / rms(x), multiplies the sums instead of the tokens. One token times `norm_weight` is not
     rounded at all; more are rounded once to x's precision, as `rows.rms_norm` rounds the normalized ones, so the
     results differ from the separate norm's by its own rounding error. In float16, |x * norm_weight| must be < 2^20.
-    Raises ValueError if a product with a norm is to be split.
+    Raises ValueError if a GEMM with a norm is to be split.
     """
     _launch(x, weight, bias, norm_weight, eps, out, scratch, meta, add=False)
 
@@ -103,7 +103,7 @@ def _launch(
     per_part = triton.cdiv(blocks, meta.pop("SPLIT"))
     parts = triton.cdiv(blocks, per_part)
     if parts > 1 and (norm_weight is not None or scratch is None):
-        raise ValueError("a product with a norm, or without scratch, cannot be split")
+        raise ValueError("a GEMM with a norm, or without scratch, cannot be split")
     partials, counters = scratch if scratch is not None and parts > 1 else (None, None)
     _skinny[(triton.cdiv(n, block_n), parts)](
         x, weight, bias, norm_weight, out, partials, counters, eps, tokens, n, k, per_part, x.stride(0), out.stride(0),

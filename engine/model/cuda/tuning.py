@@ -8,14 +8,14 @@ import torch
 
 from engine.model.cuda.attention_plan import PART_KEYS
 
-MEASURED_CAPABILITY = 9  # the major number of the cards whose products of few tokens were measured
+MEASURED_CAPABILITY = 9  # the major number of the cards whose GEMMs of few tokens were measured
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
     """How the kernels of a step are chosen and launched.
 
-    skinny: multiply at most 16 tokens with our own kernels, for the weights that `products.TILES` lists. dependent:
+    skinny: multiply at most 16 tokens with our own kernels, for the weights that `gemm.TILES` lists. dependent:
     start each kernel while the one ahead ends, where the device can. last_merges: the last program of attention to
     arrive merges the parts of a context, instead of a launch of its own. part_keys: of the shortest part of a context.
     """

@@ -170,7 +170,7 @@ def _take_layer(layer: Any, head_dim: int, place: Placement) -> LayerWeights:
 
 
 def _without_bias(linear: Any) -> Tensor:
-    """Take the weights of a product to which no bias is added. Raises StartError where the model has one."""
+    """Take the weights of a GEMM to which no bias is added. Raises StartError where the model has one."""
     weight, bias = take_weights(linear)
     if bias is not None:
         raise StartError("The model has a bias in its attention's output or its gate, which is not computed on CUDA.")

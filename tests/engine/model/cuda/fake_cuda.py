@@ -81,7 +81,7 @@ def main(device="cuda"):
             steps = flat_steps.Steps(weights_of(shape, device, torch.float16), ROWS + 1, 512, top_p=1.0)
             for tokens, most in MOST.items():
                 launches = launches_of(steps, tokens)
-                print(f"{shape}, {tokens} tokens: {launches.total} operations, {launches.products} products, "
+                print(f"{shape}, {tokens} tokens: {launches.total} operations, {launches.gemms} GEMMs, "
                       f"{launches.copies} copies, blocking: {launches.blocking or 'none'}")  # fmt: skip
                 failed |= launches.total > most or bool(launches.blocking)
     return int(failed)

@@ -1,7 +1,7 @@
 """Counts what a flat step launches, on tensors without data: `meta` ones, or fake ones of a CUDA device.
 
 Everything counts that the device does: operators of torch that compute or copy, and kernels of Triton, none of which
-runs. On a card a product may be split into two kernels by its library, which is not seen here.
+runs. On a card a GEMM may be split into two kernels by its library, which is not seen here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ALLOCATIONS = {"aten::empty", "aten::empty_like", "aten::new_empty", "aten::empty_strided", "aten::detach"}
-PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_"}
+GEMMS = {"aten::mm", "aten::addmm", "aten::addmm_"}
 # These make the host wait for the device.
 BLOCKING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::is_nonzero"}
 CPU = torch.device("cpu")
@@ -36,9 +36,9 @@ class Launches(TorchDispatchMode):
         return sum(self.counts.values())
 
     @property
-    def products(self):
-        """The number of products of matrices."""
-        return sum(self.counts[name] for name in PRODUCTS) + self.counts["aten::mm.dtype_out"]
+    def gemms(self):
+        """The number of GEMMs."""
+        return sum(self.counts[name] for name in GEMMS) + self.counts["aten::mm.dtype_out"]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from engine.model.cuda import choosing, forward, fp8, products, skinny, step
+from engine.model.cuda import choosing, forward, fp8, gemm, skinny, step
 from engine.model.cuda.formats import Quantized
 from engine.model.layers import rotate
 from engine.schedule.sequence import BELOW_ONE
@@ -39,7 +39,7 @@ def skinny_add(x, weight, residual, scratch, meta=None):
 
 
 def tiles_for_any(tokens, weight):
-    """Stand for `products.tiles_for`: multiply every few tokens with the kernels of this package."""
+    """Stand for `gemm.tiles_for`: multiply every few tokens with the kernels of this package."""
     return skinny.default_meta(tokens, 2**20, weight.shape[1]) if tokens <= skinny.MOST_TOKENS else None
 
 
@@ -137,8 +137,8 @@ def put_in_place(monkeypatch):
     for kernel in (rotary_tables, qk_norm_rope_store, paged_attention, take_rows):
         monkeypatch.setattr(forward, kernel.__name__, kernel)
     for kernel in (rms_norm, silu_and_mul, skinny_linear, skinny_add, packed_linear, fp8_linear):
-        monkeypatch.setattr(products, kernel.__name__, kernel)
-    monkeypatch.setattr(products, "tiles_for", tiles_for_any)
+        monkeypatch.setattr(gemm, kernel.__name__, kernel)
+    monkeypatch.setattr(gemm, "tiles_for", tiles_for_any)
     monkeypatch.setattr(step, "embed_tokens", embed_tokens)
     monkeypatch.setattr(choosing, "Sampler", Sampler)
     monkeypatch.setattr(choosing, "allow_tokens", allow_tokens)

@@ -23,12 +23,12 @@ OTHERS = {"plain": 10, "ranked": 12}
 
 
 def test_quantized_weights_cost_no_launches():
-    """A product is one launch, which adds to the residual itself; nothing is dequantized beside it."""
+    """A GEMM is one launch, which adds to the residual itself; nothing is dequantized beside it."""
     steps = Steps(weights_of("7b", "meta", torch.float16, "int8"), ROWS + 1, 512)
     launches = launches_of(steps, ROWS)
     assert launches.total < LAUNCHES_A_LAYER * LAYERS["7b"] + OTHERS["plain"], launches.counts
-    assert launches.counts["_packed_product"] == 4 * LAYERS["7b"] + 1
-    assert (launches.products, launches.blocking) == (0, [])
+    assert launches.counts["_packed_gemm"] == 4 * LAYERS["7b"] + 1
+    assert (launches.gemms, launches.blocking) == (0, [])
 
 
 @pytest.mark.parametrize("shape", LAYERS)
@@ -39,7 +39,7 @@ def test_a_step_launches_few_operations_and_waits_for_none(shape, rows, tokens):
     steps = Steps(weights_of(shape, "meta", torch.float16), ROWS + 1, 512, top_p=0.9 if rows == "ranked" else 1.0)
     launches = launches_of(steps, tokens)
     assert launches.total <= LAUNCHES_A_LAYER * LAYERS[shape] + OTHERS[rows], launches.counts
-    assert launches.products == 4 * LAYERS[shape] + 1
+    assert launches.gemms == 4 * LAYERS[shape] + 1
     assert launches.copies == 2  # the inputs, and the tokens
     assert launches.blocking == []
 

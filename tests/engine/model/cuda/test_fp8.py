@@ -18,7 +18,7 @@ def made(*shape):
 
 
 def rounded(x):
-    """Tokens as products see them, in float64: by a scale of their own, to FP8."""
+    """Tokens as GEMMs see them, in float64: by a scale of their own, to FP8."""
     scale = x.float().abs().amax(1, keepdim=True) / LARGEST
     return torch.where(scale > 0, (x.float() / scale).to(FORMAT).double() * scale, 0.0)
 
@@ -37,7 +37,7 @@ def test_weights_of_any_size_lose_as_little(size):
 @pytest.mark.slow
 @pytest.mark.parametrize("tokens", [1, 3])
 @pytest.mark.parametrize("add", [False, True])
-def test_products_equal_torch(tokens, add, dtype, device):
+def test_gemms_equal_torch(tokens, add, dtype, device):
     """Within the rounding of sums to bfloat16, with a bias or onto the residual; inputs may lie apart."""
     x, weight = made(tokens, 1056 + 16).to(device, dtype)[:, :1056], quantize_fp8([made(48, 1056)], device)
     x[0] *= 10
@@ -62,7 +62,7 @@ def test_what_is_no_finite_number_shows_in_its_token_only(value, device):
 
 
 def launch():
-    """Launch the kernels around a product of the 8B."""
+    """Launch the kernels around a GEMM of the 8B."""
     weight = Fp8.empty(4096, 12_288, CPU)
     fp8_linear(torch.zeros(1, 12_288).half(), weight, torch.zeros(1, 4096).half(), add=True, dependent=True)
 

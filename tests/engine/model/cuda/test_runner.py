@@ -8,7 +8,7 @@ import torch
 from engine.errors import StartError
 from engine.loading.loader import load_model
 from engine.model import scoring
-from engine.model.cuda import products, step
+from engine.model.cuda import gemm, step
 from engine.model.cuda.batch import StepInputs
 from engine.model.cuda.formats import quantize
 from engine.model.cuda.runner import CudaRunner, placement
@@ -241,9 +241,9 @@ def test_the_kernels_of_quantized_weights_give_the_answers_of_generate(quant, te
 @pytest.mark.slow
 @pytest.mark.parametrize("skinny", [False, True])
 def test_the_kernels_give_the_answers_of_generate(skinny, text_model, text_folder, monkeypatch):
-    """The same with the Triton kernels, for two short answers in one batch; their products too, or those of torch."""
+    """The same with the Triton kernels, for two short answers in one batch; their GEMMs too, or those of torch."""
     if skinny:
-        monkeypatch.setattr(products, "tiles_for", substitutes.tiles_for_any)
+        monkeypatch.setattr(gemm, "tiles_for", substitutes.tiles_for_any)
     questions = ["Привет", "Напиши объявление: диван"]
     driver = Driver(*text_runner(text_folder))
     sequences = [driver.submit(chat(text), 4) for text in questions]

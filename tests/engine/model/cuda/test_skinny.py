@@ -1,4 +1,4 @@
-"""Products of few tokens against torch, in every precision, for odd sizes and for every way to split them."""
+"""GEMMs of few tokens against torch, in every precision, for odd sizes and for every way to split them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def normal(device, dtype):
 
 @pytest.fixture
 def scratch(device):
-    """Room for the partials of every product here."""
+    """Room for the partials of every GEMM here."""
     return Scratch.empty(256, device)
 
 
 def tiles(block_n, block_k, split=1, overlap="off"):
-    """Return the tiles of a product."""
+    """Return the tiles of a GEMM."""
     return {"BLOCK_N": block_n, "BLOCK_K": block_k, "SPLIT": split, "STAGES": 2, "OVERLAP": overlap, "num_warps": 4}
 
 
@@ -45,8 +45,8 @@ SHAPES = [(32, 128, 16, 64), (40, 100, 16, 32), (7, 33, 16, 32), (64, 64, 32, 64
 @pytest.mark.parametrize("tokens", [1, 2, 5, 16])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("overlap", ["off", "tile"])
-def test_products_equal_torch(tokens, shape, overlap, normal):
-    """Rounded once, the bias included; nothing is written beside the product, and inputs may lie apart."""
+def test_gemms_equal_torch(tokens, shape, overlap, normal):
+    """Rounded once, the bias included; nothing is written beside the GEMM, and inputs may lie apart."""
     n, k, block_n, block_k = shape
     x, weight = normal(tokens, k + 16)[:, :k], normal(n, k)
     bias = normal(n)
@@ -58,7 +58,7 @@ def test_products_equal_torch(tokens, shape, overlap, normal):
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
-def test_products_of_halves_can_be_written_as_float32(tokens, normal):
+def test_gemms_of_halves_can_be_written_as_float32(tokens, normal):
     """As logits are: not rounded at all."""
     x, weight = normal(tokens, 64), normal(32, 64)
     out = torch.empty(tokens, 32, device=x.device)
@@ -69,7 +69,7 @@ def test_products_of_halves_can_be_written_as_float32(tokens, normal):
 @pytest.mark.parametrize("tokens", [1, 4])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("scale", "overlap"), [(0.02, "off"), (1.0, "tile"), (1000.0, "off")])
-def test_the_norm_of_tokens_is_part_of_the_product(tokens, shape, scale, overlap, normal):
+def test_the_norm_of_tokens_is_part_of_the_gemm(tokens, shape, scale, overlap, normal):
     """Within a few roundings of the norm computed exactly, for small and for great tokens."""
     n, k, block_n, block_k = shape
     x, weight, norm_weight = normal(tokens, k) * scale, normal(n, k), normal(k) * 4
@@ -81,7 +81,7 @@ def test_the_norm_of_tokens_is_part_of_the_product(tokens, shape, scale, overlap
 
 @pytest.mark.parametrize("tokens", [1, 2, 16])
 @pytest.mark.parametrize(("n", "k", "split"), [(32, 128, 1), (32, 128, 4), (40, 100, 2), (7, 160, 4), (32, 160, 3)])
-def test_products_are_added_to_the_residual(tokens, n, k, split, normal, scratch):
+def test_gemms_are_added_to_the_residual(tokens, n, k, split, normal, scratch):
     """By however many parts; the counters are left at zero, and the same inputs give the same bits."""
     x, weight, residual = normal(tokens, k), normal(n, k), normal(tokens, n)
     exact = residual.double() + F.linear(x.double(), weight.double())
@@ -95,7 +95,7 @@ def test_products_are_added_to_the_residual(tokens, n, k, split, normal, scratch
 
 @pytest.mark.parametrize("tokens", [1, 3])
 @pytest.mark.parametrize(("k", "split"), [(64, 1), (100, 2)])
-def test_the_activation_is_part_of_the_product(tokens, k, split, normal, scratch):
+def test_the_activation_is_part_of_the_gemm(tokens, k, split, normal, scratch):
     """silu(x[:, :k]) * x[:, k:], with the roundings of the separate kernel."""
     both, weight, residual = normal(tokens, 2 * k), normal(32, k), normal(tokens, 32)
     active = F.silu(both[:, :k]) * both[:, k:]
@@ -104,7 +104,7 @@ def test_the_activation_is_part_of_the_product(tokens, k, split, normal, scratch
     close(residual, exact, terms=2)
 
 
-def test_a_product_with_a_norm_is_not_split(device, scratch):
+def test_a_gemm_with_a_norm_is_not_split(device, scratch):
     """Each part would know the squares of its own columns only; and parts need scratch."""
     x, weight, out = torch.zeros(1, 64, device=device), torch.zeros(16, 64, device=device), torch.zeros(1, 16)
     with pytest.raises(ValueError, match="cannot be split"):
@@ -121,7 +121,7 @@ def test_real_shapes_have_tiles():
 
 
 def launch_real_shapes():
-    """Launch the products of both models for each number of tokens, alone and with what is fused into them."""
+    """Launch the GEMMs of both models for each number of tokens, alone and with what is fused into them."""
     scratch, prefetching = Scratch.empty(4096, torch.device("cpu")), tiles(64, 128, 1, "prefetch")
     for tokens in (1, 16):
         for n, k in ((4608, 3584), (4096, 12_288)):

@@ -1,8 +1,8 @@
-"""The products of a step with the weights: of cuBLAS, or for few tokens of `skinny` where that was measured faster.
+"""The GEMMs of a step with the weights: of cuBLAS, or for few tokens of `skinny` where that was measured faster.
 
-Those with quantized weights are of `packed_products` or of `fp8`, for any number of tokens.
+Those with quantized weights are of `packed_gemm` or of `fp8`, for any number of tokens.
 
-One token takes the norm or the activation before a product along into it. For more, the norm stays a kernel of its own:
+One token takes the norm or the activation before a GEMM along into it. For more, the norm stays a kernel of its own:
 its weight would be multiplied anew by each program, and tensor cores wait for it.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine.model.cuda.formats import Quantized, Weight
 from engine.model.cuda.fp8 import Fp8, fp8_linear
-from engine.model.cuda.packed_products import packed_linear, packed_scratch
+from engine.model.cuda.packed_gemm import packed_linear, packed_scratch
 from engine.model.cuda.rows import rms_norm, silu_and_mul
 from engine.model.cuda.skinny import MOST_TOKENS, Scratch, skinny_add, skinny_linear
 from engine.model.cuda.tuning import Tuning
@@ -50,15 +50,15 @@ TILES: dict[tuple[int, int], tuple[Meta | None, Meta | None]] = {
 
 
 def tiles_for(tokens: int, weight: Tensor) -> Meta | None:
-    """Return the tiles of a product of `tokens` tokens with a weight [n, k], None where cuBLAS computes it."""
+    """Return the tiles of a GEMM of `tokens` tokens with a weight [n, k], None where cuBLAS computes it."""
     if tokens > MOST_TOKENS or weight.dtype == torch.float32:
         return None
     one, more = TILES.get((weight.shape[0], weight.shape[1]), (None, None))
     return one if tokens == 1 else more
 
 
-class Products:
-    """The products of one model. Tokens are [T, k] or [T, n], weights [n, k].
+class Gemms:
+    """The GEMMs of one model. Tokens are [T, k] or [T, n], weights [n, k].
 
     quantized: whether weights may be, which takes more scratch memory.
     """
@@ -66,7 +66,7 @@ class Products:
     def __init__(self, shape: DecoderShape, tuning: Tuning, quantized: bool = False) -> None:
         self._eps, self._tuning = shape.eps, tuning
         self._packed_scratch = packed_scratch(shape.device) if quantized else None
-        # No weight whose product is split has more rows than the residual stream.
+        # No weight whose GEMM is split has more rows than the residual stream.
         self._scratch = Scratch.empty(shape.hidden, shape.device) if tuning.skinny else None
 
     def norm_linear(self, x: Tensor, norm: Tensor, weight: Weight | Fp8, bias: Tensor | None = None) -> Tensor:
@@ -108,7 +108,7 @@ class Products:
             skinny_add(both, weight, residual, self._scratch, tiles)
 
     def logits(self, x: Tensor, norm: Tensor, head: Weight, logits: Tensor) -> None:
-        """Write the product of the RMSNorm of x as float32, which is how the product is accumulated on CUDA."""
+        """Write the product of the RMSNorm of x as float32, which is how it is accumulated on CUDA."""
         normed = self._normed(x, norm)
         if isinstance(head, Quantized):
             self._packed(normed, head, logits)

@@ -1,12 +1,12 @@
-"""The products of a step: our own kernels give what torch gives, and serve only the shapes they were measured for."""
+"""The GEMMs of a step: our own kernels give what torch gives, and serve only the shapes they were measured for."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from engine.model.cuda import products
-from engine.model.cuda.products import Products
+from engine.model.cuda import gemm
+from engine.model.cuda.gemm import Gemms
 from engine.model.cuda.skinny import MOST_PARTS, MOST_TOKENS
 from engine.model.cuda.tuning import Tuning
 from engine.model.cuda.weights import DecoderShape
@@ -27,7 +27,7 @@ def shape(dtype, device, hidden=HIDDEN):
 
 
 def computed(ways, tokens, dtype, device):
-    """Return the results of every product."""
+    """Return the results of every GEMM."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*size):
@@ -46,7 +46,7 @@ def computed(ways, tokens, dtype, device):
 
 @pytest.mark.parametrize("tokens", [1, 3, MOST_TOKENS, MOST_TOKENS + 1])
 @pytest.mark.parametrize("split", [1, 2])
-def test_our_kernels_give_the_products_of_torch(tokens, split, dtype, device, monkeypatch):
+def test_our_kernels_give_the_gemms_of_torch(tokens, split, dtype, device, monkeypatch):
     """Within the rounding of each precision, for one token, several, and more than the kernels take."""
     used = []
 
@@ -56,10 +56,10 @@ def test_our_kernels_give_the_products_of_torch(tokens, split, dtype, device, mo
         ends = weight.shape[0] == HIDDEN
         return tiles and {**tiles, "BLOCK_N": 16, "BLOCK_K": 32, "SPLIT": split if ends else 1}
 
-    monkeypatch.setattr(products, "tiles_for", tiles)
-    expected = computed(Products(shape(dtype, device), Tuning(skinny=False)), tokens, dtype, device)
+    monkeypatch.setattr(gemm, "tiles_for", tiles)
+    expected = computed(Gemms(shape(dtype, device), Tuning(skinny=False)), tokens, dtype, device)
     assert not used
-    found = computed(Products(shape(dtype, device), Tuning()), tokens, dtype, device)
+    found = computed(Gemms(shape(dtype, device), Tuning()), tokens, dtype, device)
     assert len(used) == 5
     # torch rounds the norm and, in the interpreter's process, the sum before the residual.
     allowed = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
@@ -71,38 +71,38 @@ def test_our_kernels_give_the_products_of_torch(tokens, split, dtype, device, mo
 def test_tiles_are_those_of_few_tokens_in_half_precision():
     """Other shapes, more tokens and full precision were not measured: they stay with cuBLAS."""
     weight = torch.empty(4096, 12_288, dtype=torch.float16, device="meta")
-    one, more = products.TILES[4096, 12_288]
-    assert [products.tiles_for(tokens, weight) for tokens in (1, 2, 16, 17)] == [one, more, more, None]
-    assert products.tiles_for(1, weight.float()) is None
-    assert products.tiles_for(1, weight[:, 1:]) is None
+    one, more = gemm.TILES[4096, 12_288]
+    assert [gemm.tiles_for(tokens, weight) for tokens in (1, 2, 16, 17)] == [one, more, more, None]
+    assert gemm.tiles_for(1, weight.float()) is None
+    assert gemm.tiles_for(1, weight[:, 1:]) is None
 
 
-def test_only_products_that_end_in_the_residual_stream_are_split():
-    """The scratch has room for these, and one token's product with a norm cannot be split."""
-    for (n, _), ways in products.TILES.items():
+def test_only_gemms_that_end_in_the_residual_stream_are_split():
+    """The scratch has room for these, and one token's GEMM with a norm cannot be split."""
+    for (n, _), ways in gemm.TILES.items():
         for tiles in filter(None, ways):
             assert tiles["SPLIT"] == 1 or (n in (4096, 3584) and tiles["SPLIT"] <= MOST_PARTS)
         assert ways[0]["SPLIT"] == 1
 
 
-def test_no_product_overlaps_the_kernel_ahead_unless_launches_are_dependent():
+def test_no_gemm_overlaps_the_kernel_ahead_unless_launches_are_dependent():
     """One setting turns all of them off."""
     weight = torch.empty(4096, 4096, dtype=torch.float16, device="meta")
     x, sizes = weight[:1], shape(torch.float16, torch.device("meta"), 4096)
-    assert Products(sizes, Tuning())._tiles(x, weight)["OVERLAP"] == "prefetch"
-    assert Products(sizes, Tuning(dependent=False))._tiles(x, weight)["OVERLAP"] == "off"
+    assert Gemms(sizes, Tuning())._tiles(x, weight)["OVERLAP"] == "prefetch"
+    assert Gemms(sizes, Tuning(dependent=False))._tiles(x, weight)["OVERLAP"] == "off"
 
 
 def launch_every_tiles():
-    """Launch each product of the table as a step does."""
-    for (n, k), _ in products.TILES.items():
-        ways = Products(shape(torch.float16, torch.device("cpu"), max(n, k) if n <= 4096 else 4096), Tuning())
+    """Launch each GEMM of the table as a step does."""
+    for (n, k), _ in gemm.TILES.items():
+        ways = Gemms(shape(torch.float16, torch.device("cpu"), max(n, k) if n <= 4096 else 4096), Tuning())
         for tokens in (1, 2):
             weight = torch.empty(n, k, dtype=torch.float16)
             x, norm = torch.zeros(tokens, k).half(), torch.zeros(k).half()
             if n > 100_000:
                 ways.logits(x, norm, weight, torch.empty(tokens, n))
-            elif n > 4096 and products.tiles_for(tokens, weight):
+            elif n > 4096 and gemm.tiles_for(tokens, weight):
                 ways.norm_linear(x, norm, weight)
             elif k > 4096:
                 ways.silu_add(torch.zeros(tokens, 2 * k).half(), weight, torch.zeros(tokens, n).half())
@@ -112,9 +112,9 @@ def launch_every_tiles():
 
 def test_every_tiles_of_the_table_fit_a_card(tmp_path):
     """Without spilling, on the architecture they were measured on."""
-    kernels = compiled_by("tests.engine.model.cuda.test_products:launch_every_tiles", tmp_path, [90])[90]
-    products_of = [kernel for kernel in kernels if kernel["kernel"] == "_skinny"]
-    assert len(products_of) == 18
-    for kernel in products_of:
+    kernels = compiled_by("tests.engine.model.cuda.test_gemm:launch_every_tiles", tmp_path, [90])[90]
+    of_gemms = [kernel for kernel in kernels if kernel["kernel"] == "_skinny"]
+    assert len(of_gemms) == 18
+    for kernel in of_gemms:
         assert kernel["spilled_bytes"] <= 16, kernel
         assert kernel["shared_bytes"] <= 227 * 1024, kernel

@@ -1,4 +1,4 @@
-"""Products with weights of 8 and 4 bits against torch with the weights that these stand for."""
+"""GEMMs with weights of 8 and 4 bits against torch with the weights that these stand for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.model.cuda.formats import BITS, quantize
-from engine.model.cuda.packed_products import TOKEN_BLOCKS, default_meta, packed_linear, packed_scratch
+from engine.model.cuda.packed_gemm import TOKEN_BLOCKS, default_meta, packed_linear, packed_scratch
 from tests.engine.model.cuda.compile_kernels import compiled_by
 
 pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds
@@ -23,13 +23,13 @@ def normal(device):
 
 
 def tiles(name, tokens, split=1):
-    """Return small tiles for a product."""
+    """Return small tiles for a GEMM."""
     block = next(size for size in TOKEN_BLOCKS if size >= min(tokens, 16))
     return {**TINY, "TOKENS": block, "SPLIT": split, "BLOCK_K": 256 if tokens == 1 else 128 if name == "int8" else 32}
 
 
 def check(found, x, weight, name, bias=None, before=0.0):
-    """Assert that the product is exact but for the roundings that the kernel states."""
+    """Assert that the GEMM is exact but for the roundings that the kernel states."""
     exact = F.linear(x.double(), weight.dequantized().double(), bias) + before
     # Of the result; and where tensor cores multiply weights of 4 bits, of each of these.
     eps = max(torch.finfo(found.dtype).eps, torch.finfo(x.dtype).eps if name == "int4" else 0.0, 2e-6)
@@ -39,8 +39,8 @@ def check(found, x, weight, name, bias=None, before=0.0):
 @pytest.mark.parametrize("tokens", [1, 3, 20])
 @pytest.mark.parametrize(("n", "k"), [(24, 256), (7, 45)])
 @pytest.mark.parametrize("name", BITS)
-def test_products_equal_torch(name, n, k, tokens, normal, dtype, device):
-    """Rounded once, the bias included; nothing is written beside the product, and inputs may lie apart."""
+def test_gemms_equal_torch(name, n, k, tokens, normal, dtype, device):
+    """Rounded once, the bias included; nothing is written beside the GEMM, and inputs may lie apart."""
     x, weight, bias = normal(tokens, k + 16).to(dtype)[:, :k], quantize([normal(n, k)], name, device), normal(n)
     out = torch.full((tokens + 1, n + 16), 7.0, dtype=dtype, device=device)
     packed_linear(x, weight, out[:tokens, :n], bias.to(dtype), meta=tiles(name, tokens))
@@ -51,7 +51,7 @@ def test_products_equal_torch(name, n, k, tokens, normal, dtype, device):
 
 @pytest.mark.parametrize("tokens", [1, 5])
 @pytest.mark.parametrize("name", BITS)
-def test_products_are_added_to_the_residual_by_several_programs(name, tokens, normal, device):
+def test_gemms_are_added_to_the_residual_by_several_programs(name, tokens, normal, device):
     """The counters are left at zero, and the same inputs give the same bits."""
     x, weight, scratch = normal(tokens, 600).half(), quantize([normal(20, 600)], name, device), packed_scratch(device)
     before = normal(tokens, 20).half()
@@ -64,7 +64,7 @@ def test_products_are_added_to_the_residual_by_several_programs(name, tokens, no
 
 
 @pytest.mark.parametrize("name", BITS)
-def test_products_of_halves_can_be_written_as_float32(name, normal, device):
+def test_gemms_of_halves_can_be_written_as_float32(name, normal, device):
     """As logits are: not rounded at all."""
     x, weight = normal(2, 160).half(), quantize([normal(20, 160)], name, device)
     out = torch.empty(2, 20, device=device)
@@ -83,7 +83,7 @@ def test_weights_of_any_size_are_multiplied(name, normal, device):
 
 
 def launch_real_shapes(kinds=(("int8", 1), ("int4", 1), ("int8", 128), ("int4", 16))):
-    """Launch products of the 8B for one token, few and many."""
+    """Launch GEMMs of the 8B for one token, few and many."""
     n, k = 4096, 12_288
     scratch = packed_scratch(torch.device("cpu"))
     for name, tokens in kinds:
@@ -97,7 +97,7 @@ def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
     """With the shared memory of an A100, an L4 or a 4090, and an H100; on the last, nothing is read before the wait."""
     shared = {80: 163, 89: 99, 90: 227}  # KiB of a program
     for architecture, kernels in compiled_by(f"{__name__}:launch_real_shapes", tmp_path).items():
-        assert [kernel["kernel"] for kernel in kernels] == ["_packed_product"] * 4
+        assert [kernel["kernel"] for kernel in kernels] == ["_packed_gemm"] * 4
         for kernel in kernels:
             assert kernel["spilled_bytes"] <= 16, kernel
             assert kernel["shared_bytes"] <= shared[architecture] * 1024, kernel

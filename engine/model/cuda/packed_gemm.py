@@ -1,4 +1,4 @@
-"""Products with weights of 8 or 4 bits, in Triton: the packed bytes are read once and become numbers in registers.
+"""GEMMs with weights of 8 or 4 bits, in Triton: the packed bytes are read once and become numbers in registers.
 
 A program multiplies BLOCK_N rows of a weight by a block of tokens, BLOCK_K packed bytes at a time. One token is
 multiplied and summed in float32. More are multiplied by tensor cores in the precision of the activations: whole numbers
@@ -25,7 +25,7 @@ Meta = dict[str, Any]
 
 
 def default_meta(tokens: int, n: int, bits: int) -> Meta:
-    """Return tiles for a product of `tokens` tokens with a weight of n rows. Not measured on a card yet."""
+    """Return tiles for a GEMM of `tokens` tokens with a weight of n rows. Not measured on a card yet."""
     if tokens == 1:
         return {"TOKENS": 1, "BLOCK_N": 16, "BLOCK_K": 512, "SPLIT": 1, "STAGES": 3, "num_warps": 4}
     block = next((size for size in TOKEN_BLOCKS if size >= tokens), TOKEN_BLOCKS[-1])
@@ -38,7 +38,7 @@ def default_meta(tokens: int, n: int, bits: int) -> Meta:
 
 
 def packed_scratch(device: torch.device) -> Scratch:
-    """Return room for the partials of any product that is split."""
+    """Return room for the partials of any GEMM that is split."""
     return Scratch.empty(MOST_SPLIT_ROWS, device, MOST_SPLIT_TOKENS, MOST_SPLIT)
 
 
@@ -54,7 +54,7 @@ def packed_linear(
 ) -> None:
     """Write x W^T + bias into `out` [T, n], of x's precision or float32; with `add`, add it there, rounded once.
 
-    x: [T, k], whose rows may lie apart. scratch: of `packed_scratch`; without it no product is split.
+    x: [T, k], whose rows may lie apart. scratch: of `packed_scratch`; without it no GEMM is split.
     """
     tokens, (n, k) = x.shape[0], weight.shape
     meta = dict(meta or default_meta(tokens, n, weight.bits))
@@ -64,7 +64,7 @@ def packed_linear(
     per_part = triton.cdiv(blocks, meta.pop("SPLIT") if scratch is not None else 1)
     parts = triton.cdiv(blocks, per_part)
     partials, counters = scratch if scratch is not None and parts > 1 else (None, None)
-    _packed_product[(triton.cdiv(tokens, meta["TOKENS"]), triton.cdiv(n, block_n), parts)](
+    _packed_gemm[(triton.cdiv(tokens, meta["TOKENS"]), triton.cdiv(n, block_n), parts)](
         x, weight.values, weight.scales, bias, out, partials, counters, tokens, n, k, width, weight.scales.shape[1],
         per_part, x.stride(0), out.stride(0),
         BITS=weight.bits, GROUP_BYTES=group * weight.bits // 8, ADD=add, PARTS=parts, EVEN_N=n % block_n == 0,
@@ -105,7 +105,7 @@ def _whole(values, half, BITS: tl.constexpr, dtype: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["tokens", "per_part"])
-def _packed_product(
+def _packed_gemm(
     x, values, scales, bias, out, partials, counters, tokens, n, k, width, groups, per_part, x_stride, out_stride,
     BITS: tl.constexpr, GROUP_BYTES: tl.constexpr, ADD: tl.constexpr, PARTS: tl.constexpr, EVEN_N: tl.constexpr,
     EVEN_K: tl.constexpr, DEPENDENT: tl.constexpr,
