@@ -37,9 +37,9 @@ static void multiply(const GemmArguments *p, const float *x, float *y, long rows
 /* The scratch memory of a step, in floats from its start. */
 typedef struct {
     long normed, qkv, attended, kept_hidden, kept_attended, inner, active, gemms, attention, end;
-} Places;
+} Offsets;
 
-static Places places_of(const Step *s) {
+static Offsets offsets_of(const Step *s) {
     const Layer *first = s->layers;
     long inner = first->gate_up.out, gemms = 0, attention = s->threads * (s->heads / s->kv_heads) * s->longest;
     for (long l = 0; l < s->count; l++) {
@@ -51,18 +51,18 @@ static Places places_of(const Step *s) {
     const long sizes[] = {s->rows * s->width,          s->rows * first->qkv.out, s->rows * s->heads * s->dim,
                           s->kept * s->width,          s->kept * s->heads * s->dim, s->rows * inner,
                           s->rows * inner / 2,         floats_of(gemms),         attention};
-    Places places;
-    long *place = &places.normed, at = 0;
+    Offsets offsets;
+    long *offset = &offsets.normed, at = 0;
     for (long i = 0; i < 9; i++) {
-        place[i] = at;
+        offset[i] = at;
         at += floats_of(4 * sizes[i]);
     }
-    places.end = at;
-    return places;
+    offsets.end = at;
+    return offsets;
 }
 
 /* Returns the number of floats of scratch memory that `layers` needs. */
-long layers_scratch(const Step *s) { return places_of(s).end; }
+long layers_scratch(const Step *s) { return offsets_of(s).end; }
 
 /* Writes keys and values of the step's rows [rows, (qkv)] to the cache, and the attention of its queries to `out`. */
 static void attend_all(const Step *s, float *qkv, float *cache, long stride, float *out, float *scratch) {
@@ -85,7 +85,7 @@ static void gather(const Step *s, const float *x, float *y, long n) {
 /* All layers and the norm after them. Rows that are not kept write their keys and values and skip the rest of the last
  * layer. */
 void layers(const Step *s) {
-    const Places at = places_of(s);
+    const Offsets at = offsets_of(s);
     float *normed = s->scratch + at.normed, *qkv = s->scratch + at.qkv, *attended = s->scratch + at.attended;
     float *inner = s->scratch + at.inner, *active = s->scratch + at.active, *gemms = s->scratch + at.gemms;
     float *hidden = s->hidden;
