@@ -24,11 +24,11 @@ typedef struct {
     long count;
 } Goal;
 
-/* A place in the order of the weights: the token there, and what the tokens up to it weigh together. */
+/* A rank in the order of the weights: the token there, and what the tokens up to it weigh together. */
 typedef struct {
     long token;
     double sum;
-} Place;
+} Rank;
 
 INLINE unsigned bits_of(float x) {
     unsigned bits;
@@ -139,10 +139,10 @@ static void sort(Tokens list) {
     }
 }
 
-/* Returns the place of a goal in a list whose weights have bits in [low, high), or the last one if it is not in there.
+/* Returns the rank of a goal in a list whose weights have bits in [low, high), or the last one if it is not in there.
  * sum, count: of the tokens above the list. */
-static Place find_in_list(Tokens list, unsigned low, unsigned high, Goal goal, double sum, long count,
-                          const Scratch *s) {
+static Rank find_in_list(Tokens list, unsigned low, unsigned high, Goal goal, double sum, long count,
+                         const Scratch *s) {
     const Tokens found = {s->found, s->found_ids, 0};
     while (list.size > SHORT && high - low > 1) {
         int shift = 0;
@@ -169,13 +169,13 @@ static Place find_in_list(Tokens list, unsigned low, unsigned high, Goal goal, d
     }
     if (list.weights != found.weights) list = keep_between(list, low, high - low, found);
     sort(list);
-    if (!list.size) return (Place){0, sum}; /* the weights are not numbers */
+    if (!list.size) return (Rank){0, sum}; /* the weights are not numbers */
     long i = 0;
     for (; i < list.size; i++) {
         sum += list.weights[i];
         if (reached(goal, sum, ++count)) break;
     }
-    return (Place){list.ids[i < list.size ? i : list.size - 1], sum};
+    return (Rank){list.ids[i < list.size ? i : list.size - 1], sum};
 }
 
 /* Returns the sum of the weights that are at least `lowest`. */
@@ -244,8 +244,8 @@ static void make_guide(long step, long n, Scratch *s) {
     s->step = step;
 }
 
-/* Returns the place of a goal beyond the best tokens: in the bracket of a sample, else of all tokens, else anywhere. */
-static Place find_beyond(Goal goal, long n, Scratch *s) {
+/* Returns the rank of a goal beyond the best tokens: in the bracket of a sample, else of all tokens, else anywhere. */
+static Rank find_beyond(Goal goal, long n, Scratch *s) {
     for (;; make_guide(1, n, s)) {
         unsigned low, high;
         double sum = 0.0;
@@ -261,8 +261,8 @@ static Place find_beyond(Goal goal, long n, Scratch *s) {
     return find_in_list(s->best, bits_of(FLOOR), END, goal, 0.0, 0, s);
 }
 
-/* Returns the place of a goal in a row. */
-static Place find(Goal goal, long n, Scratch *s) {
+/* Returns the rank of a goal in a row. */
+static Rank find(Goal goal, long n, Scratch *s) {
     while (s->lowest > FLOOR && !reached(goal, s->best_sum, s->best.size)) {
         unsigned low, high;
         if (!s->step) make_guide(SAMPLED, n, s);
