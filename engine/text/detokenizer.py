@@ -184,8 +184,12 @@ class Detokenizer:
         """Cut the text at the first stop string, and hold back the possible start of one."""
         if self.stopped:
             return ""
-        text, self._held = self._held + text, ""
-        found = [(at, len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        searched, text, self._held = len(self._held), self._held + text, ""  # none ends within what was held
+        found = [
+            (at, len(stop), stop)
+            for stop in self._stops
+            if (at := text.find(stop, max(0, searched - len(stop) + 1))) >= 0
+        ]
         if found:
             first, _, self.stop = min(found)
             self.stopped = True
