@@ -3,12 +3,14 @@
 They are matched by llguidance. It was chosen over xgrammar, which depends on apache-tvm-ffi and, on Linux, Triton, and
 over outlines-core, which builds the whole automaton of a schema first: that takes seconds for some small schemas.
 llguidance has one wheel for Python 3.9 and later and no dependencies; it is lazy, so a grammar is ready after about a
-millisecond; it releases the GIL; and it counts its own work, which bounds the memory that a malicious grammar
-takes. What its masks take in time is counted here, and an answer whose masks take too much of it fails.
+millisecond; it releases the GIL for masks; and it counts its own work, which bounds the memory that a malicious grammar
+takes. What its masks take in time is counted here, and an answer whose masks take too much of it fails. The copies of a
+matcher share a lock, which accepting a token waits for with the GIL held: one of ours stands in front of it.
 
 New grammars are tried in processes of their own first (`grammar_trials`), where one that never ends is killed.
 Grammars are compiled and warmed up in the threads of a `CompileQueue`, never in the engine's thread, which only
-requests the next mask; a thread of this module starts to compute it when the previous token is accepted.
+requests the next mask; a thread of a `MaskPool` computes it while the next step runs. A step that comes too early for
+a mask goes on without it: the token of its row is chosen again in a later one.
 """
 
 from __future__ import annotations

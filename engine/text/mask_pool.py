@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 from engine.cores import CORES, Cores
 
 THREADS = 4
-LOOK_SECONDS = 0.002  # between two looks at jobs whose locks are held
+LOOK_SECONDS = 0.01  # between two looks at jobs whose locks are held
 SLOW_AT_ONCE = max(1, min(THREADS - 1, (os.cpu_count() or 1) // 4))
 
 Mask = TypeVar("Mask")
