@@ -13,11 +13,11 @@ from routes.anthropic.base import CHOICE, COUNT, OUTPUT, THINKING, AnthropicRequ
 from routes.anthropic.blocks import Texts, Turn
 from routes.anthropic.history import MESSAGES
 from routes.chat.body_limits import MAX_STOPS
-from routes.chat.toolbox import MAX_TOOLS
 from routes.passed_over import FORMAT
 from routes.validation import conversation_of
 
 MAX_TURNS = 1024
+MAX_TOOLS = 1024  # with those that are deferred, of which the model is not told
 
 
 class CustomTool(Passing):

@@ -8,7 +8,7 @@ from engine.errors import Unsupported, ValidationError
 from engine.types import ModelInfo
 from routes.anthropic.requests import AnyChoice, CustomTool, FreeChoice, NoChoice, OneChoice
 from routes.chat.names import FieldNames
-from routes.chat.toolbox import Choice, FunctionTool, NamedChoice, Toolbox
+from routes.chat.toolbox import MAX_TOOLS, Choice, FunctionTool, NamedChoice, Toolbox
 from routes.json_values import shown_name
 
 ToolChoice = FreeChoice | AnyChoice | OneChoice | NoChoice
@@ -23,11 +23,14 @@ def toolbox(
 ) -> Toolbox:
     """Return the tools of a request. loaded: the names of those that are not deferred any more.
 
-    Raises as `Toolbox` does, and Unsupported for tools that Anthropic defines.
+    Raises as `Toolbox` does, Unsupported for tools that Anthropic defines, ValidationError for more than the model can
+    be told of.
     """
     known = {*loaded, choice.name} if isinstance(choice, OneChoice) else loaded
     given = [(tool, _function(tool, f"tools[{index}]")) for index, tool in enumerate(tools or ())]
     functions = [function for tool, function in given if not tool.defer_loading or tool.name in known]
+    if len(functions) > MAX_TOOLS:
+        raise ValidationError(f"tools may have at most {MAX_TOOLS} that are not deferred.", "tools")
     parallel = choice is None or isinstance(choice, NoChoice) or not choice.disable_parallel_tool_use
     return Toolbox(functions, _choice(choice, bool(functions)), parallel, info, names)
 

@@ -428,6 +428,17 @@ def deferred(name):
     return TOOL | {"name": name, "defer_loading": True}
 
 
+def test_deferred_tools_do_not_count_until_they_are_there(client, avibe):
+    """A client's search may choose among hundreds of them; the model is told of 128 at most."""
+    shown = [TOOL | {"name": f"own{number}"} for number in range(128)]
+    tools = [*shown, *(deferred(f"other{number}") for number in range(896))]
+    assert len(accepted(client, avibe, tools=tools).prompt.tools) == 128
+    for beyond in ([*shown, TOOL | {"name": "one_more"}], [*tools, deferred("one_more")]):
+        assert refused(client, tools=beyond).startswith("tools")
+    messages = [*HELLO, assistant(CALL | {"name": "other0"}), user(RESULT)]
+    assert "not deferred" in refused(client, tools=tools, messages=messages)
+
+
 def test_deferred_tools_are_there_once_a_search_has_found_them(client, avibe):
     """As the client's search says, or an earlier call; the result reads as a text."""
     tools = [TOOL | {"name": "search"}, deferred("fetch"), deferred("write"), deferred("edit")]
