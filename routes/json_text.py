@@ -214,11 +214,13 @@ def _end_of_string(text: bytes | bytearray, start: int, most: int) -> int:
 
 def _find(text: bytes | bytearray, byte: bytes, start: int, end: int) -> int:
     """Return where a byte is first in a part of a text, -1 if nowhere; in steps, between which other threads run."""
-    for at in range(start, min(end, len(text)), FIND_BYTES):
-        found = text.find(byte, at, min(at + FIND_BYTES, end))
-        if found >= 0:
+    while True:
+        stop = start + FIND_BYTES
+        if stop >= end:
+            return text.find(byte, start, end)
+        if (found := text.find(byte, start, stop)) >= 0:
             return found
-    return -1
+        start = stop
 
 
 def _end_of_escapes(text: bytes | bytearray, start: int) -> int:
