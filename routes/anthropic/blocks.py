@@ -104,7 +104,7 @@ class ToolUseBlock(HistoryPart):
     """A call in an earlier answer. input: an object, or its JSON text, as far as it had come where it was cut."""
 
     type: Literal["tool_use"]
-    id: str = ""
+    id: str | None = None
     name: str
     input: (
         Annotated[
@@ -134,7 +134,7 @@ class ToolResultBlock(HistoryPart):
     """The result of a call."""
 
     type: Literal["tool_result"]
-    tool_use_id: str = ""
+    tool_use_id: str | None = None
     content: ResultContent | None = None
     is_error: bool | None = None
 

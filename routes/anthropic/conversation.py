@@ -106,7 +106,7 @@ def _placed(content: Any, path: str) -> Iterator[Placed]:
 def _add_answer(builder: ConversationBuilder, blocks: Sequence[Placed]) -> None:
     said = [block.text for block, _ in blocks if isinstance(block, TextBlock)]
     calls = [
-        PastCall(block.id, block.name, arguments_text(block.input))
+        PastCall(block.id or "", block.name, arguments_text(block.input))
         for block, _ in blocks
         if isinstance(block, ToolUseBlock)
     ]
@@ -121,7 +121,7 @@ def _add_question(builder: ConversationBuilder, blocks: Sequence[Placed], earlie
             said.append((block, path))
             continue
         found = _parts(_placed(block.content or "", f"{path}.content"))
-        builder.tool_result(block.tool_use_id, _content([ERROR, *found] if block.is_error else found))
+        builder.tool_result(block.tool_use_id or "", _content([ERROR, *found] if block.is_error else found))
     if said:
         builder.user(_content(_parts(said)), earlier)
 
