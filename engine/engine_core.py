@@ -28,6 +28,7 @@ from engine.types import EngineConfig, FinishReason
 log = logging.getLogger("avito_ai.engine")
 
 GRAMMAR_PAUSE = 0.002  # seconds between two looks where nothing but masks of grammars is waited for
+GRAMMAR_SECONDS = 0.03  # of a step, after which no further row of a grammar takes its token
 STREAM_INTERVAL = 0.02  # seconds between two parts of a streamed answer, at least
 
 OUT_OF_MEMORY = "The model ran out of memory for this request."
@@ -97,6 +98,7 @@ class EngineCore:
         self._counters = counters
         self._launch: Callable[[Plan], LaunchedStep] | None = getattr(runner, "launch", None)
         self._in_flight: LaunchedStep | None = None
+        self._grammars_until = 0.0
         self.scheduler = Scheduler(
             room,
             pool,
@@ -255,6 +257,7 @@ class EngineCore:
     def _postprocess(self, choices: list[tuple[Sequence, Choice]]) -> None:
         self._counters.steps += 1
         now = self._clock()
+        self._grammars_until = now + GRAMMAR_SECONDS
         for sequence, chosen in groupby(choices, key=itemgetter(0)):
             self._accept_all(sequence, [choice for _, choice in chosen], now)
         for sequence, _ in choices:
@@ -288,7 +291,7 @@ class EngineCore:
             self._finish(sequence, "length", now)
             return
         mask = sequence.sampling.token_mask
-        if mask is not None and not mask.accept(token_id):
+        if mask is not None and (self._clock() > self._grammars_until or not mask.accept(token_id)):
             sequence.num_computed -= 1  # its last token is computed again, and the next one chosen by the same number
             return
         sequence.append(token_id)

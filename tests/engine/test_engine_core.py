@@ -412,6 +412,33 @@ def test_a_token_chosen_without_its_mask_is_chosen_again():
     core.assert_clean()
 
 
+class Sudden(Grammar):
+    """A grammar that was quick until now, and of which each token takes a second. core: whose clock goes on."""
+
+    def __init__(self, core, *tokens):
+        super().__init__(*tokens)
+        self.core = core
+
+    def accept(self, token_id):
+        self.core.now += 1.0
+        return super().accept(token_id)
+
+
+def test_tokens_that_suddenly_take_long_do_not_add_up_in_a_step():
+    """One row takes its token; those behind it choose theirs again in later steps, and get the same answer."""
+    core = Core(max_num_seqs=4)
+    masks = [Sudden(core, 0, 0) for _ in range(3)]
+    rows = [core.come(max_tokens=2, token_mask=mask, timeout=1000.0) for mask in masks]
+    other = core.come(max_tokens=2, timeout=1000.0)
+    before = 0
+    while core.run(1):
+        taken = sum(len(mask.taken) for mask in masks)
+        assert taken <= before + 1
+        before = taken
+    assert lengths([*rows, other]) == [2] * 4
+    core.assert_clean()
+
+
 def test_an_engine_that_waits_for_masks_alone_is_not_idle(monkeypatch):
     """It looks again soon, without keeping a core busy; deadlines end what waits."""
     pauses = []
