@@ -299,7 +299,6 @@ class EngineCore:
         if sequence.first_token_at is None:
             sequence.first_token_at = now
             self._keep_prefix(sequence)
-        sequence.image_embeds = None
         sequence.unsent_text += sequence.detokenizer.add(token_id)
         sequence.unsent_tokens.append(token_id)
         if sequence.token_logprobs is not None and choice.logprob is not None:

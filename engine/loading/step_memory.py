@@ -61,10 +61,10 @@ def own_sampling_bytes(text: Any, rows: int) -> int:
 def vision_bytes(vision: Any, tokens: int, length: int, dtype: torch.dtype) -> int:
     """Return what the vision tower takes for the images of one step.
 
-    The images of a sequence are embedded together. All but one of a step are whole in it, which the scheduler sees to:
-    their images have at most `tokens` tokens, and those of that one what a context allows.
+    The scheduler sees to it that these are one image, as large as a context allows, or have at most `tokens` tokens
+    together.
     """
-    patches = (tokens + image_tokens(length)) * int(vision.spatial_merge_size) ** 2
+    patches = max(tokens, image_tokens(length)) * int(vision.spatial_merge_size) ** 2
     values = int(vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
     row = TOWER_HIDDEN_COPIES * vision.hidden_size + FFN_COPIES * vision.intermediate_size
     return patches * int(values * PIXEL_BYTES + row * dtype.itemsize)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from engine.model.kernels.library import Kernels
-from engine.model.sampler import to_device
 from engine.model.vision import VisionTower
 from engine.schedule.plan import Plan
 from engine.schedule.sequence import Sequence
@@ -49,41 +47,34 @@ class ImageTokens:
 
     def in_step(self, plan: Plan) -> bool:
         """Return whether a step has tokens of images; the prefix that is computed may contain all of them."""
-        return self._tower is not None and any(self._spans(plan))
+        return self._tower is not None and any(sequence.images_in(count) for sequence, count in plan.prefill)
 
     def insert(self, plan: Plan, hidden: Tensor) -> None:
         """Write image embeddings over the hidden states [T, hidden] of their tokens.
 
-        New images of the step go through the vision tower together.
+        New images of the step go through the vision tower together; how many, the scheduler bounds. Embeddings are kept
+        until all tokens of their image are computed.
         """
-        spans = self._spans(plan)
-        new = [sequence for sequence, _, _ in spans if sequence.image_embeds is None]
-        if new:
+        found = [(s, number) for s, count in plan.prefill for number, _ in s.images_in(count)]
+        if new := [(s, number) for s, number in found if number not in s.image_embeds]:
             self._embed(new)
-        for sequence, first, rows in spans:
-            before = sequence.token_ids[: sequence.num_computed].count(self._token_id)
-            index = to_device(torch.from_numpy(np.array(rows, dtype=np.int64) + first), hidden.device)
-            hidden[index] = sequence.image_embeds[before : before + len(rows)].to(hidden.dtype)
-
-    def _spans(self, plan: Plan) -> list[tuple[Sequence, int, list[int]]]:
-        """Return the sequences with tokens of images in a step: first row, and rows of those tokens after it."""
-        found, first = [], len(plan.decode)
+        row = len(plan.decode)
         for sequence, count in plan.prefill:
-            if sequence.images is not None:
-                start = sequence.num_computed
-                ids = sequence.token_ids[start : min(start + count, sequence.num_prompt)]
-                if rows := [row for row, token in enumerate(ids) if token == self._token_id]:
-                    found.append((sequence, first, rows))
-            first += count
-        return found
+            first, end = sequence.num_computed, sequence.num_computed + count
+            for number, span in sequence.images_in(count):
+                start, stop = max(first, span.start), min(end, span.stop)
+                embeds = sequence.image_embeds[number][start - span.start : stop - span.start]
+                hidden[row + start - first : row + stop - first] = embeds.to(hidden.dtype)
+                if stop == span.stop:
+                    del sequence.image_embeds[number]
+            row += count
 
-    def _embed(self, sequences: list[Sequence]) -> None:
-        pixels = torch.cat([sequence.images.pixel_values(self._device) for sequence in sequences])
-        grids = torch.cat([sequence.images.grid_thw for sequence in sequences])
+    def _embed(self, images: list[tuple[Sequence, int]]) -> None:
+        pixels = torch.cat([sequence.images.pixel_values(self._device, number) for sequence, number in images])
+        grids = torch.stack([sequence.images.grid_thw[number] for sequence, number in images])
         assert self._tower is not None  # admission rejects images for a model without a vision tower
-        embeds = iter(self._tower(pixels, grids))
-        for sequence in sequences:
-            sequence.image_embeds = torch.cat([next(embeds) for _ in range(len(sequence.images.grid_thw))])
+        for (sequence, number), embeds in zip(images, self._tower(pixels, grids), strict=True):
+            sequence.image_embeds[number] = embeds
 
 
 def moved(visual: Any, device: torch.device, dtype: torch.dtype) -> Any:

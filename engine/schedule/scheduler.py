@@ -37,13 +37,13 @@ class _Chunks:
 
     A prompt that fits into a step is computed whole; a longer one takes at most `longest` tokens, so that it
     does not hold up those behind it. One whose tokens are scored takes at most half of that: each costs the logits of
-    the whole vocabulary too. All images of a prompt go through the vision tower with the first of them, also those in a
-    prefix that was found, so that only one prompt of a step may have more than it computes of them.
+    the whole vocabulary too. An image goes through the vision tower whole, with the first of its tokens. A step takes
+    one, and more if all of them have no more tokens than a step; a prompt ends before an image that is too many.
     """
 
     def __init__(self, budget: int, longest: int) -> None:
         self._step, self._longest, self.left = budget, longest, budget
-        self._embeds_ahead = False  # a prompt has tokens of images beyond this step
+        self._embedded = 0  # tokens of the images that go through the vision tower
 
     def take(self, sequence: Sequence, at_most: int | None = None) -> int:
         """Return how many tokens of a prompt this step computes, `at_most` so many if that is given; 0 for none yet."""
@@ -51,11 +51,17 @@ class _Chunks:
         most = -(-self._longest // 2) if sequence.scoring else self._step if whole else self._longest
         count = min(sequence.remaining, self.left, most)
         count = count if at_most is None else min(count, at_most)
-        if _has_images_elsewhere(sequence, count):
-            if self._embeds_ahead:
-                return 0
-            self._embeds_ahead = True
+        count = self._up_to_images(sequence, count)
         self.left -= count
+        return count
+
+    def _up_to_images(self, sequence: Sequence, count: int) -> int:
+        """Return how many of the next `count` tokens of a prompt come before an image that is too many."""
+        for number, span in sequence.images_in(count):
+            if number not in sequence.image_embeds:
+                if self._embedded and self._embedded + len(span) > self._step:
+                    return max(0, span.start - sequence.num_computed)
+                self._embedded += len(span)
         return count
 
 
@@ -83,14 +89,6 @@ class _Masks:
         slow = [row for row in rows if row.mask_seconds > QUICK_MASK]
         out = {id(row) for row in sorted(slow, key=attrgetter("mask_spent")) if not self.take(row)}
         return [row for row in rows if id(row) not in out] if out else rows
-
-
-def _has_images_elsewhere(sequence: Sequence, count: int) -> bool:
-    """Return whether the tower may get images of a sequence that are not among the `count` tokens of a step."""
-    if sequence.images is None or sequence.image_embeds is not None:
-        return False
-    found = sequence.prefix_keys[: sequence.num_computed]
-    return count < sequence.remaining or any(not isinstance(key, int) for key in found)
 
 
 class Scheduler:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import groupby
 from typing import Any
 
 from engine.backend import Generation
@@ -63,7 +64,8 @@ class Sequence:
     spelling: how its prompt reads; scores: the log probabilities of that.
     drafts: tokens that its next step computes after the last one, in case they are chosen; drafter: finds them.
     adjustments: its bias and penalties; adjusts_logits: whether these or a grammar change logits. images, positions,
-    rope_delta and image_embeds are the runner's. Times are on the engine's clock, in seconds.
+    rope_delta and image_embeds, those of the images that are computed in part, by number, are the runner's. Times are
+    on the engine's clock, in seconds.
     """
 
     request: GenerationRequest
@@ -77,7 +79,7 @@ class Sequence:
     end_token_ids: frozenset[int] = frozenset()
     spelling: Spelling | None = None
     positions: Any = None
-    image_embeds: Any = None
+    image_embeds: dict[int, Any] = field(default_factory=dict)
     rope_delta: int = 0
 
     phase: Phase = Phase.WAITING
@@ -110,6 +112,7 @@ class Sequence:
     scores: PromptScores | None = field(init=False)  # None where they are not asked for
     needs_its_tokens: bool = field(init=False)
     adjusts_logits: bool = field(init=False)
+    _image_spans: list[range] | None = None
     _random: random.Random | None = None
     _uniforms: deque[float] = field(default_factory=deque)  # drawn for the next tokens
 
@@ -126,6 +129,15 @@ class Sequence:
         self.adjustments = Adjustments(sampling, self.token_ids, self.end_token_ids) if adjusted else None
         self.needs_its_tokens = bool(penalized) or sampling.token_mask is not None
         self.adjusts_logits = self.needs_its_tokens or self.adjustments is not None
+
+    def images_in(self, count: int) -> list[tuple[int, range]]:
+        """Return the images with tokens among the next `count`: number of each, and where all its tokens are."""
+        if self.images is None:
+            return []
+        if self._image_spans is None:
+            self._image_spans = _image_spans(self.prefix_keys)
+        first, end = self.num_computed, self.num_computed + count
+        return [(n, span) for n, span in enumerate(self._image_spans) if span.start < end and span.stop > first]
 
     @property
     def ready(self) -> bool:
@@ -286,7 +298,19 @@ class Sequence:
 
     def release(self) -> None:
         """Drop the tensors, so that no reference to a finished sequence keeps them alive."""
-        self.images = self.positions = self.image_embeds = None
+        self.images = self.positions = None
+        self.image_embeds = {}
+
+
+def _image_spans(keys: list[Hashable]) -> list[range]:
+    """Return where the tokens of each image are in a prompt. keys: its `prefix_keys`."""
+    spans, place = list[range](), 0
+    for of_image, group in groupby(keys, lambda key: key[0] if isinstance(key, tuple) else None):
+        length = sum(1 for _ in group)
+        if of_image is not None:
+            spans.append(range(place, place + length))
+        place += length
+    return spans
 
 
 def _unsigned(seed: int | None) -> int | None:

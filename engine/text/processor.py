@@ -74,9 +74,13 @@ class ImageInputs:
         """The grids, as the model takes them."""
         return torch.from_numpy(self.grids)
 
-    def pixel_values(self, device: torch.device | str = "cpu") -> torch.Tensor:
-        """Return the model's input, float32 [patches, channels * frames * patch^2]."""
-        return self.table.convert(_sent(torch.from_numpy(self.patches), torch.device(device)))
+    def pixel_values(self, device: torch.device | str = "cpu", image: int | None = None) -> torch.Tensor:
+        """Return the model's input, float32 [patches, channels * frames * patch^2], of all images or of one."""
+        patches = self.patches
+        if image is not None:
+            end = int(self.grids[: image + 1].prod(-1).sum())
+            patches = patches[end - int(self.grids[image].prod()) : end]
+        return self.table.convert(_sent(torch.from_numpy(patches), torch.device(device)))
 
 
 def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -112,35 +112,83 @@ def test_a_prompt_whose_tokens_are_scored_takes_half_of_a_share():
     assert scored.scoring
 
 
-def test_only_one_prompt_of_a_step_has_images_beyond_it():
-    """All images of a prompt are embedded with the first of them, which takes memory for each such prompt."""
+def of_images(floor, *lengths, client="", text=2):
+    """Return a prompt of images with so many tokens, and `text` more before, between and after them."""
+    row = floor.come(client, tokens=sum(lengths) + text * (len(lengths) + 1))
+    row.images, place = object(), text
+    for number, length in enumerate(lengths):
+        row.prefix_keys[place : place + length] = [(f"{row.request.request_id} {number}", n) for n in range(length)]
+        place += length + text
+    return row
+
+
+def embed(plan):
+    """Embed the images of a plan, as a runner does; return how many tokens they have together."""
+    embedded = 0
+    for row, count in plan.prefill:
+        row.num_computed -= count
+        for number, span in row.images_in(count):
+            embedded += 0 if number in row.image_embeds else len(span)
+            row.image_embeds[number] = object()
+        row.num_computed += count
+    return embedded
+
+
+def test_a_step_takes_images_of_as_many_tokens_as_a_step_has():
+    """Small ones go through the vision tower together; a prompt ends before one that is too many."""
     floor = Floor(budget=16)
-    rows = [floor.come(client, tokens=30) for client in "abc"]
-    for row in rows[:2]:
-        row.images = object()
+    of_images(floor, 5, 4, 4, client="a", text=0)
+    of_images(floor, 4, client="b")
     plan = floor.step()
-    assert [(sequence.request.client, count) for sequence, count in plan.prefill] == [("a", 8), ("c", 8)]
-    rows[0].image_embeds = object()
-    assert [sequence.request.client for sequence, _ in floor.step().prefill] == ["a", "b"]
-    for _ in range(20):
-        floor.step()
+    assert [(row.request.client, count) for row, count in plan.prefill] == [("a", 13), ("b", 2)]
+    assert embed(plan) == 13
+    plan = floor.step()
+    assert [(row.request.client, count) for row, count in plan.prefill] == [("b", 6)]
+    assert embed(plan) == 4
+
+
+def test_a_step_takes_one_image_that_is_larger_than_a_step():
+    """Its tokens take several steps, and only the first of them goes through the tower."""
+    floor = Floor(budget=16)
+    row = of_images(floor, 40, 40)
+    steps = []
+    while row.remaining > 1:
+        plan = floor.step()
+        steps.append((counts(plan), embed(plan)))
+    assert steps == [([16], 40), ([16], 0), ([16], 40), ([16], 0), ([16], 0), ([6], 0)]
+
+
+@given(st.lists(st.lists(st.integers(1, 40), max_size=4), min_size=1, max_size=6), st.integers(4, 20))
+@settings(deadline=None, max_examples=100)
+def test_whatever_images_prompts_have_a_step_embeds_one_or_few_tokens(prompts, budget):
+    """All are read, and each image goes through the tower once."""
+    floor = Floor(slots=6, budget=budget)
+    rows = [of_images(floor, *lengths, client=str(n)) for n, lengths in enumerate(prompts)]
+    largest = max((length for lengths in prompts for length in lengths), default=0)
+    total = 0
+    for _ in range(400):
+        plan = floor.step()
+        embedded = embed(plan)
+        assert embedded <= max(budget, largest)
+        total += embedded
     assert all(row.num_output for row in rows)
+    assert total == sum(map(sum, prompts))
 
 
-def test_images_of_a_found_prefix_count_as_beyond_a_step():
-    """They are embedded as well, whatever is left to compute of the prompt; text alone in the prefix is none."""
-    floor = Floor(slots=16, budget=64, blocks=4000)
-    of_image, of_text = [("hash", place) for place in range(BLOCK)], list(range(BLOCK))
-    for keys in (of_image, of_text):
-        first = floor.come(tokens=BLOCK)
-        first.prefix_keys = keys
-        floor.step()
-        floor.scheduler.register(first)
-    rows = [floor.come(tokens=BLOCK + 4) for _ in range(6)]
-    for row, keys in zip(rows, 3 * [of_image] + 3 * [of_text], strict=True):
-        row.images, row.prefix_keys[:BLOCK] = object(), keys
-    plans = [{rows.index(row) for row, _ in floor.step().prefill} for _ in range(3)]
-    assert plans == [{0, 3, 4, 5}, {1}, {2}]
+def test_images_of_a_found_prefix_are_not_embedded():
+    """Their keys and values are there; one that was found in part is embedded again."""
+    floor = Floor(budget=4 * BLOCK)
+    first = of_images(floor, BLOCK, BLOCK, text=BLOCK)
+    while first.remaining > 1:
+        embed(floor.step())
+    floor.scheduler.register(first)
+    second = floor.come(tokens=first.num_prompt)
+    second.images, second.prefix_keys = object(), list(first.prefix_keys)
+    assert embed(floor.step()) == 0
+    third = floor.come(tokens=first.num_prompt)
+    third.images, third.prefix_keys = object(), [*first.prefix_keys[: 3 * BLOCK], *second.token_ids[3 * BLOCK :]]
+    third.prefix_keys[3 * BLOCK + 1 : 4 * BLOCK] = [("other", n) for n in range(BLOCK - 1)]
+    assert embed(floor.step()) == BLOCK - 1
 
 
 def test_who_waits_for_blocks_takes_nothing_from_the_prompt_that_is_read():
