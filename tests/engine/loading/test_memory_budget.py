@@ -46,13 +46,13 @@ def test_a_gpu_has_lines_of_its_own(text_folder, vision_folder):
 
 
 def test_a_step_of_more_tokens_needs_more_memory(vision_folder):
-    """Work and images grow with the budget of a step; logits with the rows alone."""
-    small, large = (
+    """Work grows with the budget of a step, images once it exceeds one of the largest size; logits with the rows."""
+    small, large, largest = (
         estimate_budget(vision_spec(vision_folder), replace(CONFIG, max_num_batched_tokens=tokens))
-        for tokens in (64, 128)
+        for tokens in (64, 128, 512)
     )
     assert large.work == 2 * small.work
-    assert large.vision == small.vision * (128 + 256) / (64 + 256)
+    assert large.vision == small.vision == largest.vision / 2
     assert large.sampling == small.sampling
 
 
