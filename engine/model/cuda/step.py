@@ -155,10 +155,10 @@ class FlatStep:
     def warm_up(self) -> None:
         """Launch once what has no graph, so that no request waits for a kernel to be compiled."""
         sizes = [tokens for tokens in all_buckets(self._longest_step) if tokens not in self._graphs]
-        few = sizes[:: -(-len(sizes) // MOST_WARM_UPS) or 1]
+        few = sizes[::-1][:: -(-len(sizes) // MOST_WARM_UPS) or 1]  # the largest among them
         with self._streams.turn(urgent=False):
             self._device_inputs.zero_()
-            for tokens in reversed(few):
+            for tokens in few:
                 self._compute(self._layout(tokens))
             rows = self._layout(self._longest_step).sampled
             self._chooser.warm_up(rows, self._layout(1).views(self._device_inputs))

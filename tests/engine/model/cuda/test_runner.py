@@ -9,10 +9,10 @@ from engine.errors import StartError
 from engine.loading.loader import load_model
 from engine.model import scoring
 from engine.model.cuda import gemm, step
-from engine.model.cuda.batch import StepInputs
+from engine.model.cuda.batch import StepInputs, all_buckets
 from engine.model.cuda.formats import quantize
 from engine.model.cuda.runner import CudaRunner, placement
-from engine.model.cuda.step import Captured
+from engine.model.cuda.step import Captured, FlatStep
 from engine.model.cuda.streams import Streams
 from engine.types import TextPrompt, TokensPrompt
 from tests.checkpoints import text_spec, vision_spec
@@ -25,6 +25,7 @@ from tests.engine.sequences import sequence
 
 SCHEDULES = 100
 QUICK_SCHEDULES = 20
+LONGEST_STEP = 68
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def torch_kernels(monkeypatch):
 
 def runner(loaded, spec=None):
     place = None if spec is None else placement(spec)
-    return CudaRunner(loaded.model, FULL, rows=4, longest_context=CONTEXT, longest_step=68, place=place)
+    return CudaRunner(loaded.model, FULL, rows=4, longest_context=CONTEXT, longest_step=LONGEST_STEP, place=place)
 
 
 def text_runner(folder):
@@ -161,6 +162,23 @@ def test_no_inputs_are_written_over_before_the_device_has_read_them(text_folder,
     driver.run()
     assert submitted.generation.result().output_tokens == 5
     assert len(launched) > 12
+
+
+@pytest.mark.parametrize("most", [1, 2, 32])
+def test_the_largest_step_runs_before_the_first_request(most, text_folder, torch_kernels, monkeypatch):
+    """However few sizes do."""
+    sizes, compute = all_buckets(LONGEST_STEP), FlatStep._compute
+    computed = []
+
+    def recorded(self, layout, *more):
+        computed.append(layout.tokens)
+        return compute(self, layout, *more)
+
+    monkeypatch.setattr(step, "MOST_WARM_UPS", most)
+    monkeypatch.setattr(FlatStep, "_compute", recorded)
+    text_runner(text_folder)[1]._step.warm_up()
+    assert computed[0] == sizes[-1]
+    assert len(computed) == len(set(computed)) <= most
 
 
 def test_a_bias_that_would_be_left_out_stops_the_start(text_folder):
