@@ -38,7 +38,10 @@ def test_host_work_is_all_but_the_model() -> None:
 
 
 def test_the_verdict_is_about_thirty_two_rows_that_decode() -> None:
-    """It follows the figures, or reports that there are none."""
+    """It follows the mean of all of them, with prompts or without, or reports that there are none."""
     assert "met (0.500 ms" in str(host_verdict(by_shape([step(32)])))
     assert "missed (1.500 ms" in str(host_verdict(by_shape([step(32, host=0.0015)])))
-    assert "not measured" in str(host_verdict(by_shape([step(4), step(32, 100)])))
+    both = [step(32), step(32), step(32), step(32, 100, host=0.0021)]
+    assert "met (0.900 ms" in str(host_verdict(by_shape(both)))
+    assert "missed (1.033 ms" in str(host_verdict(by_shape(both[1:])))
+    assert "not measured" in str(host_verdict(by_shape([step(4), step(4, 100)])))
