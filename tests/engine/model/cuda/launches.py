@@ -89,12 +89,13 @@ class Launches(TorchDispatchMode):
             GridExecutor.__call__, JITFunction.run = interpret, run
 
 
-def launches_of(steps, tokens):
-    """Return what one step of so many tokens launches, after one that told the device of the rows."""
+def launches_of(steps, tokens, new=False):
+    """Return what one step of so many tokens launches. new: of rows that the device does not know yet."""
     step = steps.step(steps.rows, steps.longest_step, graphs=False)
     launches = Launches(steps.weights.shape.device.type)
     with launches.with_kernels():
-        step.launch(steps.plan(tokens))
-        launches.clear()
+        if not new:
+            step.launch(steps.plan(tokens))
+            launches.clear()
         step.launch(steps.plan(tokens))
     return launches

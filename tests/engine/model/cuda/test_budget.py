@@ -12,9 +12,11 @@ from benchmarks.card.flat_steps import Steps
 from benchmarks.cuda_step import weights_of
 from tests.engine.model.cuda.compile_kernels import ROOT
 from tests.engine.model.cuda.launches import launches_of
+from tests.engine.model.cuda.variants import kinds
 from tests.system_programs import unmeasured
 
 ROWS, CHUNK = 64, 256
+KINDS = list(kinds())
 LAUNCHES_A_LAYER = 10
 LAYERS = {"8b": 36, "7b": 28}
 # Beside the layers: inputs, embedding, angles, rows to sample, norm, head, its rounding (which CUDA does not need),
@@ -41,6 +43,18 @@ def test_a_step_launches_few_operations_and_waits_for_none(shape, rows, tokens):
     assert launches.total <= LAUNCHES_A_LAYER * LAYERS[shape] + OTHERS[rows], launches.counts
     assert launches.gemms == 4 * LAYERS[shape] + 1
     assert launches.copies == 2  # the inputs, and the tokens
+    assert launches.blocking == []
+
+
+@pytest.mark.parametrize("new", [False, True])
+@pytest.mark.parametrize("kind", range(len(KINDS)))
+def test_whatever_rows_ask_the_host_waits_for_no_launch(kind, new):
+    """Greedy, plain and ranked rows, log probabilities and grammars, of rows that are known and of new ones."""
+    steps = Steps(weights_of("8b", "meta", torch.float16), ROWS + 1, 512)
+    for row in steps._rows:
+        row.sampling, row.adjusts_logits = KINDS[kind], KINDS[kind].token_mask is not None
+    launches = launches_of(steps, ROWS + CHUNK, new)
+    assert launches.copies >= (ROWS if new else 2)
     assert launches.blocking == []
 
 
