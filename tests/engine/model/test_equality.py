@@ -18,8 +18,8 @@ from tests.engine.driver import Driver, chat
 from tests.engine.oracle import greedy
 
 # Each for text and for images, with the kernels and without; then the same with `--long`.
-SCHEDULES = 100, 300
-TORCH_SCHEDULES = 60, 100
+SCHEDULES = 200, 400
+TORCH_SCHEDULES = 100, 200
 QUICK_SCHEDULES = 20
 CONTEXT = 208  # tokens
 FULL, TIGHT = 5 * blocks_for(CONTEXT) + 1, (8, 9, 11, 15)  # blocks; in tight ones sequences must be preempted
@@ -72,15 +72,33 @@ def vision_runner(vision_folder, maybe_kernels):
     return loaded, ModelRunner(loaded.model, FULL, 4, CONTEXT, kernels=maybe_kernels)
 
 
+class CountingPool(BlockPool):
+    """Counts the blocks that could be found until others needed them."""
+
+    evicted = 0
+
+    def allocate(self, count):
+        known = len(self)
+        allocated = super().allocate(count)
+        self.evicted += known - len(self)
+        return allocated
+
+
 class Pools:
     """The pool of one runner over many schedules: it keeps what it has, until another size takes its place."""
 
     def __init__(self):
-        self._pool = None
+        self._pool, self._evicted = None, 0
+
+    @property
+    def evicted(self):
+        """How many blocks all pools have evicted."""
+        return self._evicted + self._pool.evicted
 
     def pick(self, rng):
         if self._pool is None or rng.random() < 0.2:
-            self._pool = BlockPool(rng.choice((FULL, *TIGHT)))
+            self._evicted += 0 if self._pool is None else self._pool.evicted
+            self._pool = CountingPool(rng.choice((FULL, *TIGHT)))
         return self._pool
 
 
@@ -107,7 +125,7 @@ def run_schedule(seed, cases, loaded, runner, pools):
 
 
 def run_schedules(count, cases, loaded, runner):
-    """Run so many schedules, and check that they share prefixes and preempt sequences."""
+    """Run so many schedules, and check that they share prefixes, preempt sequences and evict blocks."""
     pools, preemptions, cached = Pools(), 0, 0
     for seed in range(count):
         submitted, counters = run_schedule(seed, cases, loaded, runner, pools)
@@ -116,6 +134,7 @@ def run_schedules(count, cases, loaded, runner):
         cached += counters.cached_tokens
     assert preemptions > count // 5
     assert cached > count * BLOCK
+    assert pools.evicted > count
 
 
 def assert_equal(submitted):
