@@ -42,8 +42,9 @@ from engine.types import Progress
 
 # Writes the embeddings of images over those of their tokens in the hidden states [T, hidden] of a step.
 InsertImages = Callable[[Tensor], None]
-# Steps that no graph replays are launched once before the first request, so many sizes of them at most: Triton has
-# compiled for all after a few, and the libraries of torch load what they choose for a size when it is first used.
+# Steps that no graph replays are launched once before the first request, so many sizes of them and the largest: Triton
+# has compiled for all after a few, the smallest among them, and the libraries of torch load what they choose for a size
+# when it is first used.
 MOST_WARM_UPS = 32
 
 
@@ -155,10 +156,10 @@ class FlatStep:
     def warm_up(self) -> None:
         """Launch once what has no graph, so that no request waits for a kernel to be compiled."""
         sizes = [tokens for tokens in all_buckets(self._longest_step) if tokens not in self._graphs]
-        few = sizes[::-1][:: -(-len(sizes) // MOST_WARM_UPS) or 1]  # the largest among them
+        few = {*sizes[:: -(-len(sizes) // MOST_WARM_UPS) or 1], *sizes[-1:]}
         with self._streams.turn(urgent=False):
             self._device_inputs.zero_()
-            for tokens in few:
+            for tokens in sorted(few, reverse=True):
                 self._compute(self._layout(tokens))
             rows = self._layout(self._longest_step).sampled
             self._chooser.warm_up(rows, self._layout(1).views(self._device_inputs))
