@@ -146,7 +146,7 @@ def logits_of(folder: Path, name: str, texts: Sequence[Sequence[int]]) -> list[T
         cache = KVCache(
             decoder.num_layers, blocks + 1, decoder.num_kv_heads, decoder.head_dim, decoder.dtype, decoder.device
         )
-        metadata = AttentionMetadata.of([], [Span(0, 0, len(ids))], tables, decoder.device)
+        metadata = AttentionMetadata.of([], [Span(0, 0, len(ids))], tables)
         rotary = decoder.rotary(torch.arange(len(ids)))
         hidden = decoder.forward(decoder.embed(torch.tensor(ids)), rotary, KernelAttention(cache, metadata, kernels))
         found.append(decoder.logits(hidden))

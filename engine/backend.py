@@ -136,7 +136,9 @@ class Generation:
         self._deadline = deadline
         self._on_abort = on_abort
         self._clock = clock
-        self._changed = threading.Condition()  # guards the fields below
+        self._lock = threading.RLock()  # guards the fields below
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0  # consumers
         self._listener: Listener | None = None
         self._wake: Callable[[], None] | None = None
         self._pieces: deque[Piece] = deque()
@@ -151,27 +153,27 @@ class Generation:
 
     def push(self, piece: Piece) -> None:
         """Hand over a part of the answer; wakes the consumer only if it streams."""
-        with self._changed:
+        with self._lock:
             self._pushed += len(piece.token_ids)
             if self._listener is None:
                 self._pieces.append(piece)
                 if self._wake is not None:
                     self._wake()
-                elif self._streaming:
+                elif self._waiting and self._streaming:
                     self._changed.notify_all()
             elif self._streaming:
                 self._listener(piece)
 
     def finish(self, completion: Completion) -> None:
         """End the answer. The first end counts; later ones are ignored."""
-        with self._changed:
+        with self._lock:
             if not self.done:
                 self._completion = completion
                 self._notify_end()
 
     def fail(self, error: ServiceError, spent: Spent | None = None) -> None:
         """End the answer with a typed error. The first end counts; later ones are ignored. spent: what it took."""
-        with self._changed:
+        with self._lock:
             if not self.done:
                 self._error, self._spent = error, spent
                 self._notify_end()
@@ -186,7 +188,7 @@ class Generation:
     @property
     def spent(self) -> Spent:
         """What the answer took, final once it is done; where the engine has not said, by what it has handed over."""
-        with self._changed:
+        with self._lock:
             if self._completion is not None:
                 return Spent.on(self._completion)
             if self._spent is not None:
@@ -219,7 +221,7 @@ class Generation:
         idle: seconds without a part after which an empty one is yielded, for a stream's keep-alive. A consumer that
         stops iterating before the end aborts the request.
         """
-        with self._changed:
+        with self._lock:
             self._streaming = True
         try:
             while (piece := self._next_piece(idle)) is not None:
@@ -241,14 +243,14 @@ class Generation:
 
     def result(self) -> Completion:
         """Wait for the end and return the whole answer. Raises the error that it ended with."""
-        with self._changed:
+        with self._lock:
             while not self.done:
                 self._wait()
             return self._outcome()
 
     def abort(self) -> None:
         """Stop generating; takes effect within two steps, and has none once done. Any thread."""
-        with self._changed:
+        with self._lock:
             if self._aborted or self.done:
                 return
             self._aborted = True
@@ -259,7 +261,7 @@ class Generation:
 
         Called with this object's lock held, so it must not block; at once for what has arrived already.
         """
-        with self._changed:
+        with self._lock:
             self._listener, self._streaming = listener, streaming
             pieces, self._pieces = self._pieces, deque()
             for piece in pieces if streaming else ():
@@ -273,12 +275,12 @@ class Generation:
         `pieces` does not wait any longer, and yields an empty part where there is none. `wake` is called with this
         object's lock held, so it must not block.
         """
-        with self._changed:
+        with self._lock:
             self._wake, self._streaming = wake, True
 
     def expire(self) -> float:
         """End the answer if its deadline has passed; return the seconds left until then."""
-        with self._changed:
+        with self._lock:
             remaining = self._deadline + DEADLINE_GRACE - self._clock()
             if remaining <= 0 and not self.done:
                 self._expire()
@@ -287,7 +289,7 @@ class Generation:
 
     def _next_piece(self, idle: float | None) -> Piece | None:
         """Return the next part, an empty one after `idle` seconds without any, None at the end."""
-        with self._changed:
+        with self._lock:
             while not self._pieces and not self.done:
                 if self._wake is not None or not self._wait(idle):
                     return Piece("")
@@ -300,7 +302,11 @@ class Generation:
         """Wait for a change; return False after `idle` seconds without one. Past the deadline the answer ends."""
         remaining = self._deadline + DEADLINE_GRACE - self._clock()
         if remaining > 0:
-            return self._changed.wait(remaining if idle is None else min(idle, remaining)) or idle is None
+            self._waiting += 1
+            try:
+                return self._changed.wait(remaining if idle is None else min(idle, remaining)) or idle is None
+            finally:
+                self._waiting -= 1
         self._expire()
         return True
 

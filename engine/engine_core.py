@@ -258,32 +258,34 @@ class EngineCore:
         self._counters.steps += 1
         now = self._clock()
         self._grammars_until = now + GRAMMAR_SECONDS
-        for sequence, chosen in groupby(choices, key=itemgetter(0)):
-            self._accept_all(sequence, [choice for _, choice in chosen], now)
-        for sequence, _ in choices:
-            if sequence.sampling.token_mask is not None and sequence.phase is Phase.RUNNING:
-                sequence.sampling.token_mask.prepare()
-
-    def _accept_all(self, sequence: Sequence, choices: list[Choice], now: float) -> None:
-        """Accept the tokens that a step chose for a sequence: one, and another for each draft that was right."""
-        self._count_drafts(sequence, len(choices) - 1)
-        for place, choice in enumerate(choices):
+        if self._runner.drafts:
+            self._count_drafts(choices)
+        before = None
+        for sequence, choice in choices:
+            if sequence is before:  # its draft was right, and is a token now
+                if sequence.phase is not Phase.RUNNING:
+                    continue
+                sequence.num_computed += 1
+            before = sequence
             if not choice.finite or not (sequence.scores is None or sequence.scores.finite):
                 self._reject(sequence)
-                return
-            sequence.num_computed += bool(place)  # the draft before it is a token now
+                continue
             try:
                 self._accept(sequence, choice, now)
             except Exception as error:
                 self._fail_sequence(sequence, error)
-            if sequence.phase is not Phase.RUNNING:
-                return
+        for sequence, _ in choices:
+            if sequence.sampling.token_mask is not None and sequence.phase is Phase.RUNNING:
+                sequence.sampling.token_mask.prepare()
 
-    def _count_drafts(self, sequence: Sequence, right: int) -> None:
-        if sequence.drafts:
-            self._counters.draft_tokens += len(sequence.drafts)
-            self._counters.accepted_draft_tokens += right
-            sequence.verified(right)
+    def _count_drafts(self, choices: list[tuple[Sequence, Choice]]) -> None:
+        """Count the drafts of a step. choices: of each sequence one, and another for each draft that was right."""
+        for sequence, chosen in groupby(choices, key=itemgetter(0)):
+            if sequence.drafts:
+                right = sum(1 for _ in chosen) - 1
+                self._counters.draft_tokens += len(sequence.drafts)
+                self._counters.accepted_draft_tokens += right
+                sequence.verified(right)
 
     def _accept(self, sequence: Sequence, choice: Choice, now: float) -> None:
         token_id = choice.token_id

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from engine.engine_core import EngineCore
 from engine.errors import EngineDead, NotReady
@@ -30,8 +31,9 @@ STOPPED = "The service stopped before the request finished."
 class EngineLoop:
     """One thread over one waiting room.
 
-    name: of the model; make_core: called on the thread at each start; clock: seconds, monotonic. Other threads may read
-    `core`, `beat` (when the last iteration began), `deaths` and `lost`.
+    name: of the model; make_core: called on the thread at each start; clock: seconds, monotonic; around_steps: entered
+    by the thread for all its steps. Other threads may read `core`, `beat` (when the last iteration began), `deaths` and
+    `lost`.
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class EngineLoop:
         room: WaitingRoom,
         make_core: Callable[[], EngineCore],
         clock: Callable[[], float],
+        around_steps: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._name, self._room, self._make_core = name, room, make_core
-        self._clock = clock
+        self._clock, self._around_steps = clock, around_steps
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._ending = False
@@ -88,12 +91,13 @@ class EngineLoop:
             return
         finally:
             loaded.set()
-        while not self._ending and not self.lost:
-            try:
-                self._work(self.core)
-            except BaseException as error:
-                self._on_loop_death(self.core, error)
-                self.core = self._make_core()
+        with self._around_steps():
+            while not self._ending and not self.lost:
+                try:
+                    self._work(self.core)
+                except BaseException as error:
+                    self._on_loop_death(self.core, error)
+                    self.core = self._make_core()
 
     def _work(self, core: EngineCore) -> None:
         while not self._ending:

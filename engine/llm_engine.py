@@ -79,7 +79,7 @@ class LLMEngine:
         places = config.max_num_seqs + config.max_waiting  # all wait for a moment, also those that find a slot free
         waiting_tokens = int(WAITING_TOKENS_SHARE * places * config.max_model_len)
         self._room = WaitingRoom(places, waiting_tokens, clock, slots=config.max_num_seqs)
-        self._loop = EngineLoop(spec.name, self._room, self._new_core, clock)
+        self._loop = EngineLoop(spec.name, self._room, self._new_core, clock, torch.inference_mode)
         self._counters = Counters()
         self._info = ModelInfo.of(spec, config.max_model_len)
         self._loaded: LoadedModel | None = None

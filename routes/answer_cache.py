@@ -46,7 +46,7 @@ class KeptAnswer:
         """Return an answer to keep. seen: its parts, () if it was read as a whole."""
         whole = Piece(completion.text, completion.token_ids, completion.logprobs, completion.echo)
         echo = completion.echo and KeptEcho(completion.echo.text, completion.echo.logprobs)
-        pieces = tuple(replace(piece, echo=piece.echo and echo) for piece in seen or [whole])
+        pieces = tuple(piece._replace(echo=piece.echo and echo) for piece in seen or [whole])
         return cls(replace(completion, echo=echo), pieces, generation.max_tokens, generation.prompt_token_ids)
 
     def generation(self, request_id: str) -> Generation:

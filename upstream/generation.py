@@ -39,7 +39,7 @@ class UpstreamGeneration(Generation):
     @property
     def handed(self) -> bool:
         """Whether a client may have a part, so that nothing can be taken back."""
-        with self._changed:
+        with self._lock:
             return self._streaming and self._parts > 0
 
     def begin(self) -> None:
@@ -48,7 +48,7 @@ class UpstreamGeneration(Generation):
         Else the producer, which keeps the interpreter lock, would read whatever else has come before the consumer sends
         the first part.
         """
-        with self._changed:
+        with self._lock:
             self._begun = True
             waits = self._waits
             self._changed.notify_all()
@@ -56,7 +56,7 @@ class UpstreamGeneration(Generation):
             self._awake.acquire(timeout=GIVEN_WAY)
 
     def wait_for_begin(self) -> None:
-        with self._changed:
+        with self._lock:
             self._waits = not self._begun
             self._changed.wait_for(lambda: self._begun or self.done, COMMIT_AFTER)
             waited, self._waits = self._waits, False
@@ -67,7 +67,7 @@ class UpstreamGeneration(Generation):
 
     def push(self, piece: Piece) -> None:
         """Hand over a part of the answer; `flush` tells of it."""
-        with self._changed:
+        with self._lock:
             self._parts += 1
             if self._listener is None:
                 self._pieces.append(piece)
@@ -80,12 +80,12 @@ class UpstreamGeneration(Generation):
         if wake is not None:
             wake()
         elif self._streaming:
-            with self._changed:
+            with self._lock:
                 self._changed.notify_all()
 
     def take_back(self) -> bool:
         """Forget the parts of an attempt that has failed; False where a client may have some of them."""
-        with self._changed:
+        with self._lock:
             if self.handed:
                 return False
             self._pieces.clear()

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from engine.admission import make_sequence
 from engine.backend import Generation
 from engine.engine_core import Counters, EngineCore
@@ -193,7 +195,8 @@ class SteppedEngine:
 
     def _step(self) -> Step | None:
         self.calls = _Calls()
-        began = time.perf_counter()
-        if not self._core.step():
-            return None
-        return self.calls.step(began, time.perf_counter())
+        with torch.inference_mode():  # as the engine's thread is
+            began = time.perf_counter()
+            if not self._core.step():
+                return None
+            return self.calls.step(began, time.perf_counter())

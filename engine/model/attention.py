@@ -7,8 +7,10 @@ that share a key head are laid along the query axis, so grouped-query attention 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -37,28 +39,35 @@ class AttentionMetadata:
     """The rows of one step.
 
     decode: spans of one token each. chunks: spans of prompts, after the decode rows. tables: those of their slots.
-    positions, slot_mapping: int64 [T], of each token in its sequence and in the KV cache.
+    positions, slot_mapping: [T], of each token in its sequence and in the KV cache. slots, lengths: of each decode row,
+    the length with the row's own token. All are int64 and on the host.
     """
 
     decode: Sequence[Span]
     chunks: Sequence[Span]
     tables: BlockTables
-    positions: Tensor
-    slot_mapping: Tensor
+    positions: array[int]
+    slot_mapping: array[int]
+    slots: array[int]
+    lengths: array[int]
 
     @classmethod
-    def of(
-        cls, decode: Sequence[Span], chunks: Sequence[Span], tables: BlockTables, device: torch.device
-    ) -> AttentionMetadata:
+    def of(cls, decode: Sequence[Span], chunks: Sequence[Span], tables: BlockTables) -> AttentionMetadata:
         """Return the metadata of a step over these spans, whose tables are up to date."""
         block_of = tables.array.item
-        positions = [span.start for span in decode]
-        mapping = [block_of(slot, at // BLOCK) * BLOCK + at % BLOCK for slot, at, _ in decode]
+        positions = array("q", [span.start for span in decode])
+        mapping = array("q", [block_of(slot, at // BLOCK) * BLOCK + at % BLOCK for slot, at, _ in decode])
+        lengths = array("q", [span.start + 1 for span in decode])
         for slot, start, size in chunks:
-            positions += range(start, start + size)
-            mapping += tables.slot_mapping(slot, start, size)
-        both = torch.from_numpy(np.array((positions, mapping), dtype=np.int64)).to(device)  # faster than torch.tensor
-        return cls(decode, chunks, tables, both[0], both[1])
+            positions.extend(range(start, start + size))
+            mapping.extend(tables.slot_mapping(slot, start, size))
+        return cls(decode, chunks, tables, positions, mapping, array("q", [span.slot for span in decode]), lengths)
+
+
+def index_of(numbers: array[int], device: torch.device) -> Tensor:
+    """Return numbers of 64 bits as a tensor, which on the host is the same memory."""
+    tensor = torch.frombuffer(numbers, dtype=torch.int64) if numbers else torch.empty(0, dtype=torch.int64)
+    return tensor if device.type == "cpu" else tensor.to(device)
 
 
 class TorchAttention:
@@ -66,7 +75,7 @@ class TorchAttention:
 
     def __init__(self, cache: KVCache, metadata: AttentionMetadata) -> None:
         decode, chunks = metadata.decode, metadata.chunks
-        self._cache, self._slot_mapping = cache, metadata.slot_mapping
+        self._cache, self._slot_mapping = cache, index_of(metadata.slot_mapping, cache.all.device)
         token_bytes = cache.layers[0][0, :, :, 0].nbytes
         groups = _group_rows(decode, CALL_BYTES // token_bytes)
         parts = [*(decode[first:last] for first, last in groups), *([span] for span in chunks)]
@@ -116,23 +125,19 @@ class KernelAttention:
     """The `Attend` callable of one step, computed by the kernels, which read the blocks where they are."""
 
     def __init__(self, cache: KVCache, metadata: AttentionMetadata, kernels: Kernels) -> None:
-        self._kernels, self._cache = kernels, cache
-        self._chunks, self._slot_mapping = metadata.chunks, metadata.slot_mapping
-        self._tables = torch.from_numpy(metadata.tables.array)
-        self._slots = torch.from_numpy(np.array([span.slot for span in metadata.decode], dtype=np.int64))
-        self._lengths = metadata.positions[: len(metadata.decode)] + 1
-        self._longest = max((span.start + 1 for span in metadata.decode), default=0)
+        self._kernels, self._cache, self._metadata = kernels, cache, metadata
+        self._longest = max(metadata.lengths, default=0)
 
     def describe(self, step: np.ndarray) -> object:
         """Set the fields of a step of all layers (STEP) that say where to read; return what must be kept alive."""
-        chunks = np.array([tuple(span) for span in self._chunks], dtype=np.int64)
-        layers = self._cache.all
+        layers, own = self._cache.all, self._metadata
+        chunks = array("q", chain.from_iterable(own.chunks))
         step["cache"], step["cache_stride"] = layers.data_ptr(), layers.stride(0)
-        step["slot_mapping"], step["tables"] = self._slot_mapping.data_ptr(), self._tables.data_ptr()
-        step["slots"], step["lengths"] = self._slots.data_ptr(), self._lengths.data_ptr()
-        step["chunks"], step["num_chunks"] = chunks.ctypes.data, len(chunks)
-        step["decode"], step["longest"] = len(self._lengths), padded_length(self._longest)
-        step["columns"] = self._tables.shape[1]
+        step["slot_mapping"], step["tables"] = own.slot_mapping.buffer_info()[0], own.tables.tensor.data_ptr()
+        step["slots"], step["lengths"] = own.slots.buffer_info()[0], own.lengths.buffer_info()[0]
+        step["chunks"], step["num_chunks"] = chunks.buffer_info()[0], len(own.chunks)
+        step["decode"], step["longest"] = len(own.lengths), padded_length(self._longest)
+        step["columns"] = own.tables.tensor.shape[1]
         return chunks
 
     @staticmethod
@@ -141,14 +146,16 @@ class KernelAttention:
         return Kernels.supports_head(cache.all.shape[-1])
 
     def __call__(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
-        cached, row = self._cache.layers[layer], len(self._lengths)
-        self._kernels.store(kv, cached, self._slot_mapping)
+        own, cached, cpu = self._metadata, self._cache.layers[layer], self._cache.all.device
+        tables, row = own.tables.tensor, len(own.decode)
+        self._kernels.store(kv, cached, index_of(own.slot_mapping, cpu))
         out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
         if row:
-            self._kernels.attend(q[:row], cached, self._tables, self._slots, self._lengths, self._longest, out[:row])
-        for span in self._chunks:
+            slots, lengths = index_of(own.slots, cpu), index_of(own.lengths, cpu)
+            self._kernels.attend(q[:row], cached, tables, slots, lengths, self._longest, out[:row])
+        for span in own.chunks:
             end = row + span.size
-            self._kernels.attend_chunk(q[row:end], cached, self._tables[span.slot], span.start, out[row:end])
+            self._kernels.attend_chunk(q[row:end], cached, tables[span.slot], span.start, out[row:end])
             row = end
         return out
 

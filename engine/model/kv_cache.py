@@ -69,12 +69,13 @@ class KVCache:
 class BlockTables:
     """The tables of the running sequences by their slots, for attention to read.
 
-    array: int32 [slots, columns], a row for each slot; it may be given, in memory of any kind. Entries past the end of
-    a table are those of earlier ones, or `SCRAP`.
+    array: int32 [slots, columns], a row for each slot; it may be given, in memory of any kind; tensor: the same memory.
+    Entries past the end of a table are those of earlier ones, or `SCRAP`.
     """
 
     def __init__(self, slots: int, columns: int, array: np.ndarray[Any, Any] | None = None) -> None:
         self.array = np.zeros((slots, columns), dtype=np.int32) if array is None else array
+        self.tensor = torch.from_numpy(self.array)
         self._known: list[list[int]] = [[] for _ in range(slots)]
         self._filled = [0] * slots
 

@@ -6,16 +6,16 @@ engine's thread only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from engine.cores import CORES
-from engine.model.attention import AttentionMetadata, KernelAttention, Span, TorchAttention
+from engine.model.attention import AttentionMetadata, KernelAttention, Span, TorchAttention, index_of
 from engine.model.choice import Choice
 from engine.model.decoder import Attend, Decoder
 from engine.model.image_tokens import ImageTokens
@@ -67,9 +67,11 @@ class ModelRunner:
         """Prepare a sequence that has just got its slot and blocks: set its positions."""
         self._images.set_positions(sequence)
 
-    @torch.inference_mode()
     def run(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
         """Compute one step; return the choice of each row whose tokens are all computed. Appends no tokens."""
+        if not torch.is_inference_mode_enabled():  # the engine's thread enters it once for all steps
+            with torch.inference_mode():
+                return self.run(plan)
         if not self._cores:
             return self._run(plan)
         with CORES.step(self._cores, id(self)) as threads:
@@ -125,20 +127,23 @@ class ModelRunner:
 
     def _forward(self, plan: Plan) -> tuple[list[Sequence], Tensor]:
         """Return the sequence of each token that samples one, and their logits [n, vocabulary]."""
-        rows = _rows(plan)
-        spans = [span for _, span in rows]
-        decode = len(rows) - len(plan.prefill)
-        self._tables.update(sequence for sequence, _ in rows)
-        metadata = AttentionMetadata.of(spans[:decode], spans[decode:], self._tables, self.decoder.device)
+        sequences, decode = _decode_rows(plan)
+        chunks = [Span(sequence.slot, sequence.num_computed, count) for sequence, count in plan.prefill]
+        done, keep = _finished(sequences, plan)
+        sequences += [sequence for sequence, _ in plan.prefill]
+        self._tables.update(sequences)
+        metadata = AttentionMetadata.of(decode, chunks, self._tables)
         hidden = self.decoder.embed(self._token_ids(plan))
         if self._images.in_step(plan):
             self._images.insert(plan, hidden)
         attend = self._attention(metadata)
-        done, keep = _finished_rows(rows)
         scored = scored_spans(plan)
         wanted = keep + [row for span in scored for row in span.rows]
         index = None if not scored and len(keep) == hidden.shape[0] else self._to_index(wanted)
-        rotary = self.decoder.rotary(self._rope_positions(rows, metadata.positions))
+        positions = index_of(metadata.positions, self.decoder.device)
+        if any(sequence.positions is not None for sequence in sequences):
+            positions = self._rope_positions(zip(sequences, decode + chunks, strict=True))
+        rotary = self.decoder.rotary(positions)
         states = self.decoder.forward(hidden, rotary, attend, index)
         if scored:
             self._score(scored, states[len(keep) :])
@@ -167,10 +172,8 @@ class ModelRunner:
             ids += sequence.token_ids[sequence.num_computed : sequence.num_computed + count]
         return self._to_index(ids)
 
-    def _rope_positions(self, rows: list[tuple[Sequence, Span]], positions: Tensor) -> Tensor:
-        """Return the positions [T] as they are, or [3, T] if a sequence of the step has images."""
-        if all(sequence.positions is None for sequence, _ in rows):
-            return positions
+    def _rope_positions(self, rows: Iterable[tuple[Sequence, Span]]) -> Tensor:
+        """Return the positions [3, T] of a step in which a sequence has images."""
         parts = []
         for sequence, span in rows:
             prompt = sequence.positions
@@ -184,24 +187,29 @@ class ModelRunner:
         return torch.cat(parts, dim=1).to(self.decoder.device)
 
     def _to_index(self, values: list[int]) -> Tensor:
-        return torch.from_numpy(np.array(values, dtype=np.int64)).to(self.decoder.device)  # faster than torch.tensor
+        return index_of(array("q", values), self.decoder.device)
 
 
-def _rows(plan: Plan) -> list[tuple[Sequence, Span]]:
-    """Return what a step computes: each decoded token, with its drafts behind it, then the chunks of prompts.
+def _decode_rows(plan: Plan) -> tuple[list[Sequence], list[Span]]:
+    """Return the sequence and span of each decoded token, with those of its drafts behind it.
 
     Drafts are rows of their own, as if they were tokens of other sequences: so each is computed like any other token.
     """
-    decode = [(s, Span(s.slot, s.num_computed + place, 1)) for s in plan.decode for place in range(1 + len(s.drafts))]
-    return decode + [(s, Span(s.slot, s.num_computed, count)) for s, count in plan.prefill]
+    if not any(sequence.drafts for sequence in plan.decode):
+        return plan.decode.copy(), [Span(sequence.slot, sequence.num_computed, 1) for sequence in plan.decode]
+    rows = [(sequence, place) for sequence in plan.decode for place in range(1 + len(sequence.drafts))]
+    return [sequence for sequence, _ in rows], [Span(s.slot, s.num_computed + place, 1) for s, place in rows]
 
 
-def _finished_rows(rows: list[tuple[Sequence, Span]]) -> tuple[list[Sequence], list[int]]:
-    """Return the sequences whose last token or drafts are in this step, and the flat rows of those tokens."""
-    done, keep, row = [], [], 0
-    for sequence, span in rows:
-        row += span.size
-        if span.start + span.size >= len(sequence.token_ids):
+def _finished(decode: list[Sequence], plan: Plan) -> tuple[list[Sequence], list[int]]:
+    """Return the sequences that have a token chosen in this step, and the flat rows whose logits choose it.
+
+    decode: the sequence of each decoded row.
+    """
+    done, keep, row = decode.copy(), list(range(len(decode))), len(decode)
+    for sequence, count in plan.prefill:
+        row += count
+        if sequence.num_computed + count >= len(sequence.token_ids):
             done.append(sequence)
             keep.append(row - 1)
     return done, keep

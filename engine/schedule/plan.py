@@ -20,7 +20,7 @@ class Plan:
     @property
     def rows(self) -> list[tuple[Sequence, int]]:
         """All sequences of the step with their number of tokens, decoding ones first."""
-        return [*((sequence, 1) for sequence in self.decode), *self.prefill]
+        return [*[(sequence, 1) for sequence in self.decode], *self.prefill]
 
     def drop_drafts(self) -> bool:
         """Take the drafts of its sequences from them; return whether there were any."""

@@ -63,8 +63,10 @@ class ScoredSpan:
 
 def scored_spans(plan: Plan) -> list[ScoredSpan]:
     """Return what a step scores, before it is computed."""
-    spans, row = [], 0
-    for sequence, count in plan.rows:
+    rows, spans, row = plan.rows, list[ScoredSpan](), 0
+    if all(sequence.scores is None for sequence, _ in rows):
+        return spans
+    for sequence, count in rows:
         if sequence.scores is not None and not sequence.scores.complete:
             positions = sequence.scores.positions(sequence.num_computed, count)
             if positions:

@@ -131,12 +131,13 @@ class Scheduler:
         limits = self._shares.limits(self._held, newcomer)
         within, beyond = self._divided(limits)
         masks = _Masks()
-        decode = masks.among([s for s in within if s.remaining == 1 and s.ready])
+        remaining = [(s, s.remaining) for s in within]
+        decode = masks.among([s for s, left in remaining if left == 1 and s.ready])
         budget = max(1, min(self._max_tokens, limits.tokens or self._max_tokens) - len(decode))
         waiting = 0 if newcomer is None else min(len(self._room), len(self._free_slots))
-        readers = sum(s.remaining > 1 for s in within) + waiting
-        chunks = _Chunks(budget, max(1, budget // 2) if readers > 1 else budget)
-        prefill = [(s, count) for s in within if s.remaining > 1 and chunks.left and (count := chunks.take(s))]
+        prompts = [s for s, left in remaining if left > 1]
+        chunks = _Chunks(budget, max(1, budget // 2) if len(prompts) + waiting > 1 else budget)
+        prefill = [(s, count) for s in prompts if chunks.left and (count := chunks.take(s))]
         beyond += self._start_new(prefill, chunks, limits)
         self._add_excess(decode, prefill, beyond, chunks, masks, limits)
         if not prefill:  # such a step does not wait for the weights

@@ -40,6 +40,7 @@ LOWEST_TEMPERATURE = 1e-4
 # Tokens of an answer that count before any is generated: what an answer of a usual length has. max_tokens is only a
 # bound, which most answers stay far below.
 COUNTED_TOKENS = 256
+DRAWN_AT_ONCE = 16  # random numbers of a sequence
 
 
 class Phase(Enum):
@@ -64,8 +65,8 @@ class Sequence:
     spelling: how its prompt reads; scores: the log probabilities of that.
     drafts: tokens that its next step computes after the last one, in case they are chosen; drafter: finds them.
     adjustments: its bias and penalties; adjusts_logits: whether these or a grammar change logits. images, positions,
-    rope_delta and image_embeds, those of the images that are computed in part, by number, are the runner's. Times are
-    on the engine's clock, in seconds.
+    rope_delta, sampled_row and image_embeds, those of the images that are computed in part by number, are the runner's.
+    Times are on the engine's clock, in seconds.
     """
 
     request: GenerationRequest
@@ -81,6 +82,7 @@ class Sequence:
     positions: Any = None
     image_embeds: dict[int, Any] = field(default_factory=dict)
     rope_delta: int = 0
+    sampled_row: bytes = b""
 
     phase: Phase = Phase.WAITING
     slot: int = -1
@@ -112,6 +114,7 @@ class Sequence:
     scores: PromptScores | None = field(init=False)  # None where they are not asked for
     needs_its_tokens: bool = field(init=False)
     adjusts_logits: bool = field(init=False)
+    _most_tokens: int = field(init=False)
     _image_spans: list[range] | None = None
     _random: random.Random | None = None
     _uniforms: deque[float] = field(default_factory=deque)  # drawn for the next tokens
@@ -120,6 +123,7 @@ class Sequence:
         request = self.request
         self.sampling = sampling = request.sampling
         self.num_prompt = len(self.token_ids)
+        self._most_tokens = self.num_prompt + max(1, sampling.max_tokens)  # for 0, a token that is not kept
         self.queue_deadline = self.arrival + min(request.queue_timeout, request.timeout)
         self.deadline = self.arrival + request.timeout
         self.token_logprobs = None if sampling.logprobs is None else TokenLogprobs(self.detokenizer.table)
@@ -160,9 +164,8 @@ class Sequence:
     @property
     def remaining(self) -> int:
         """Tokens that can be computed now: one while decoding, more during prefill, none once the last is pending."""
-        if self.num_output + self.pending >= max(1, self.sampling.max_tokens):  # for 0, a token that is not kept
-            return 0
-        return len(self.token_ids) + self.pending - self.num_computed
+        tokens = len(self.token_ids) + self.pending
+        return 0 if tokens >= self._most_tokens else tokens - self.num_computed
 
     @property
     def scoring(self) -> bool:
@@ -209,10 +212,10 @@ class Sequence:
 
     def uniform(self, ahead: int = 0) -> float:
         """Return the random number in [0, 1) for the next token, or for the one `ahead` tokens after it."""
-        if self._random is None:
-            self._random = random.Random(_unsigned(self.sampling.seed))  # nosec B311 # sampling is to be repeatable
-        while len(self._uniforms) <= ahead:
-            self._uniforms.append(self._random.random())
+        if len(self._uniforms) <= ahead:
+            if self._random is None:
+                self._random = random.Random(_unsigned(self.sampling.seed))  # nosec B311 # sampling is to be repeatable
+            self._uniforms += [self._random.random() for _ in range(ahead + DRAWN_AT_ONCE)]
         return self._uniforms[ahead]
 
     @property
@@ -233,7 +236,7 @@ class Sequence:
     def append(self, token_id: int) -> None:
         """Append a token of the answer."""
         self.token_ids.append(token_id)
-        if self.num_output == self.sampling.min_tokens + 1 and self.sampling.min_tokens:
+        if self.sampling.min_tokens and self.num_output == self.sampling.min_tokens + 1:
             self.detokenizer.look_for(self.sampling.stop)
         if self._uniforms:
             self._uniforms.popleft()

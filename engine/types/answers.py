@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -45,8 +45,7 @@ class TokenLogprob:
     offset: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A part of an answer that may be shown: whole characters only, no special tokens, no part of a stop string.
 
     echo: of the first part, if it is wanted.

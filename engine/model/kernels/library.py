@@ -11,8 +11,10 @@ import logging
 import os
 import tempfile
 import threading
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,6 +112,7 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
+        self._kept = threading.local()
         declare(library)
         self._columns = int(library.panel_columns())
 
@@ -218,12 +221,20 @@ class Kernels:
         step["scratch"] = scratch.data_ptr()
         self._library.layers(step.ctypes.data)
 
-    def sample(self, logits: Tensor, rows: np.ndarray) -> None:
-        """Sample one token per row. logits: [n, vocabulary], not changed; rows: SAMPLED_ROW [n], the results too."""
-        threads = torch.get_num_threads()
+    def sample(self, logits: Tensor, rows: array[int]) -> None:
+        """Sample one token per row. logits: [n, vocabulary], not changed; rows: n of SAMPLED_ROW, the results too."""
         count, vocabulary = logits.shape
-        scratch = torch.empty(threads * self._library.sample_scratch(vocabulary), dtype=torch.uint8)
-        self._library.sample(logits.data_ptr(), rows.ctypes.data, scratch.data_ptr(), count, vocabulary, threads)
+        threads = torch.get_num_threads()
+        scratch = self._sampling_scratch(threads, vocabulary)
+        self._library.sample(logits.data_ptr(), rows.buffer_info()[0], scratch, count, vocabulary, threads)
+
+    def _sampling_scratch(self, threads: int, vocabulary: int) -> int:
+        """Return where scratch memory for so many threads is, which this thread keeps for its next samples."""
+        kept: dict[str, Any] = self._kept.__dict__
+        if kept.get("shape") != (threads, vocabulary):
+            memory = torch.empty(threads * self._library.sample_scratch(vocabulary), dtype=torch.uint8)
+            kept.update(shape=(threads, vocabulary), memory=memory, address=memory.data_ptr())
+        return int(kept["address"])
 
 
 @functools.cache

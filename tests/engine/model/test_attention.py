@@ -26,7 +26,7 @@ def test_each_sequence_attends_to_itself_alone(seed, maybe_kernels):
     decode, chunks = ([Span(*span) for span in spans] for spans in random_spans(rng, SLOTS, LONGEST))
     spans = [*decode, *chunks]
     cache, tables = random_cache(rng, spans, SLOTS, LONGEST, KV_HEADS, SIZE)
-    metadata = AttentionMetadata.of(decode, chunks, BlockTables(*tables.shape, tables.numpy()), cache.all.device)
+    metadata = AttentionMetadata.of(decode, chunks, BlockTables(*tables.shape, tables.numpy()))
     tokens = sum(span.size for span in spans)
     q, kv = torch.randn(tokens, HEADS, SIZE), torch.randn(tokens, 2 * KV_HEADS, SIZE)
     attend = KernelAttention(cache, metadata, maybe_kernels) if maybe_kernels else TorchAttention(cache, metadata)
@@ -41,7 +41,7 @@ def test_rows_of_very_different_lengths_are_not_padded_to_the_longest():
     rng = random.Random(0)
     spans = [Span(slot, start, 1) for slot, start in enumerate((5, 6000, 7, 6010))]
     cache, tables = random_cache(rng, spans, 4, 6016, KV_HEADS, SIZE)
-    metadata = AttentionMetadata.of(spans, [], BlockTables(*tables.shape, tables.numpy()), cache.all.device)
+    metadata = AttentionMetadata.of(spans, [], BlockTables(*tables.shape, tables.numpy()))
     attend = TorchAttention(cache, metadata)
     assert len(attend._parts) > 1
     q = torch.randn(4, HEADS, SIZE)

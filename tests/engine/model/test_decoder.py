@@ -17,7 +17,7 @@ def run(decoder, ids, keep=None):
     """Return the logits of one prompt, computed in blocks 1 and 2 of a cache."""
     cache = KVCache(decoder.num_layers, 3, decoder.num_kv_heads, decoder.head_dim, torch.float32, torch.device("cpu"))
     tables = BlockTables(1, 2, np.array([[1, 2]], dtype=np.int32))
-    attend = TorchAttention(cache, AttentionMetadata.of([], [Span(0, 0, len(ids))], tables, cache.all.device))
+    attend = TorchAttention(cache, AttentionMetadata.of([], [Span(0, 0, len(ids))], tables))
     hidden = decoder.embed(torch.tensor(ids))
     return decoder.logits(decoder.forward(hidden, decoder.rotary(torch.arange(len(ids))), attend, keep))
 

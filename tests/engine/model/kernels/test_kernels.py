@@ -1,13 +1,13 @@
 """Each kernel against torch in double precision, for shapes with whole tiles and with partial ones."""
 
 import math
+from array import array
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.model.kernels.library import SAMPLED_ROW, Kernels
+from engine.model.kernels.library import Kernels
 from engine.model.kernels.packed import Arena
 from engine.schedule.block_pool import BLOCK, blocks_for
 from tests.engine.model.paged_attention import paged_attention_reference
@@ -190,5 +190,5 @@ def test_zero_rows_are_allowed(threads, kernels):
     kernels.qk_norm_rope(torch.empty(0, 2, 16), None, torch.empty(0, 1, 8, dtype=torch.complex64), 0.0)
     kernels.store(torch.empty(0, 2, 16), layer, index)
     kernels.attend(torch.empty(0, 1, 16), layer, tables, index, index, 1, torch.empty(0, 16))
-    kernels.sample(none, np.zeros(0, SAMPLED_ROW))
+    kernels.sample(none, array("i"))
     assert not layer.any()

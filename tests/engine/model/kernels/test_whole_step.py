@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.model import decoder as decoder_module
-from engine.model.attention import AttentionMetadata, KernelAttention, Span
+from engine.model.attention import AttentionMetadata, KernelAttention, Span, index_of
 from engine.model.decoder import Decoder
 from engine.model.kv_cache import BlockTables, KVCache
 from engine.model.linear import Layout, packings
@@ -35,11 +35,11 @@ def run(decoder, kernels, in_one_call, keep):
         decoder._in_one_call = dict.fromkeys(calls)
     for number, (decode, chunks) in enumerate(STEPS):
         spans = [Span(*row) for row in decode], [Span(*row) for row in chunks]
-        metadata = AttentionMetadata.of(*spans, tables, decoder.device)
+        metadata = AttentionMetadata.of(*spans, tables)
         count = len(metadata.positions)
         ids = torch.from_numpy(np.random.default_rng(number).integers(0, 500, count))
         index = None if keep is None or count < 2 else torch.tensor([count - 1, 0][:keep], dtype=torch.int64)
-        rotary = decoder.rotary(metadata.positions)
+        rotary = decoder.rotary(index_of(metadata.positions, decoder.device))
         attend = KernelAttention(cache, metadata, kernels)
         states.append(decoder.forward(decoder.embed(ids), rotary, attend, index))
     decoder._in_one_call = calls
