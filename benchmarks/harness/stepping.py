@@ -23,7 +23,7 @@ from engine.schedule.plan import Plan
 from engine.schedule.waiting_room import WaitingRoom
 from engine.types import EngineConfig, GenerationRequest, Piece
 
-MODEL_CALLS = frozenset({"embed", "rotary", "forward", "logits"})
+MODEL_CALLS = frozenset({"step", "embed", "rotary", "forward", "logits"})
 PREFIX_TOKENS = 4096
 PARTS = ("schedule", "prepare", "model", "sample", "postprocess", "keep")
 

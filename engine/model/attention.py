@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.model.kernels.library import Kernels, padded_length
+from engine.model.kernels.whole_step import StepFields
 from engine.model.kv_cache import BlockTables, KVCache
 from engine.schedule.block_pool import BLOCK, blocks_for
 
@@ -128,16 +129,15 @@ class KernelAttention:
         self._kernels, self._cache, self._metadata = kernels, cache, metadata
         self._longest = max(metadata.lengths, default=0)
 
-    def describe(self, step: np.ndarray) -> object:
-        """Set the fields of a step of all layers (STEP) that say where to read; return what must be kept alive."""
-        layers, own = self._cache.all, self._metadata
+    def describe(self, step: StepFields) -> object:
+        """Set the fields of a step of all layers that say where to read; return what must be kept alive."""
+        own, tables = self._metadata, self._metadata.tables
         chunks = array("q", chain.from_iterable(own.chunks))
-        step["cache"], step["cache_stride"] = layers.data_ptr(), layers.stride(0)
-        step["slot_mapping"], step["tables"] = own.slot_mapping.buffer_info()[0], own.tables.tensor.data_ptr()
-        step["slots"], step["lengths"] = own.slots.buffer_info()[0], own.lengths.buffer_info()[0]
-        step["chunks"], step["num_chunks"] = chunks.buffer_info()[0], len(own.chunks)
-        step["decode"], step["longest"] = len(own.lengths), padded_length(self._longest)
-        step["columns"] = own.tables.tensor.shape[1]
+        step.set(cache=self._cache.address, cache_stride=self._cache.stride)
+        step.set(slot_mapping=_address(own.slot_mapping), slots=_address(own.slots), lengths=_address(own.lengths))
+        step.set(decode=len(own.lengths), longest=padded_length(self._longest))
+        step.set(chunks=_address(chunks), num_chunks=len(own.chunks))
+        step.set(tables=tables.address, columns=tables.columns)
         return chunks
 
     @staticmethod
@@ -158,6 +158,10 @@ class KernelAttention:
             self._kernels.attend_chunk(q[row:end], cached, tables[span.slot], span.start, out[row:end])
             row = end
         return out
+
+
+def _address(numbers: array[int]) -> int:
+    return numbers.buffer_info()[0]
 
 
 def _group_rows(decode: Sequence[Span], max_padding: int) -> list[tuple[int, int]]:

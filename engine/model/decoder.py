@@ -11,6 +11,7 @@ Sources: Qwen3 and Qwen2.5-VL as in transformers; multimodal rotary sections, ar
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,10 +23,11 @@ from torch import Tensor
 
 from engine.errors import StartError
 from engine.model.attention import KernelAttention
-from engine.model.kernels.library import Kernels
+from engine.model.kernels.library import GemmArguments, Kernels
+from engine.model.kernels.packed import Packed
 from engine.model.kernels.whole_step import WholeStep
 from engine.model.layers import QkNormRope, RmsNorm, interleave, join, silu_and_mul, take_weights
-from engine.model.linear import Gemm, Linear, choose_layout, packed, packing_of
+from engine.model.linear import Linear, choose_layout, packed, packing_of
 
 # attend(layer, q [T, heads, D], kv [T, 2 * kv_heads, D] with the key heads first) -> [T, heads * D]
 Attend = Callable[[int, Tensor, Tensor], Tensor]
@@ -73,7 +75,7 @@ class Decoder:
         total = sum(p.nbytes for p in text.layers.parameters())
         self.layout = packed(self._packing) if self._packing else choose_layout(weights, total, self.kernels)
         self._layers = [self._take_layer(layer) for layer in text.layers]
-        self._rows, self._head = self._take_vocabulary(text.embed_tokens, model.lm_head)
+        self._rows, self._embeddings, self._head = self._take_vocabulary(text.embed_tokens, model.lm_head)
         self._in_one_call = {few: self._whole(1 if few else self.layout.few_rows + 1) for few in (True, False)}
 
     def embed(self, token_ids: Tensor) -> Tensor:
@@ -101,6 +103,23 @@ class Decoder:
             hidden = layer.down(silu_and_mul(layer.gate_up(layer.post_norm(hidden)), self.kernels), hidden)
         return self._norm(hidden)
 
+    def step(
+        self, ids: array[int], positions: array[int], attend: Attend, keep: array[int] | None = None
+    ) -> Tensor | None:
+        """Return float32 logits [rows in `keep`, or all, vocab] of tokens, as all the other methods do together.
+
+        ids, positions: of each token. One call of the kernels; None where they cannot compute every part of the step.
+        Raises IndexError for an id that is no token.
+        """
+        whole = self._in_one_call[len(ids) <= self.layout.few_rows]
+        head = self._head_arguments(len(ids if keep is None else keep))
+        if whole is None or head is None or not isinstance(attend, KernelAttention):
+            return None
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            raise IndexError(f"an id is not below {self.vocab_size}")
+        rotations = self._rotary.table(1 + max(positions))
+        return whole.logits((ids, positions), attend, keep, head, self._embeddings, rotations)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits [n, vocab] of final hidden states [n, hidden]."""
         return self._head(hidden).float()
@@ -120,6 +139,10 @@ class Decoder:
         norms = [[n.kernel_parts for n in (one.input_norm, one.qk_norm_rope, one.post_norm)] for one in self._layers]
         shape = (self.hidden_size, self.num_heads, self.num_kv_heads, self.head_dim)
         return WholeStep(self.kernels, norms, gemms, self._norm.kernel_parts, shape)
+
+    def _head_arguments(self, rows: int) -> GemmArguments | None:
+        """Return what the kernels read of the head for so many rows, None if another library multiplies it."""
+        return self._head.gemm_arguments(rows) if isinstance(self._head, Linear) else self._head.gemm_arguments
 
     def _take_layer(self, layer: Any) -> _Layer:
         """Move the weights of one layer here; the module keeps empty tensors, so no weight is held twice."""
@@ -142,19 +165,26 @@ class Decoder:
             down=Linear(*take_weights(mlp.down_proj), self.layout),
         )
 
-    def _take_vocabulary(self, embedding: Any, head: Any) -> tuple[Callable[[Tensor], Tensor], Gemm]:
-        """Move the embeddings and the head here, which may share a weight; return how rows are read, and the head."""
+    def _take_vocabulary(
+        self, embedding: Any, head: Any
+    ) -> tuple[Callable[[Tensor], Tensor], tuple[int, int], Linear | Packed]:
+        """Move the embeddings and the head here, which may share a weight.
+
+        Returns how rows are read, where the kernels read them, with their kind, and the head.
+        """
         weight, rows = head.weight.detach(), embedding.weight.detach()
         shared = weight.data_ptr() == rows.data_ptr()
         if self._packing is None:
             if not shared:
                 take_weights(head)
-            return partial(F.embedding, weight=rows), Linear(weight, None, self.layout)
+            rows = rows.contiguous()
+            return partial(F.embedding, weight=rows), (rows.data_ptr(), 0), Linear(weight, None, self.layout)
         packed_head = self._packing(weight)
         packed_rows = packed_head if shared else self._packing(rows)
         for module in (embedding, head):
             take_weights(module)
-        return packed_rows.rows, packed_head
+        address, *_, kind = packed_rows.gemm_arguments
+        return packed_rows.rows, (address, kind), packed_head
 
     def _rms_norm(self, norm: Any, *projections: Any) -> RmsNorm:
         """Return a norm; where weights are packed, none is folded into them."""
@@ -181,9 +211,16 @@ class _Rotary:
         self._scale = float(module.attention_scaling)
         sections = getattr(module, "mrope_section", None)
         self._axes = None
+        self._table = torch.empty(0, dtype=torch.complex64)
         if sections is not None:
             axes = [axis % 3 for axis, size in enumerate(sections) for _ in range(size)]
             self._axes = torch.tensor(axes, device=device)
+
+    def table(self, count: int) -> Tensor:
+        """Return the factors of the first positions, at least `count` of them, complex [positions, 1, D / 2]."""
+        if len(self._table) < count:
+            self._table = self(torch.arange(1 << max(8, (count - 1).bit_length()), device=self._frequencies.device))
+        return self._table
 
     def __call__(self, positions: Tensor) -> Tensor:
         if positions.dim() == 2 and self._axes is not None:

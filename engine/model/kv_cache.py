@@ -20,9 +20,9 @@ class KVCache:
     """Preallocated keys and values in blocks of `BLOCK` tokens.
 
     `all` is one tensor [layers, blocks, 2, kv_heads, BLOCK, head_dim]: the keys of a head in a block are contiguous.
-    `layers` are its views by layer. A sequence has a table of blocks: its position p is at [:, table[p // BLOCK], :, :,
-    p % BLOCK]. Block `SCRAP` takes what belongs to no sequence. What lies past the end of a sequence may be anything
-    finite; attention gives it no weight.
+    `layers` are its views by layer; address, stride: where the first is, and how many values later the next. A sequence
+    has a table of blocks: its position p is at [:, table[p // BLOCK], :, :, p % BLOCK]. Block `SCRAP` takes what is of
+    no sequence. What lies past the end of a sequence may be anything finite; attention gives it no weight.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class KVCache:
         self.num_blocks, self.num_kv_heads = num_blocks, num_kv_heads
         self.all = _zeros((num_layers, num_blocks, 2, num_kv_heads, BLOCK, head_dim), dtype, device)
         self.layers = list(self.all.unbind(0))
+        self.address, self.stride = self.all.data_ptr(), self.all.stride(0)
 
     @staticmethod
     def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
@@ -76,6 +77,7 @@ class BlockTables:
     def __init__(self, slots: int, columns: int, array: np.ndarray[Any, Any] | None = None) -> None:
         self.array = np.zeros((slots, columns), dtype=np.int32) if array is None else array
         self.tensor = torch.from_numpy(self.array)
+        self.address, self.columns = self.tensor.data_ptr(), columns
         self._known: list[list[int]] = [[] for _ in range(slots)]
         self._filled = [0] * slots
 

@@ -133,15 +133,20 @@ class ModelRunner:
         sequences += [sequence for sequence, _ in plan.prefill]
         self._tables.update(sequences)
         metadata = AttentionMetadata.of(decode, chunks, self._tables)
-        hidden = self.decoder.embed(self._token_ids(plan))
+        ids, attend = self._token_ids(plan), self._attention(metadata)
+        scored, images = scored_spans(plan), any(sequence.positions is not None for sequence in sequences)
+        if not scored and not images:
+            rows = None if len(keep) == len(ids) else array("q", keep)
+            if (logits := self.decoder.step(ids, metadata.positions, attend, rows)) is not None:
+                return done, logits
+        device = self.decoder.device
+        hidden = self.decoder.embed(index_of(ids, device))
         if self._images.in_step(plan):
             self._images.insert(plan, hidden)
-        attend = self._attention(metadata)
-        scored = scored_spans(plan)
         wanted = keep + [row for span in scored for row in span.rows]
-        index = None if not scored and len(keep) == hidden.shape[0] else self._to_index(wanted)
-        positions = index_of(metadata.positions, self.decoder.device)
-        if any(sequence.positions is not None for sequence in sequences):
+        index = None if not scored and len(keep) == hidden.shape[0] else index_of(array("q", wanted), device)
+        positions = index_of(metadata.positions, device)
+        if images:
             positions = self._rope_positions(zip(sequences, decode + chunks, strict=True))
         rotary = self.decoder.rotary(positions)
         states = self.decoder.forward(hidden, rotary, attend, index)
@@ -158,7 +163,9 @@ class ModelRunner:
         for part in parts(len(span.rows), self.decoder.vocab_size, self._slots):
             targets, logits = span.targets[part], self.decoder.logits(states[part])
             count = span.sequence.sampling.logprobs or 0
-            yield from choices_of(targets, log_probabilities(logits, self._to_index(targets), count))
+            yield from choices_of(
+                targets, log_probabilities(logits, index_of(array("q", targets), self.decoder.device), count)
+            )
 
     def _attention(self, metadata: AttentionMetadata) -> Attend:
         kernels = self.decoder.kernels
@@ -166,11 +173,12 @@ class ModelRunner:
             return KernelAttention(self._cache, metadata, kernels)
         return TorchAttention(self._cache, metadata)
 
-    def _token_ids(self, plan: Plan) -> Tensor:
-        ids = [token for s in plan.decode for token in (s.token_ids[-1], *s.drafts)]
+    @staticmethod
+    def _token_ids(plan: Plan) -> array[int]:
+        ids = array("q", [token for s in plan.decode for token in (s.token_ids[-1], *s.drafts)])
         for sequence, count in plan.prefill:
-            ids += sequence.token_ids[sequence.num_computed : sequence.num_computed + count]
-        return self._to_index(ids)
+            ids.extend(sequence.token_ids[sequence.num_computed : sequence.num_computed + count])
+        return ids
 
     def _rope_positions(self, rows: Iterable[tuple[Sequence, Span]]) -> Tensor:
         """Return the positions [3, T] of a step in which a sequence has images."""
@@ -185,9 +193,6 @@ class ModelRunner:
                 part = torch.cat([prompt[:, span.start : end], output.expand(3, -1)], dim=1)
             parts.append(part)
         return torch.cat(parts, dim=1).to(self.decoder.device)
-
-    def _to_index(self, values: list[int]) -> Tensor:
-        return index_of(array("q", values), self.decoder.device)
 
 
 def _decode_rows(plan: Plan) -> tuple[list[Sequence], list[Span]]:

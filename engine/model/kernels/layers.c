@@ -36,7 +36,7 @@ static void multiply(const GemmArguments *p, const float *x, float *y, long rows
 
 /* The scratch memory of a step, in floats from its start. */
 typedef struct {
-    long normed, qkv, attended, kept_hidden, kept_attended, inner, active, gemms, attention, end;
+    long normed, qkv, attended, kept_hidden, kept_attended, inner, active, gemms, attention, hidden, rotary, result, end;
 } Offsets;
 
 static Offsets offsets_of(const Step *s) {
@@ -48,12 +48,15 @@ static Offsets offsets_of(const Step *s) {
     }
     for (const long *c = s->chunks; c < s->chunks + 3 * s->num_chunks; c += 3)
         attention = larger(attention, s->threads * chunk_scratch(c[1] + c[2], s->dim));
+    if (s->ids) gemms = larger(gemms, gemm_bytes(&s->head, s->kept));
+    const long whole = s->ids ? 1 : 0;
     const long sizes[] = {s->rows * s->width,          s->rows * first->qkv.out, s->rows * s->heads * s->dim,
                           s->kept * s->width,          s->kept * s->heads * s->dim, s->rows * inner,
-                          s->rows * inner / 2,         floats_of(gemms),         attention};
+                          s->rows * inner / 2,         floats_of(gemms),         attention,
+                          whole * s->rows * s->width,  whole * s->rows * s->dim, whole * s->kept * s->width};
     Offsets offsets;
     long *offset = &offsets.normed, at = 0;
-    for (long i = 0; i < 9; i++) {
+    for (long i = 0; i < 12; i++) {
         offset[i] = at;
         at += floats_of(4 * sizes[i]);
     }
@@ -82,20 +85,39 @@ static void gather(const Step *s, const float *x, float *y, long n) {
     for (long i = 0; i < s->kept; i++) copy_block(x + s->keep[i] * n, n, y + i * n, n, 1, n);
 }
 
-/* All layers and the norm after them. Rows that are not kept write their keys and values and skip the rest of the last
- * layer. */
+/* Writes the embeddings of the rows of a whole step to `hidden` [rows, width]. */
+static void embed(const Step *s, float *hidden) {
+    const long kind = s->embeddings_kind;
+    if (kind == BFLOAT16_WEIGHTS || kind == FLOAT16_WEIGHTS)
+        half_rows(s->embeddings, s->ids, hidden, s->rows, s->width, kind);
+    else if (kind == PANELS)
+        for (long i = 0; i < s->rows; i++)
+            copy_block((const float *)s->embeddings + s->ids[i] * s->width, s->width, hidden + i * s->width, s->width, 1, s->width);
+    else
+        quantized_rows(s->embeddings, s->ids, hidden, s->rows, s->width, kind);
+}
+
+/* All layers and the norm after them; of a whole step the embeddings before them and the head behind them too. Rows that
+ * are not kept write their keys and values and skip the rest of the last layer. */
 void layers(const Step *s) {
     const Offsets at = offsets_of(s);
     float *normed = s->scratch + at.normed, *qkv = s->scratch + at.qkv, *attended = s->scratch + at.attended;
     float *inner = s->scratch + at.inner, *active = s->scratch + at.active, *gemms = s->scratch + at.gemms;
-    float *hidden = s->hidden;
+    float *hidden = s->hidden, *result = s->result, *turned = s->scratch + at.rotary;
+    const float *rotary = s->rotary;
     long rows = s->rows;
+    if (s->ids) {
+        hidden = s->scratch + at.hidden, result = s->scratch + at.result, rotary = turned;
+        embed(s, hidden);
+        for (long i = 0; i < rows; i++)
+            copy_block(s->rotations + s->positions[i] * s->dim, s->dim, turned + i * s->dim, s->dim, 1, s->dim);
+    }
     for (long l = 0; l < s->count; l++) {
         const Layer *layer = s->layers + l;
         const long stride = layer->qkv.out;
         norm(hidden, normed, layer->input_norm, rows, s->width, s->eps, s->threads);
         multiply(&layer->qkv, normed, qkv, rows, 0, gemms, s->threads);
-        qk_norm_rope(qkv, layer->head_norms, s->rotary, rows, stride, s->heads + s->kv_heads, s->dim, s->head_eps,
+        qk_norm_rope(qkv, layer->head_norms, rotary, rows, stride, s->heads + s->kv_heads, s->dim, s->head_eps,
                      s->threads);
         attend_all(s, qkv, s->cache + l * s->cache_stride, stride, attended, s->scratch + at.attention);
         if ((s->keep || s->kept < s->rows) && l == s->count - 1) {
@@ -109,5 +131,6 @@ void layers(const Step *s) {
         silu_and_mul(inner, active, rows, layer->gate_up.out / 2, s->threads);
         multiply(&layer->down, active, hidden, rows, 1, gemms, s->threads);
     }
-    norm(hidden, s->result, s->last_norm, rows, s->width, s->eps, s->threads);
+    norm(hidden, result, s->last_norm, rows, s->width, s->eps, s->threads);
+    if (s->ids) multiply(&s->head, result, s->logits, rows, 0, gemms, s->threads);
 }

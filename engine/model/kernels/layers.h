@@ -21,13 +21,23 @@ typedef struct {
 /* What all layers of a step read. hidden: [rows, width], overwritten; result: [kept, width], where `keep` has the kept
  * rows, NULL for all or none; rotary: [rows, dim / 2] pairs; cache: that of the first layer, each `cache_stride` after the one
  * before; chunks: [num_chunks] of slot, first position and number of tokens; longest: of `lengths`, rounded up to whole
- * vectors; the last_norm is that after the layers. */
+ * vectors; the last_norm is that after the layers.
+ *
+ * A whole step has `ids`, and no `hidden`, `result` and `rotary`. It reads the rows `ids` of the embeddings, of the kind of
+ * `embeddings_kind`, where PANELS are plain rows, and the rows `positions` of `rotations` [positions, dim / 2], also
+ * pairs; and it writes logits [kept, head.out]. */
 typedef struct {
     const Layer *layers;
     float *hidden, *result, *scratch, *cache;
     const float *rotary, *last_norm;
     const long *slot_mapping, *slots, *lengths, *chunks, *keep;
     const int *tables;
+    const long *ids, *positions;
+    const void *embeddings;
+    const float *rotations;
+    float *logits;
+    GemmArguments head;
+    long embeddings_kind;
     long count, rows, decode, num_chunks, kept, longest, width, heads, kv_heads, dim, columns, cache_stride, threads;
     float eps, head_eps;
 } Step;
@@ -37,6 +47,8 @@ void gemm(const float *, const float *, const float *, float *, long, long, long
 void half_gemm(const float *, const unsigned short *, const float *, float *, unsigned short *, long, long, long, long,
                int, long);
 long half_multiplies(void);
+void half_rows(const unsigned short *, const long *, float *, long, long, long);
+void quantized_rows(const unsigned char *, const long *, float *, long, long, long);
 void quantize_rows(const float *, signed char *, float *, int *, long, long, long);
 void quantized_gemm(const signed char *, const float *, const int *, const unsigned char *, const float *, float *, long,
                     long, long, long, int, long);

@@ -14,7 +14,6 @@ import threading
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -73,6 +72,8 @@ LAYER = np.dtype(
 STEP = np.dtype(
     [(name, np.uintp) for name in ("layers", "hidden", "result", "scratch", "cache", "rotary", "last_norm")]
     + [(name, np.uintp) for name in ("slot_mapping", "slots", "lengths", "chunks", "keep", "tables")]
+    + [(name, np.uintp) for name in ("ids", "positions", "embeddings", "rotations", "logits")]
+    + [("head", GEMM), ("embeddings_kind", np.int_)]
     + [(name, np.int_) for name in ("count", "rows", "decode", "num_chunks", "kept", "longest", "width", "heads")]
     + [(name, np.int_) for name in ("kv_heads", "dim", "columns", "cache_stride", "threads")]
     + [(name, np.float32) for name in ("eps", "head_eps")],
@@ -80,6 +81,7 @@ STEP = np.dtype(
 )
 GemmArguments = tuple[int, int, int, int, int]  # the fields of GEMM
 _ALIGNMENT = 64  # bytes in a cache line and in the widest register
+KEPT_FLOATS = 8 << 20  # of scratch memory that a thread keeps; more is asked for each time
 _LANES = 16  # floats in the widest register
 _WIDEST_HEAD = 256
 _LOAD_LOCK = threading.Lock()  # guards the first load: two models may start at once
@@ -112,7 +114,7 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        self._kept = threading.local()
+        self._kept = threading.local()  # scratch memory
         declare(library)
         self._columns = int(library.panel_columns())
 
@@ -215,26 +217,33 @@ class Kernels:
             q.stride(0), out.stride(0), kv_heads, heads // kv_heads, dim, threads,
         )  # fmt: skip
 
-    def layers(self, step: np.ndarray) -> None:
-        """Compute all layers of a step. step: STEP [1]; what its pointers name must be alive, `scratch` is set here."""
-        scratch = _aligned(self._library.layers_scratch(step.ctypes.data))
-        step["scratch"] = scratch.data_ptr()
-        self._library.layers(step.ctypes.data)
+    def layers_scratch(self, step: int) -> int:
+        """Return how many floats of scratch memory a step of all layers needs. step: where it is (STEP)."""
+        return int(self._library.layers_scratch(step))
+
+    def layers(self, step: int) -> None:
+        """Compute all layers of a step. step: where it is (STEP); what its pointers name must be alive."""
+        self._library.layers(step)
 
     def sample(self, logits: Tensor, rows: array[int]) -> None:
         """Sample one token per row. logits: [n, vocabulary], not changed; rows: n of SAMPLED_ROW, the results too."""
         count, vocabulary = logits.shape
         threads = torch.get_num_threads()
-        scratch = self._sampling_scratch(threads, vocabulary)
-        self._library.sample(logits.data_ptr(), rows.buffer_info()[0], scratch, count, vocabulary, threads)
+        scratch = self.scratch(threads * -(-self._library.sample_scratch(vocabulary) // 4))
+        self._library.sample(logits.data_ptr(), rows.buffer_info()[0], scratch.data_ptr(), count, vocabulary, threads)
 
-    def _sampling_scratch(self, threads: int, vocabulary: int) -> int:
-        """Return where scratch memory for so many threads is, which this thread keeps for its next samples."""
-        kept: dict[str, Any] = self._kept.__dict__
-        if kept.get("shape") != (threads, vocabulary):
-            memory = torch.empty(threads * self._library.sample_scratch(vocabulary), dtype=torch.uint8)
-            kept.update(shape=(threads, vocabulary), memory=memory, address=memory.data_ptr())
-        return int(kept["address"])
+    def scratch(self, size: int) -> Tensor:
+        """Return uninitialized memory for `size` floats, aligned to a cache line, for one call of this thread.
+
+        Of what is not large the thread keeps the most that it has asked for.
+        """
+        kept: Tensor | None = getattr(self._kept, "scratch", None)
+        if kept is not None and len(kept) >= size:
+            return kept
+        scratch = _aligned(size)
+        if size <= KEPT_FLOATS:
+            self._kept.scratch = scratch
+        return scratch
 
 
 @functools.cache

@@ -2,11 +2,13 @@
 
 import math
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from engine.model.kernels import library
 from engine.model.kernels.library import Kernels
 from engine.model.kernels.packed import Arena
 from engine.schedule.block_pool import BLOCK, blocks_for
@@ -192,3 +194,19 @@ def test_zero_rows_are_allowed(threads, kernels):
     kernels.attend(torch.empty(0, 1, 16), layer, tables, index, index, 1, torch.empty(0, 16))
     kernels.sample(none, array("i"))
     assert not layer.any()
+
+
+def test_scratch_memory_is_kept_by_thread_unless_it_is_large(kernels, monkeypatch):
+    """A call asks for none that an earlier one of its thread had; two threads never have the same."""
+    own = kernels.scratch(1000)
+    assert kernels.scratch(10) is own
+    assert kernels.scratch(len(own) + 1) is not own
+    own = kernels.scratch(10)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(kernels.scratch, 1000).result()
+    assert other.data_ptr() != own.data_ptr()
+    assert not own.data_ptr() % 64
+    assert not other.data_ptr() % 64
+    monkeypatch.setattr(library, "KEPT_FLOATS", len(own))
+    assert len(kernels.scratch(len(own) + 1)) > len(own)
+    assert kernels.scratch(10) is own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from array import array
 
 import numpy as np
 import pytest
@@ -26,24 +27,33 @@ STEPS = (
 )
 
 
-def run(decoder, kernels, in_one_call, keep):
-    """Return the states of every step, and the cache after them. keep: of how many rows; None: of all."""
+LAYERS_IN_ONE_CALL, STEP_IN_ONE_CALL, ONE_BY_ONE = range(3)
+
+
+def run(decoder, kernels, how, keep):
+    """Return the logits of every step, and the cache after them. keep: of how many rows; None: of all."""
     cache = KVCache(decoder.num_layers, 10, decoder.num_kv_heads, decoder.head_dim, torch.float32, decoder.device)
-    tables, states = BlockTables(3, 3, TABLES), []
+    tables, found = BlockTables(3, 3, TABLES), []
     calls = dict(decoder._in_one_call)
-    if not in_one_call:
+    if how == ONE_BY_ONE:
         decoder._in_one_call = dict.fromkeys(calls)
     for number, (decode, chunks) in enumerate(STEPS):
         spans = [Span(*row) for row in decode], [Span(*row) for row in chunks]
         metadata = AttentionMetadata.of(*spans, tables)
         count = len(metadata.positions)
-        ids = torch.from_numpy(np.random.default_rng(number).integers(0, 500, count))
-        index = None if keep is None or count < 2 else torch.tensor([count - 1, 0][:keep], dtype=torch.int64)
-        rotary = decoder.rotary(index_of(metadata.positions, decoder.device))
+        ids = array("q", np.random.default_rng(number).integers(0, 500, count))
+        kept = None if keep is None or count < 2 else array("q", [count - 1, 0][:keep])
         attend = KernelAttention(cache, metadata, kernels)
-        states.append(decoder.forward(decoder.embed(ids), rotary, attend, index))
+        if how == STEP_IN_ONE_CALL:
+            found.append(decoder.step(ids, metadata.positions, attend, kept))
+            continue
+        index = None if kept is None else index_of(kept, decoder.device)
+        rotary = decoder.rotary(index_of(metadata.positions, decoder.device))
+        found.append(
+            decoder.logits(decoder.forward(decoder.embed(index_of(ids, decoder.device)), rotary, attend, index))
+        )
     decoder._in_one_call = calls
-    return states, cache.all
+    return found, cache.all
 
 
 @pytest.mark.parametrize("keep", [None, 2, 0])
@@ -61,7 +71,10 @@ def run(decoder, kernels, in_one_call, keep):
 @pytest.mark.parametrize("architecture", ["text_model", "vision_model"])
 @torch.inference_mode()
 def test_one_call_equals_one_after_another(architecture, dtype, quant, threads, keep, kernels, request, monkeypatch):
-    """To the bit, states and cache: with and without biases and norms of heads, decode rows, drafts and chunks."""
+    """To the bit, logits and cache: with and without biases and norms of heads, decode rows, drafts and chunks.
+
+    Of the layers, and of the embeddings, rotations, layers and the head.
+    """
     monkeypatch.setattr(
         decoder_module, "choose_layout", lambda weights, *others: Layout(packings(weights[0], kernels)["kernels"])
     )
@@ -70,13 +83,14 @@ def test_one_call_equals_one_after_another(architecture, dtype, quant, threads, 
     assert all(decoder._in_one_call.values())
     torch.set_num_threads(threads)
     try:
-        found, cache = run(decoder, kernels, True, keep)
-        wanted, other = run(decoder, kernels, False, keep)
+        wanted, other = run(decoder, kernels, ONE_BY_ONE, keep)
+        found = [run(decoder, kernels, how, keep) for how in (LAYERS_IN_ONE_CALL, STEP_IN_ONE_CALL)]
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(one, two) for one, two in zip(found, wanted, strict=True))
-    assert torch.equal(cache, other)
-    assert found[0].isfinite().all()
+    for logits, cache in found:
+        assert all(torch.equal(one, two) for one, two in zip(logits, wanted, strict=True))
+        assert torch.equal(cache, other)
+    assert wanted[0].isfinite().all()
 
 
 @torch.inference_mode()
@@ -87,3 +101,34 @@ def test_gemms_of_other_libraries_are_called_one_by_one(text_model, kernels, mon
         monkeypatch.setattr(decoder_module, "choose_layout", lambda *arguments, layout=layout: layout)
         decoder = Decoder(copy.deepcopy(text_model.model), kernels)
         assert [decoder._in_one_call[few] is not None for few in (True, False)] == one_call
+        for few, rows in ((True, 4), (False, 5)):
+            logits = step_of(decoder, kernels, [7] * rows)
+            assert (logits is not None) == one_call[not few]
+
+
+def step_of(decoder, kernels, ids):
+    """Return the logits of a chunk of these tokens, None if they are not computed in one call."""
+    cache = KVCache(decoder.num_layers, 10, decoder.num_kv_heads, decoder.head_dim, torch.float32, decoder.device)
+    metadata = AttentionMetadata.of([], [Span(0, 0, len(ids))], BlockTables(3, 3, TABLES))
+    return decoder.step(array("q", ids), metadata.positions, KernelAttention(cache, metadata, kernels))
+
+
+@pytest.mark.parametrize("wrong", [-1, 2**40])
+@torch.inference_mode()
+def test_an_id_that_is_no_token_is_refused(wrong, text_model, kernels):
+    """As by torch's embedding: the kernels would read memory of others."""
+    decoder = Decoder(copy.deepcopy(text_model.model).to(torch.bfloat16), kernels)
+    assert step_of(decoder, kernels, [7, decoder.vocab_size - 1]).isfinite().all()
+    for one in (wrong, decoder.vocab_size):
+        with pytest.raises(IndexError):
+            step_of(decoder, kernels, [7, one])
+
+
+@torch.inference_mode()
+def test_long_positions_have_the_rotations_that_are_computed_for_them(text_model, kernels):
+    """The table of rotations grows with them; its values are those of single positions."""
+    decoder = Decoder(copy.deepcopy(text_model.model).to(torch.bfloat16), kernels)
+    for count in (1, 256, 257, 5000):
+        table = decoder._rotary.table(count)
+        positions = torch.tensor([0, count // 2, count - 1])
+        assert torch.equal(table[positions], decoder.rotary(positions))
