@@ -62,6 +62,8 @@ def few_rows(options: Options) -> Rows:
     for model, case in product(HEADS, cases(options)):
         timed = [row for row in rows if row["model"] == model and isinstance(row[case], float)]
         if not timed:
+            first = next(row for row in rows if row["model"] == model)
+            yield problem(f"{model}, {case}: no variant gave a right result, the first: {first[case]}")
             continue
         best = min(timed, key=lambda row, case=case: float(str(row[case])))  # type: ignore[misc]
         default = next(row for row in rows if row["model"] == model)[case]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,7 +96,13 @@ def told(table_name: str, row: Row, most: float) -> Rows:
     """Yield a kernel's row, and a problem if its result is wrong; what the card refuses is none."""
     yield table_name, row
     if "error" in row and not is_right(row, most):
-        yield problem(f"{table_name}: {', '.join(f'{name} {shown(value)}' for name, value in row.items())}")
+        yield problem(f"{table_name}: {described(row)}")
+
+
+def told_if_none_ran(table_name: str, rows: Sequence[Row]) -> Rows:
+    """Yield a problem if every variant of a kernel was refused: a card may be too small for one, but not for all."""
+    if rows and not any("us" in row for row in rows):
+        yield problem(f"{table_name}: no variant ran, the first: {described(rows[0])}")
 
 
 def measure(name: str, part: Part, options: Options, origin: dict[str, str]) -> PartRecord:
@@ -126,6 +132,11 @@ def measure(name: str, part: Part, options: Options, origin: dict[str, str]) -> 
     record.seconds = time.monotonic() - began
     record.write(options.results)
     return record
+
+
+def described(row: Row) -> str:
+    """Return a row in one line."""
+    return ", ".join(f"{name} {shown(value)}" for name, value in row.items())
 
 
 def shown(value: Cell) -> str:

@@ -15,9 +15,9 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.card import __main__ as card
-from benchmarks.card import both, defaults, engines, few_rows, flat_steps, gpu_tests, long_row, packed
+from benchmarks.card import both, defaults, engines, few_rows, flat_steps, gpu_tests, long_row, packed, skinny
 from benchmarks.card.processes import ended_within
-from benchmarks.card.record import Options, Rows, measure, read_record, told
+from benchmarks.card.record import Options, Rows, measure, read_record, told, told_if_none_ran
 from benchmarks.harness.shapes import shapes
 from engine.errors import ModelError
 
@@ -178,6 +178,53 @@ def test_attention_that_is_fast_and_wrong_is_told_and_not_chosen(monkeypatch: py
     rows = list(few_rows.few_rows(TINY))
     assert [row["us"] for title, row in rows if title == "best"] == [3.0] * models
     assert [title for title, _ in rows].count("problems") == models
+
+
+def refuse(*arguments: object, **options: object) -> None:
+    """Stand for a kernel that the card does not run."""
+    raise RuntimeError("out of resource")
+
+
+@pytest.mark.parametrize(
+    ("part", "first"),
+    [
+        ("packed", "products: no variant ran, the first: weight 8B qkv, format fp8"),
+        ("skinny", "products: no variant ran, the first: weight 8B qkv"),
+        ("paged_attention", "paged attention: no variant ran, the first: model 8B"),
+        ("few_rows", "8B, 1 of 300: no variant gave a right result, the first: RuntimeError"),
+    ],
+)
+def test_a_kernel_that_the_card_refuses_altogether_is_told(
+    part: str, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was measured then."""
+    pytest.importorskip("triton")
+    from engine.model.cuda import attention
+
+    monkeypatch.setattr(attention, "paged_attention", refuse)
+    monkeypatch.setattr(packed, "_call", refuse)
+    monkeypatch.setattr(skinny._Products, "skinny", refuse)
+    error = wrong(part, tmp_path)
+    assert first in error
+    assert "out of resource" in error
+
+
+def test_a_variant_that_the_card_refuses_is_no_problem() -> None:
+    """As long as another one runs."""
+    refused = {"tiles": "large", "refused": "out of resource"}
+    assert list(told_if_none_ran("products", [refused, KERNEL])) == []
+    assert list(told_if_none_ran("products", [refused, refused])) == [
+        engines.problem("products: no variant ran, the first: tiles large, refused out of resource")
+    ]
+
+
+def test_a_card_without_fp8_may_refuse_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It multiplies weights of 8 and 4 bits all the same."""
+    card = replace(TINY, device="cuda")
+    for capability, multiplies in (((8, 6), False), ((8, 9), True), ((12, 0), True)):
+        monkeypatch.setattr(packed.torch.cuda, "get_device_capability", lambda own=capability: own)
+        assert packed._multiplies_fp8(card) is multiplies
+    assert packed._multiplies_fp8(TINY)
 
 
 def test_a_reader_tells_whatever_ends_its_answers() -> None:
