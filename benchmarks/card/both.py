@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import torch
 
 from benchmarks import gpu
-from benchmarks.card.engines import Started, broken, figures_row, random_lengths, unanswered
+from benchmarks.card.engines import (
+    Reader,
+    Started,
+    broken,
+    every_token_streamed,
+    figures_row,
+    gaps_row,
+    random_lengths,
+    unanswered,
+)
 from benchmarks.card.record import Options, Row, Rows, problem
 from benchmarks.harness.gpu_report import BOTH, TEXT, VISION, ByPoint, together
 from benchmarks.harness.in_process import Clients, ask, request_of
@@ -19,6 +29,7 @@ from engine.text.images import check_header
 from engine.types import GenerationRequest
 
 IMAGE_SIDES = (28, 900)  # pixels
+LONGEST = 20.0  # seconds in which a token must have come
 
 
 def both(options: Options) -> Rows:
@@ -38,6 +49,7 @@ def both(options: Options) -> Rows:
             answered = float(str(meanwhile["answers of the first model meanwhile"]))
             yield from unanswered("while the other started", answered, meanwhile["failed"])
             yield from _together(text, vision, clients, options)
+            yield from _gaps(text, vision, clients, options)
             yield from _images(vision, options)
             yield from broken(text)
             yield from broken(vision)
@@ -69,6 +81,36 @@ def _together(text: Started, vision: Started, clients: int, options: Options) ->
             yield "memory", row
     ratio = together(figures, clients)
     yield "together", {"clients of each": clients, "of alternation": None if ratio is None else f"{ratio:.0%}"}
+
+
+def _gaps(text: Started, vision: Started, clients: int, options: Options) -> Rows:
+    """Yield the gaps between the tokens of one client of each model, alone with its model's others and beside all.
+
+    A prompt of one model never holds a row of the other longer than a step.
+    """
+    seeds = itertools.count(1)
+    requests: dict[str, Callable[[], Iterator[GenerationRequest]]] = {
+        TEXT: lambda: random_lengths(shapes(options.tiny)[0], options, next(seeds)),
+        VISION: lambda: gpu.vision_requests(text.sizes),
+    }
+    with every_token_streamed():
+        for name, models in ((TEXT, {TEXT: text}), (VISION, {VISION: vision}), (BOTH, {TEXT: text, VISION: vision})):
+            others = [Clients(one.engine, one.running.requests, clients - 1) for one in models.values()]
+            readers = {kind: Reader(one, requests[kind]()) for kind, one in models.items()}
+            everyone: list[Clients | Reader] = [*readers.values(), *others]
+            for client in everyone:
+                client.start()
+            time.sleep(text.sizes.settle / 2)
+            since = time.perf_counter()
+            time.sleep(text.sizes.window / 2)
+            while time.perf_counter() < since + LONGEST and not all(one.gaps(since) for one in readers.values()):
+                time.sleep(0.01)  # on a slow machine no token may have come yet
+            for kind, reader in readers.items():
+                row = gaps_row(f"{name}: {kind}", [reader], since)
+                yield "gaps", row
+                yield from unanswered(f"gaps, {name}: {kind}", float(str(row["gaps"])), row["failed"])
+            for client in everyone:
+                client.stop()
 
 
 def _images(vision: Started, options: Options) -> Rows:

@@ -267,6 +267,8 @@ def test_both_models_at_once_and_many_sizes_of_images(tmp_path: Path) -> None:
     assert [row["load"] for row in tables["load"]] == [
         "text, c=2: text", "vision, c=2: vision", "both, c=2: text", "both, c=2: vision"
     ]  # fmt: skip
+    assert [row["rows"] for row in tables["gaps"]] == ["text: text", "vision: vision", "both: text", "both: vision"]
+    assert all(int(str(row["gaps"])) > 0 and float(str(row["longest, ms"])) > 0 for row in tables["gaps"])
     assert tables["images of any size"] == [{"images": 3, "failed": 0, "logits that are not finite": 0}]
 
 
