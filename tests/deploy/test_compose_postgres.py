@@ -8,7 +8,6 @@ As test_compose.py, with Debian's PostgreSQL and exporter in place of their imag
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.deploy.booted_service import copy_tree
 from tests.deploy.podman import BASE, IMAGE, ROOT, Podman
 from tests.deploy.test_compose import Machine
 from tests.e2e.gunicorn_process import until
@@ -75,10 +75,7 @@ class Updated(Machine):
             secret["file"] = str(folder / "postgres" / Path(secret["file"]).name)
         self.overlay = folder / "postgres.yaml"
         self.overlay.write_text(yaml.safe_dump(overlay))
-        self.tree = folder / "tree"
-        (self.tree / "deploy").mkdir(parents=True)
-        shutil.copytree(ROOT / "deploy/compose", self.tree / "deploy/compose")
-        shutil.copy(ROOT / "deploy/database_copy.py", self.tree / "deploy")
+        self.tree = copy_tree(folder / "tree")
         (self.tree / ".env").write_text("LOG_LEVEL=INFO\n")
         self.images |= {name: overlay["services"][name]["image"] for name in STARTS}
 
