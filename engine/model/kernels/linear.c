@@ -66,7 +66,8 @@ static void panel_gemm(const float *x, const float *panel, const float *bias, fl
                        int add) {
     float sums[BAND * COLS] __attribute__((aligned(sizeof(vec))));
     const long blocks = (rows + ROWS - 1) / ROWS, each = rows / blocks, longer = rows % blocks;
-    const long ahead = rows == 1 ? NEAR : blocks == 1 ? FAR : DEPTH * COLS, share = DEPTH * COLS / blocks;
+    const long share = DEPTH * COLS / blocks;
+    const long ahead = rows == 1 ? NEAR : rows <= FEW ? CLOSE : blocks == 1 ? FAR : DEPTH * COLS;
     const long lines = blocks >= LINES ? 1 : 2 * blocks >= LINES ? 2 : 4, step = (share - 1) / (DEPTH * lines) + 1;
     for (long k = 0; k < in; k += DEPTH) {
         long depth = in - k < DEPTH ? in - k : DEPTH, row = 0, first = k == 0, last = k + DEPTH >= in;
