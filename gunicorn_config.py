@@ -29,7 +29,7 @@ from config import settings_or_exit
 from engine.errors import StartError
 from models.memory_plan import IDLE_CONNECTIONS
 from serving.allocator import FreePages, set_up_heaps
-from serving.garbage import exempt_existing_objects
+from serving.garbage import FullCollections, exempt_existing_objects
 from serving.gunicorn_log import GunicornLogger
 from serving.startup import exit_process, start_models
 from serving.systemd import Watchdog, notifier
@@ -167,6 +167,7 @@ def post_worker_init(worker: ServiceWorker) -> None:
     worker.models.before_ready = exempt_existing_objects
     worker.begin_serving()
     FreePages().start()
+    FullCollections().start()
     old_master = os.environ.get("GUNICORN_PID")
     start_models(worker, int(old_master) if old_master else None, notify, exit_process(Arbiter.WORKER_BOOT_ERROR))
 

@@ -3,14 +3,26 @@
 A full collection visits every container of the process with the interpreter lock held. Hundreds of thousands come from
 the imports and the models and are never garbage; a request with many values is enough to start one, and all streams
 and probes wait for its end.
+
+A few large requests have hundreds of thousands of containers as well, for a moment. So it is not Python that decides
+when there is a full collection, which would be in the middle of them, but a thread that waits until there are few.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+import threading
+import time
+from collections.abc import Callable
 
 log = logging.getLogger("avito_ai.serving")
+
+NEVER = 1_000_000_000
+DUE = 10  # collections of the younger generations, after which Python by itself would make a full one
+FEW = 50_000  # containers, which are visited in some ten milliseconds
+LOOK_SECONDS = 0.5
+LONGEST = 20.0  # seconds that a full collection which is due is put off
 
 
 def exempt_existing_objects() -> None:
@@ -18,3 +30,44 @@ def exempt_existing_objects() -> None:
     gc.collect()
     gc.freeze()
     log.debug("%d objects are exempt from garbage collection.", gc.get_freeze_count())
+
+
+class FullCollections(threading.Thread):
+    """Makes the full collections of this process until `end`: Python itself makes none meanwhile.
+
+    interval: seconds between two looks; alive: how many containers a full collection would visit; clock: seconds.
+    """
+
+    def __init__(
+        self,
+        interval: float = LOOK_SECONDS,
+        alive: Callable[[], int] = lambda: len(gc.get_objects(2)),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(name="full-collections", daemon=True)
+        self._interval, self._alive, self._clock = interval, alive, clock
+        self._due_since: float | None = None
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        usual = gc.get_threshold()
+        gc.set_threshold(usual[0], usual[1], NEVER)
+        while not self._ended.wait(self._interval):
+            self.look()
+        gc.set_threshold(*usual)
+
+    def look(self) -> None:
+        """Collect, if that is due and quick, or has been put off for long."""
+        if gc.get_count()[2] <= DUE:
+            return
+        now = self._clock()
+        if self._due_since is None:
+            self._due_since = now
+        if self._alive() <= FEW or now - self._due_since >= LONGEST:
+            gc.collect()
+            self._due_since = None
+
+    def end(self) -> None:
+        """Collect nothing any more, and wait for the end of the thread."""
+        self._ended.set()
+        self.join()

@@ -24,3 +24,45 @@ def test_loaded_objects_are_not_visited_and_later_garbage_is_collected():
     visited, collected = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.split()
     assert 100 < int(visited) < 10_000
     assert int(collected) >= 2
+
+
+FULL = """
+import gc
+from serving.garbage import DUE, FEW, LONGEST, FullCollections
+
+now, alive, full = 0.0, FEW + 1, 0
+
+
+def count(phase, info):
+    global full
+    full += phase == "stop" and info["generation"] == 2
+
+
+collections = FullCollections(3600.0, lambda: alive, lambda: now)
+collections.start()
+while gc.get_threshold()[2] <= DUE:
+    pass
+gc.collect()
+gc.callbacks.append(count)
+kept = [[number] for number in range(1_000_000)]
+by_itself = full
+collections.look()
+put_off = full
+alive = FEW
+collections.look()
+few = full
+kept += [[number] for number in range(1_000_000)]
+alive = FEW + 1
+collections.look()
+now = LONGEST
+collections.look()
+print(by_itself, put_off, few, full)
+collections.end()
+"""
+
+
+def test_full_collections_wait_until_few_containers_are_alive_but_not_for_ever():
+    """Python itself makes none, whatever is allocated; one that is due is put off while much is alive."""
+    command = [sys.executable, "-c", FULL]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert result.stdout.split() == ["0", "0", "1", "2"]
