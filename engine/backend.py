@@ -9,6 +9,7 @@ iterates `pieces()`, waits in `result()`, or reads several generations through o
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
 import time
@@ -325,7 +326,9 @@ class Generation:
 
     def _outcome(self) -> Completion:
         if self._error is not None:
-            raise self._error
+            # A copy: a raised error refers to the frames that it passes, and so to this object, which would be garbage
+            # that only a full collection finds, with all that it refers to.
+            raise copy.copy(self._error)
         assert self._completion is not None
         if self._completion.finish_reason == "abort":
             raise RequestAborted("The request was stopped before it finished.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any
 
@@ -63,7 +64,7 @@ class UpstreamGeneration(Generation):
             if waited and self._begun:
                 self._awake.release()
             if self._error is not None:
-                raise self._error
+                raise copy.copy(self._error)  # as `_outcome` does
 
     def push(self, piece: Piece) -> None:
         """Hand over a part of the answer; `flush` tells of it."""

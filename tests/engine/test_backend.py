@@ -1,6 +1,9 @@
 """Generations and mailboxes: the first end counts, every wait ends, several answers are read in order."""
 
+import gc
 import threading
+import weakref
+from contextlib import suppress
 
 import pytest
 
@@ -90,6 +93,21 @@ def test_the_first_end_counts():
     failed.finish(DONE)
     with pytest.raises(Overloaded):
         failed.result()
+
+
+def test_a_failed_answer_that_was_read_is_freed_at_once():
+    """Its error, which refers to the frames that it was raised in, keeps neither itself nor the answer alive."""
+    generation = generation_of()
+    generation.fail(ModelError("x"))
+    with suppress(ModelError):
+        generation.result()
+    freed = weakref.ref(generation)
+    gc.disable()
+    try:
+        del generation
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_a_stream_raises_the_error_it_ends_with():
