@@ -174,7 +174,7 @@ class StreamWriter:
                 if not stream.lend(min(idle, source.expire())):
                     break
             if source.done:
-                turns.take()
+                turns.take(turns.LAST_PART)
                 yield b"".join(events)
 
     def _run(self) -> None:

@@ -29,6 +29,7 @@ AT_ONCE = 2  # on more than one core
 PATIENCE = 0.5  # seconds
 LATE_AT_ONCE = 4
 LONGEST = 5.0
+LAST_PART = 0.02  # seconds that the last part of a stream waits for a turn: its client sees a pause
 MANY = 4  # requests in service; fewer are never too many for one client
 OFTEN = 16  # requests begun lately; likewise
 TIMES = 4  # too many are so many times what the others have, or had, on average
@@ -217,8 +218,8 @@ class _Line:
         self._patience, self._service, self._clock = patience, service, clock
         self._waiters: list[_Waiter] = []
 
-    def take(self, client: str) -> bool:
-        """Wait for a turn; return whether there was one in time."""
+    def take(self, client: str, at_most: float) -> bool:
+        """Wait for a turn, no longer than so many seconds; return whether there was one in time."""
         given = threading.Lock()
         with self._service.lock:
             if self._take():
@@ -226,7 +227,7 @@ class _Line:
             given.acquire()
             waiter = _Waiter(client, given.release)
             self._waiters.append(waiter)
-        if given.acquire(timeout=self._patience):
+        if given.acquire(timeout=min(self._patience, at_most)):
             return True
         with self._service.lock:
             if waiter not in self._waiters:
@@ -294,11 +295,11 @@ class Turn:
         """Have `start` called with this turn, once it is taken or has been waited for long enough."""
         self._wait_in(self._lines, start)
 
-    def take(self) -> None:
-        """Wait for the turn, unless it is held or has been waited for without one."""
+    def take(self, at_most: float = LONGEST) -> None:
+        """Wait for the turn, unless it is held or has been waited for without one; in each line no longer than that."""
         late, self._late = self._late, False
         if self._held is None and not late:
-            self._held = next((line for line in self._lines if line.take(self.client)), None)
+            self._held = next((line for line in self._lines if line.take(self.client, at_most)), None)
 
     def leave(self) -> None:
         """Give the turn to another request, unless that was done."""
@@ -335,8 +336,8 @@ def leave() -> None:
         turn.leave()
 
 
-def take() -> None:
-    """Wait for this request's turn, if it needs one: its thread goes on."""
+def take(at_most: float = LONGEST) -> None:
+    """Wait for this request's turn, if it needs one: its thread goes on. at_most: seconds in each of the lines."""
     turn = _turn.get()
     if turn is not None:
-        turn.take()
+        turn.take(at_most)

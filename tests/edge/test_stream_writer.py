@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from edge import turns
 from edge.stream_writer import StreamWriter
+from edge.turns import Turn, Turns
 from engine.backend import Generation
 from engine.errors import DeadlineExceeded, ModelError
 from engine.types import Completion, Piece, Timings
@@ -121,6 +123,21 @@ def test_parts_are_written_by_the_shared_thread_and_the_ends_by_the_streams_own(
     generation.finish(COMPLETION)
     assert stream.end() == [b"[head]", END + LAST]
     assert (sink.writers, sink.parts) == ({"stream-writer"}, 2)
+
+
+def test_an_end_does_not_wait_for_the_work_of_others():
+    """What holds the turns may take seconds, and would be a pause for the client that reads."""
+    among, given = Turns(1, 5.0, late=0, longest=5.0), list[Turn]()
+    generation, sink, began = generation_of(), Sink(), time.monotonic()
+    among.begin("reader", given.append)
+    with among.serving(given[0]):
+        written = StreamWriter().written(events(generation), generation, sink, 1e6)
+        assert next(written) == HEAD
+        turns.leave()
+        among.begin("other", given.append)  # and never ends
+        generation.finish(COMPLETION)
+        assert list(written) == [END + LAST]
+    assert time.monotonic() - began < 5.0
 
 
 def test_parts_of_a_server_elsewhere_are_written_by_the_thread_that_brings_them():
