@@ -609,7 +609,7 @@ def test_the_checkpoint_answers_what_the_server_before_it_does_not_take(
             continue
         with pytest.raises(type(refusal)) as refused:
             backend.submit(asking(**values)).result()
-        assert refused.value is refusal
+        assert (str(refused.value), vars(refused.value)) == (str(refusal), vars(refusal))
     assert len(server.heard) == (3 if fault else 0)
 
 
