@@ -259,10 +259,18 @@ void quantize_rows(const float *x, signed char *whole, float *scales, int *sums,
         }
 }
 
-/* A tile: y [rows, QCOLS] (ldy), for constant rows and bits. whole, scales, sums: of the first row. */
+/* Returns the prefetch distance in a panel, in bytes, for a GEMM of so many rows. Measured on an EPYC (Zen 4): near ones
+ * take up to half as long again from some number of rows on with AVX-512, far ones below it and with AVX2. */
+INLINE long bytes_ahead(long rows, long bits) {
+    if (VECTORS == 4) return rows < (bits == 8 ? 5 : 3) ? 64 : 16384; /* AVX-512 */
+    return 1024;
+}
+
+/* A tile: y [rows, QCOLS] (ldy), for constant rows and bits. whole, scales, sums: of the first row. What is `ahead` is
+ * prefetched. */
 INLINE void quantized_tile(const long rows, const long bits, const signed char *whole, const float *scales,
                            const int *sums, const unsigned char *panel, long groups, float *y, long ldy, int more,
-                           const float *bias) {
+                           const float *bias, long ahead) {
     vec totals[QROWS][QVECTORS];
 #pragma GCC unroll 6
     for (long r = 0; r < rows; r++)
@@ -311,7 +319,7 @@ INLINE void quantized_tile(const long rows, const long bits, const signed char *
         }
         panel += record_bytes(bits);
         for (long line = 0; line < record_bytes(bits) / 64; line++)
-            __builtin_prefetch(panel + 1024 + line * 64, 0, 2);
+            __builtin_prefetch(panel + ahead + line * 64, 0, 2);
     }
 #pragma GCC unroll 6
     for (long r = 0; r < rows; r++)
@@ -321,12 +329,13 @@ INLINE void quantized_tile(const long rows, const long bits, const signed char *
 
 #define QTILE(R) \
     case R: \
-        if (bits == 8) quantized_tile(R, 8, whole, scales, sums, panel, groups, y, ldy, more, bias); \
-        else quantized_tile(R, 4, whole, scales, sums, panel, groups, y, ldy, more, bias); \
+        if (bits == 8) quantized_tile(R, 8, whole, scales, sums, panel, groups, y, ldy, more, bias, ahead); \
+        else quantized_tile(R, 4, whole, scales, sums, panel, groups, y, ldy, more, bias, ahead); \
         break;
 
 static void quantized_panel(long rows, long bits, const signed char *whole, const float *scales, const int *sums,
-                            const unsigned char *panel, long groups, float *y, long ldy, int more, const float *bias) {
+                            const unsigned char *panel, long groups, float *y, long ldy, int more, const float *bias,
+                            long ahead) {
     switch (rows) { QTILE(1) QTILE(2) QTILE(3) QTILE(4) QTILE(5) QTILE(6) }
 }
 
@@ -334,7 +343,7 @@ static void quantized_panel(long rows, long bits, const signed char *whole, cons
 void quantized_gemm(const signed char *whole, const float *scales, const int *sums, const unsigned char *panels,
                     const float *bias, float *y, long rows, long out, long in, long bits, int add, long threads) {
     long groups = groups_of(in), record = record_bytes(bits);
-    long blocks = (rows + QROWS - 1) / QROWS;
+    long blocks = (rows + QROWS - 1) / QROWS, ahead = bytes_ahead(rows, bits);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long first = 0; first < out; first += QCOLS) {
         const unsigned char *panel = panels + first / QCOLS * groups * record;
@@ -346,11 +355,13 @@ void quantized_gemm(const signed char *whole, const float *scales, const int *su
             const int *at_sums = sums + row * groups;
             float *target = y + row * out + first;
             if (first + QCOLS <= out) {
-                quantized_panel(count, bits, at, at_scales, at_sums, panel, groups, target, out, add, panel_bias);
+                quantized_panel(count, bits, at, at_scales, at_sums, panel, groups, target, out, add, panel_bias,
+                                ahead);
             } else { /* the last panel is wider than the rest of y */
                 float part[QROWS * QCOLS];
                 if (add) copy_block(target, out, part, QCOLS, count, out - first);
-                quantized_panel(count, bits, at, at_scales, at_sums, panel, groups, part, QCOLS, add, panel_bias);
+                quantized_panel(count, bits, at, at_scales, at_sums, panel, groups, part, QCOLS, add, panel_bias,
+                                ahead);
                 copy_block(part, QCOLS, target, out, count, out - first);
             }
             row += count;
