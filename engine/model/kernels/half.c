@@ -92,7 +92,7 @@ long half_multiplies(void) {
 }
 
 /* Returns the prefetch distance in a panel, in words, for a GEMM of so many rows. Measured on an EPYC (Zen 4): in between
- * the prefetches disturb those of the processor, and it takes up to nine tenths longer. */
+ * the prefetches disturb those of the processor, and it takes up to twice as long. */
 INLINE long words_ahead(long rows) {
     if (VECTORS == 4) return rows <= HROWS ? 256 : 16384; /* AVX-512 */
     return rows == 1 ? 1024 : 4096;

@@ -21,7 +21,7 @@ enum {
     COLS = LANES * VECTORS,     /* columns of a tile, and of a panel of packed weights */
     DEPTH = 128,                /* rows of a panel that stay in the L1 cache while all rows of x pass over them */
     NEAR = 1024,                /* floats: prefetch distance in a panel for one row; measured on an AMD EPYC (Zen 4) */
-    CLOSE = 320,                /* for 2 to FEW rows: farther on it takes up to half as long again there */
+    CLOSE = 320,                /* for 2 to FEW rows: farther on it takes up to six tenths longer there */
     FAR = 2048,                 /* for the other numbers of rows of one tile */
     BAND = 192,                 /* rows of a GEMM whose unfinished sums stay in the cache */
     LINE = 16,                  /* floats in a cache line */

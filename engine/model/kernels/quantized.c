@@ -260,7 +260,7 @@ void quantize_rows(const float *x, signed char *whole, float *scales, int *sums,
 }
 
 /* Returns the prefetch distance in a panel, in bytes, for a GEMM of so many rows. Measured on an EPYC (Zen 4): near ones
- * take up to half as long again from some number of rows on with AVX-512, far ones below it and with AVX2. */
+ * take up to four fifths longer from some number of rows on with AVX-512, far ones below it and with AVX2. */
 INLINE long bytes_ahead(long rows, long bits) {
     if (VECTORS == 4) return rows < (bits == 8 ? 5 : 3) ? 64 : 16384; /* AVX-512 */
     return 1024;
