@@ -462,7 +462,8 @@ def test_a_schema_that_cannot_be_followed_is_the_clients_mistake(caplog):
     error = ValidationError("tools is too complex.", "tools")
     made = core.come(max_tokens=3, token_mask=Grammar(0, 9, error=error))
     core.run()
-    assert outcome(made) is error
+    told = outcome(made)
+    assert (type(told), str(told), told.param) == (ValidationError, str(error), "tools")
     assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
     core.assert_clean()
 
