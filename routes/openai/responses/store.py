@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
@@ -29,7 +29,7 @@ FULL = "Too many responses are being stored at the moment; try again later."
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """The items of one request, or of its answer: a JSON list in UTF-8."""
+    """Items of one request, or those of its answer: a JSON list in UTF-8."""
 
     items: bytes
 
@@ -73,15 +73,15 @@ class ResponseStore:
             self._expire()
             return len(self._responses), self._bytes
 
-    def draft(self, owner: str, previous: StoredResponse | None, items: bytes) -> Draft:
-        """Return the room for a response to these items, which holds them until it is closed.
+    def draft(self, owner: str, previous: StoredResponse | None, asked: Iterable[bytes]) -> Draft:
+        """Return the room for a response to what is asked, the items of each turn, and hold them until it is closed.
 
         Raises Unsupported where nothing is stored, ValidationError for more than half of the bound, Overloaded where
         the drafts of this client would have more than that, or all drafts more than the bound.
         """
         if not self._max_bytes:
             raise Unsupported(NO_STORE, STORE)
-        turns = (*(previous.turns if previous is not None else ()), Turn(items))
+        turns = (*(previous.turns if previous is not None else ()), *map(Turn, asked))
         size = _bytes_of(turns)
         if size > self._max_bytes // 2:
             raise ValidationError(TOO_LONG, STORE)

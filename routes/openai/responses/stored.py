@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, dropwhile, islice
 from typing import Any
 
 from flask import request
@@ -25,6 +25,7 @@ from routes.services import services
 from routes.validation import validated
 
 MAX_CONVERSATION = 8192  # items
+TURN_ITEMS = 64  # of an input that are kept, and read, together: a page is read without the whole conversation
 TOO_MANY = f"The stored conversation has more than {MAX_CONVERSATION} items; go on with a new one."
 
 
@@ -65,29 +66,35 @@ def items_of(response: StoredResponse | None) -> Sequence[InputItem]:
 
 def draft(previous: StoredResponse | None, asked: str | Sequence[InputItem]) -> Draft:
     """Return the room for a response to this input. Raises as `ResponseStore.draft` does."""
-    return services().responses.draft(_owner(), previous, json_bytes(shown_items(asked)))
+    shown = shown_items(asked)
+    turns = [json_bytes(shown[start : start + TURN_ITEMS]) for start in range(0, len(shown), TURN_ITEMS)]
+    return services().responses.draft(_owner(), previous, turns)
 
 
 def input_items(response: StoredResponse, limit: int, newest_first: bool, after: str | None) -> InputItemList:
     """Return a page of the items that a stored response answers. Raises ValidationError for an unknown `after`."""
-    items = list(chain.from_iterable(_items(response.turns[:-1])))
-    if newest_first:
-        items.reverse()
-    ids = [item["id"] for item in items]
-    if after is not None and after not in ids:
+    turns = response.turns[-2::-1] if newest_first else response.turns[:-1]
+    rest = chain.from_iterable(reversed(items) if newest_first else items for items in _items(_from(turns, after)))
+    if after is not None and not any(item["id"] == after for item in rest):
         raise ValidationError("after is the id of no item of this response.", "after")
-    rest = items if after is None else items[ids.index(after) + 1 :]
-    page = rest[:limit]
+    found = list(islice(rest, limit + 1))
+    page = found[:limit]
     return InputItemList(
         object="list",
         data=page,
         first_id=page[0]["id"] if page else None,
         last_id=page[-1]["id"] if page else None,
-        has_more=len(rest) > len(page),
+        has_more=len(found) > limit,
     )
 
 
-def _items(turns: Sequence[Turn]) -> Iterator[list[dict[str, Any]]]:
+def _from(turns: Sequence[Turn], after: str | None) -> Iterator[Turn]:
+    """Return the turns without the first ones, which do not name the id; all of them where no id is given."""
+    name = b"" if after is None else b'"id":' + json_bytes(after)
+    return dropwhile(lambda turn: name not in turn.items, turns)
+
+
+def _items(turns: Iterable[Turn]) -> Iterator[list[dict[str, Any]]]:
     """Yield the items of each turn. They may have images, which are read like those of a request, and count like them.
 
     Raises Overloaded where the budget of bodies has no room for a turn.

@@ -24,7 +24,7 @@ def store(clock):
 
 def keep(store, name, owner="a", items=b"[]", body=b"{}", output=b"[]", previous=None):
     """Store a response; return it."""
-    draft = store.draft(owner, previous, items)
+    draft = store.draft(owner, previous, [items])
     draft.keep(name, body, output)
     draft.close()
     return store.find(owner, name)
@@ -86,7 +86,7 @@ def test_room_is_made_until_who_stores_most_has_no_more_than_others(store):
     """Their oldest go, and nothing of the others while they have less."""
     for owner, number in (("a", 1), ("b", 1), ("a", 2), ("c", 1), ("b", 2), ("a", 3), ("a", 4), ("a", 5)):
         keep(store, f"{owner}{number}", owner, body=b"x" * 9 * KIB)
-    store.draft("d", None, b"x" * 40 * KIB)
+    store.draft("d", None, [b"x" * 40 * KIB])
     assert store.size()[0] == 5
     assert all(store.find(name[0], name) is not None for name in ("a4", "a5", "b1", "b2", "c1"))
 
@@ -102,7 +102,7 @@ def test_the_number_of_responses_is_bounded(clock):
 def test_a_conversation_beyond_half_of_the_bound_is_refused(store):
     """With the field that asks for it; nothing is held."""
     with pytest.raises(ValidationError) as caught:
-        store.draft("a", None, b"x" * 51 * KIB)
+        store.draft("a", None, [b"x" * 51 * KIB])
     assert caught.value.param == "store"
     assert store.size() == (0, 0)
 
@@ -111,23 +111,23 @@ def test_what_is_being_answered_counts(store):
     """Its items are held until then; beyond the bound, or half of it for one client, one more is refused for now."""
     keep(store, "one")
     _, kept = store.size()
-    drafts = [store.draft(owner, None, b"x" * 30 * KIB) for owner in "abc"]
+    drafts = [store.draft(owner, None, [b"x" * 30 * KIB]) for owner in "abc"]
     assert store.size() == (1, kept + 90 * KIB)
     for owner in "ad":
         with pytest.raises(Overloaded):
-            store.draft(owner, None, b"x" * 30 * KIB)
+            store.draft(owner, None, [b"x" * 30 * KIB])
     assert store.find("a", "one") is not None
     for draft in drafts:
         draft.close()
         draft.close()
     assert store.size() == (1, kept)
-    store.draft("a", None, b"x" * 30 * KIB).close()
+    store.draft("a", None, [b"x" * 30 * KIB]).close()
 
 
 def test_nothing_is_stored_without_a_bound():
     """0 switches it off, by name."""
     with pytest.raises(Unsupported) as caught:
-        ResponseStore(0).draft("a", None, b"[]")
+        ResponseStore(0).draft("a", None, [b"[]"])
     assert caught.value.param == "store"
 
 

@@ -90,6 +90,43 @@ def test_the_items_of_its_input_are_listed(api, respond):
         assert caught.value.param == next(iter(wrong))
 
 
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_pages_of_a_long_conversation_join_to_all_of_it(respond, client, order):
+    """Whatever the size of a page, and although texts and calls name the ids of others."""
+    items = [{"role": "user", "content": f'{number} "id":"fc_{number + 1}"'} for number in range(150)]
+    call = {"type": "function_call", "name": "look", "arguments": '{"id":"fc_70"}'}
+    items[69:69] = [call | {"call_id": f"c{number}", "id": f"fc_{number}"} for number in (69, 70, 71)]
+    made = respond(store=True, input=items)
+    whole = client.get(f"{PATH}/{made.id}/input_items?order={order}&limit=100").json["data"]
+    whole += client.get(f"{PATH}/{made.id}/input_items?order={order}&limit=100&after={whole[-1]['id']}").json["data"]
+    assert len(whole) == 153
+    for limit in (1, 63, 64, 65, 100):
+        for place in (0, 1, 62, 63, 64, 69, 70, 71, 127, 128, 150, 151, 152):
+            query = {"order": order, "limit": limit, "after": whole[place]["id"]}
+            page = client.get(f"{PATH}/{made.id}/input_items", query_string=query).json
+            assert page["data"] == whole[place + 1 : place + 1 + limit]
+            assert page["has_more"] is (place + 1 + limit < 153)
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_a_page_is_read_without_the_rest_of_the_conversation(respond, client, monkeypatch, order):
+    """Wherever it begins; an unknown id is refused with nothing read."""
+    first = respond(store=True, input=[{"role": "user", "content": "x" * 100} for _ in range(1000)])
+    second = respond(store=True, input="Last", previous_response_id=first.id)
+    sizes = []
+    monkeypatch.setattr("routes.openai.responses.stored.grow_body", lambda request, size: sizes.append(size) or True)
+    after = ""
+    for _ in range(10):
+        sizes.clear()
+        page = client.get(f"{PATH}/{second.id}/input_items?order={order}&limit=100{after}").json
+        assert len(page["data"]) == 100
+        assert sum(sizes) < 250 * 250  # of a thousand items that have some 250 bytes each
+        after = f"&after={page['last_id']}"
+    sizes.clear()
+    assert client.get(f"{PATH}/{second.id}/input_items?after=msg_x").status_code == 400
+    assert sizes == []
+
+
 def test_what_else_is_to_be_listed_is_passed_over(api, respond):
     """As the client writes a list."""
     stored = respond(store=True, input="One")
