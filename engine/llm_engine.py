@@ -20,18 +20,19 @@ from engine.cores import CORES
 from engine.counting import CountingRoom
 from engine.engine_core import Counters, EngineCore
 from engine.engine_loop import EngineLoop
-from engine.errors import NotReady, Overloaded, RetryLater
+from engine.errors import NotReady, Overloaded, RetryLater, StartError
 from engine.loading.control_groups import usable_cores
 from engine.loading.host import reserved_bytes
 from engine.loading.loader import LoadedModel, load_model
 from engine.loading.memory_budget import check_budget, log_use, plan_budget
 from engine.loading.quantization import naming_damage
-from engine.loading.selfcheck import check_logits
+from engine.loading.selfcheck import check_logits, largest_prompts
 from engine.loading.vocabulary import vocabulary_of
 from engine.model.runners import make_runner
 from engine.prefix_scopes import PrefixScopes, constant_heads
 from engine.schedule.block_pool import BLOCK, SCRAP, BlockPool
 from engine.schedule.in_flight import Wake
+from engine.schedule.plan import Plan
 from engine.schedule.sequence import Sequence
 from engine.schedule.waiting_room import WaitingRoom
 from engine.text.prompt import PreparedPrompt
@@ -273,6 +274,8 @@ class LLMEngine:
         self._report(Progress("checking the model"))
         check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded), loaded.max_model_len)
         self._runner.check(partial(self._probe, loaded))
+        if not on_cpu:  # where memory is set apart, and kernels are chosen for each size
+            self._compute_largest_steps(loaded)
         self._vocabulary = vocabulary_of(loaded)
         self._scopes = PrefixScopes(config.prefix_sharing, constant_heads(loaded.preparer, self._spec.system_prompt))
         self._loaded = loaded
@@ -292,6 +295,23 @@ class LLMEngine:
         self._runner.begin(sequence)
         logits: torch.Tensor = self._runner.logits(sequence)
         return logits
+
+    def _compute_largest_steps(self, loaded: LoadedModel) -> None:
+        """Compute the largest steps that requests can ask for, so that none of them finds that it does not fit.
+
+        Raises StartError where one fails.
+        """
+        tokens = self._config.max_num_batched_tokens
+        for prompt in largest_prompts(loaded.preparer, tokens, loaded.max_model_len):
+            sequence = self._probe(loaded, prompt)
+            try:
+                self._runner.begin(sequence)
+                self._runner.run(Plan(prefill=[(sequence, min(sequence.remaining, tokens))]))
+            except Exception as error:  # of the device, its libraries and its compiler
+                raise StartError(
+                    f"{self._spec.name} failed on its largest step ({type(error).__name__}): lower "
+                    f"{'MAX_NUM_BATCHED_TOKENS' if prompt.images is None else 'MAX_MODEL_LEN'}."
+                ) from error
 
     def _probe(self, loaded: LoadedModel, prompt: PreparedPrompt) -> Sequence:
         """Return a sequence in the first row and blocks, before any request is served."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from io import BytesIO
+from math import isqrt
 
 import torch
 from PIL import Image
@@ -55,8 +56,25 @@ def fixed_prompts(vision: bool) -> Iterator[Prompt]:
         yield ChatPrompt(({"role": "user", "content": text},))
     if vision:
         for width, height in _IMAGE_SIZES:
-            content = [{"type": "image"}, {"type": "text", "text": "Что на картинке?"}]
-            yield ChatPrompt(({"role": "user", "content": content},), (_image(width, height),))
+            yield _about(_image(width, height))
+
+
+def largest_prompts(preparer: PromptPreparer, tokens: int, longest: int) -> Iterator[PreparedPrompt]:
+    """Yield prompts of less than `longest` tokens whose first steps are as large as any, if steps have up to `tokens`.
+
+    One has so many tokens; for a vision model, the other has the largest image.
+    """
+    yield PreparedPrompt([0] * min(tokens, longest - 1))
+    if preparer.image_pixels is not None:
+        side = isqrt(preparer.image_pixels)
+        prompt = preparer.prepare(_about(_image(side, side)))
+        if len(prompt.token_ids) < longest:
+            yield prompt
+
+
+def _about(image: EncodedImage) -> ChatPrompt:
+    content = [{"type": "image"}, {"type": "text", "text": "Что на картинке?"}]
+    return ChatPrompt(({"role": "user", "content": content},), (image,))
 
 
 def _image(width: int, height: int) -> EncodedImage:

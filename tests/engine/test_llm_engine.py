@@ -796,3 +796,28 @@ def test_an_images_tokens_are_keyed_by_its_hash():
     keys = prefix_keys(PreparedPrompt(ids, Images()), 9)
     assert keys == [1, ("first", 0), ("first", 1), 2, ("second", 0), 3]
     assert prefix_keys(PreparedPrompt(ids), None) == ids
+
+
+def test_a_card_computes_its_largest_steps_before_the_first_request(vision_folder):
+    """With the largest image in one of them; requests are answered as before."""
+    engine = LLMEngine(vision_spec(vision_folder), EngineConfig(max_num_seqs=2, max_waiting=2, cpu_threads=1))
+    engine.start()
+    try:
+        images = []
+        tower = engine._runner._images._tower
+        engine._runner._images._tower = lambda pixels, grids: images.append(grids.tolist()) or tower(pixels, grids)
+        engine._compute_largest_steps(engine._loaded)
+        engine._runner._images._tower = tower
+        (grids,) = images
+        assert len(grids) == 1
+        assert engine.submit(ask(max_tokens=2)).result().output_tokens == 2
+    finally:
+        engine.stop(0.0)
+
+
+def test_a_largest_step_that_fails_ends_the_start_with_the_setting_to_lower(start, runner):
+    """It would fail for a client otherwise."""
+    engine = start()
+    runner.on_run = lambda plan: (_ for _ in ()).throw(MemoryError)
+    with pytest.raises(StartError, match=r"avibe failed .* \(MemoryError\): lower MAX_NUM_BATCHED_TOKENS"):
+        engine._compute_largest_steps(engine._loaded)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.errors import StartError
-from engine.loading.selfcheck import check_logits, fixed_prompts
+from engine.loading.selfcheck import check_logits, fixed_prompts, largest_prompts
 from tests.checkpoints import text_spec, vision_spec
 
 LONGEST = 4096
@@ -82,3 +82,15 @@ def test_prompts_longer_than_the_limit_are_skipped(vision_model, vision_folder):
     assert max(lengths) == middle
     with pytest.raises(StartError, match="MAX_MODEL_LEN: 2 tokens"):
         check_logits(spec, vision_model.preparer, logits_of, 2)
+
+
+def test_the_largest_steps_have_all_tokens_and_the_largest_image(text_model, vision_model):
+    """As far as the context allows; what does not fit into it cannot be asked for."""
+    assert [len(one.token_ids) for one in largest_prompts(text_model.preparer, 512, 4096)] == [512]
+    assert [len(one.token_ids) for one in largest_prompts(text_model.preparer, 512, 100)] == [99]
+    text, image = largest_prompts(vision_model.preparer, 64, LONGEST)
+    assert len(text.token_ids) == 64
+    patches = int(image.images.grid_thw[0].prod())
+    pixels = patches * vision_model.model.config.vision_config.patch_size**2
+    assert 0.8 * vision_model.preparer.image_pixels < pixels <= vision_model.preparer.image_pixels
+    assert [one.images for one in largest_prompts(vision_model.preparer, 64, len(image.token_ids))] == [None]
