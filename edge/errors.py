@@ -41,6 +41,7 @@ from engine.errors import (
     UnsupportedMediaType,
     UpstreamFailed,
     ValidationError,
+    forget_frames,
 )
 from usage.errors import BudgetExceeded, LimitReached
 
@@ -163,7 +164,16 @@ _MEANINGS: dict[type, Meaning] = {}  # of the kinds that were raised so far
 
 
 def as_service_error(error: Exception) -> ServiceError:
-    """Return the error as one of our tree. An unexpected one is logged, without any text that a client sent."""
+    """Return a request's error, which ends here, as one of our tree.
+
+    An unexpected one is logged, without any text that a client sent.
+    """
+    ours = _translated(error)
+    forget_frames(error)
+    return ours
+
+
+def _translated(error: Exception) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, MemoryError):

@@ -66,13 +66,19 @@ class _Stream:
         self.source, self.sink = source, sink
         self._events, self._queue = events, queued
         self._queued = False
-        self.told = self._advance_here if source.writes_itself else self.wake  # of each part, and of the end
         self._lock = threading.Lock()  # held while a thread has it that writes it; guards the fields below
         self._lent = False
         self._returned = threading.Lock()  # released when the shared thread gives the stream back
         self._returned.acquire()
         self._left = False
         self._error: BaseException | None = None
+
+    def told(self) -> None:
+        """Hear of a part, or of the end."""
+        if self.source.writes_itself:
+            self._advance_here()
+        else:
+            self.wake()
 
     def wake(self) -> None:
         """Have the shared thread look; never blocks."""
@@ -96,7 +102,10 @@ class _Stream:
                     self._returned.acquire()
                 self._lent = False
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                self._error = None  # it knows this frame, and so this object
         left, self._left = self._left, False
         if left:
             self.sink.send_rest()
@@ -140,6 +149,10 @@ class _Stream:
         return not (self._left or ended or self.source.done)
 
 
+def _nothing() -> None:
+    """Wake nobody: the stream has ended."""
+
+
 class StreamWriter:
     """The shared thread, from `start` or else from the first stream on."""
 
@@ -164,18 +177,21 @@ class StreamWriter:
         self.start()
         stream = _Stream(events, source, sink, self._ready.put)
         source.tell(stream.told)
-        for event in events:
-            parts = [event]
-            while source.unread and (part := next(events, None)) is not None:
-                parts.append(part)
-            yield b"".join(parts)  # the first ones leave with the head
-            while not source.done:
-                turns.leave()
-                if not stream.lend(min(idle, source.expire())):
-                    break
-            if source.done:
-                turns.take(turns.LAST_PART)
-                yield b"".join(events)
+        try:
+            for event in events:
+                parts = [event]
+                while source.unread and (part := next(events, None)) is not None:
+                    parts.append(part)
+                yield b"".join(parts)  # the first ones leave with the head
+                while not source.done:
+                    turns.leave()
+                    if not stream.lend(min(idle, source.expire())):
+                        break
+                if source.done:
+                    turns.take(turns.LAST_PART)
+                    yield b"".join(events)
+        finally:
+            source.tell(_nothing)  # else the two would refer to each other
 
     def _run(self) -> None:
         while True:

@@ -171,13 +171,15 @@ class Generation:
             if not self.done:
                 self._completion = completion
                 self._notify_end()
+            self._on_abort = _nothing  # a producer may keep what it stops, and that this object
 
     def fail(self, error: ServiceError, spent: Spent | None = None) -> None:
         """End the answer with a typed error. The first end counts; later ones are ignored. spent: what it took."""
         with self._lock:
             if not self.done:
-                self._error, self._spent = error, spent
+                self._error, self._spent = copy.copy(error), spent  # without the frames, which have this object
                 self._notify_end()
+            self._on_abort = _nothing
 
     # --- the consumer's side ---
 
@@ -333,6 +335,10 @@ class Generation:
         if self._completion.finish_reason == "abort":
             raise RequestAborted("The request was stopped before it finished.")
         return self._completion
+
+
+def _nothing() -> None:
+    """Stop nothing: the answer has ended."""
 
 
 class Mailbox:

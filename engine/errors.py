@@ -148,3 +148,16 @@ class NoRoom(StartError):
 
 class DamagedWeights(StartError):
     """Weights that are to be quantized have values that are no finite numbers."""
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error that has been handled, and of those that led to it.
+
+    They refer to all that the frames hold which it has passed, and often back to the error: that would be garbage which
+    only a full collection finds, be it the values of a whole body.
+    """
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

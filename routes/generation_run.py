@@ -113,7 +113,7 @@ class Run:
         self._observer.validated(model, self.served_id, len(distinct), len(prompts))
         lengths = [sampling.max_tokens for _, sampling in prompts]
         self._reservation = spending.admit(model, backend.info.max_model_len, lengths)
-        self._release = services().client_watch.watch(request.environ, self.abort)
+        self._release: Callable[[], None] | None = services().client_watch.watch(request.environ, self.abort)
         if any(isinstance(prompt, ChatPrompt) and prompt.images for prompt in distinct.values()):
             turns.leave()  # they are decoded elsewhere
         try:
@@ -121,7 +121,7 @@ class Run:
                 for number, (prompt, sampling) in enumerate(prompts):
                     self._submit(backend, number, prompt, sampling)
         except BaseException as error:
-            self._release()
+            self._unwatch()
             self.abort()
             self._note(error)
             self._end()
@@ -173,12 +173,11 @@ class Run:
 
     def outlive_client(self) -> None:
         """Watch the client no longer: it may leave and come back."""
-        self._release()
-        self._release = lambda: None
+        self._unwatch()
 
     def close(self) -> None:
         """Abort what is not finished, and stop watching the client."""
-        self._release()
+        self._unwatch()
         self.abort()
         self._end()
         self._end_trace()
@@ -250,6 +249,12 @@ class Run:
             self._end()
         self._observer.failed(meaning.code, meaning.status, ours.message)
         return ours
+
+    def _unwatch(self) -> None:
+        # What is watched for refers to this object, which is garbage that only a full collection finds otherwise.
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
     def _note(self, error: BaseException) -> None:
         """Have what the answers used recorded as that of a request that failed."""

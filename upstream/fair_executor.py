@@ -63,6 +63,7 @@ class FairExecutor:
         except Exception as error:
             future.set_exception(error)
         finally:
+            del work, future  # an error would keep them and itself by its traceback
             with self._lock:
                 self._running[client] -= 1
                 self._running += Counter()  # without those that are 0

@@ -14,7 +14,6 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from engine.errors import Overloaded, ValidationError
@@ -32,18 +31,15 @@ Outcome = TypeVar("Outcome")
 
 
 class Compilation(Future[Outcome]):
-    """What is compiled. began: when a thread began with it, in seconds on the monotonic clock; None while it waits."""
+    """What is compiled for a client, by `work`.
 
-    began: float | None = None
+    began: when a thread began with it, in seconds on the monotonic clock; None while it waits.
+    """
 
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """One grammar of a client."""
-
-    client: str
-    work: Callable[[], Any]
-    future: Compilation[Any] = field(default_factory=Compilation)
+    def __init__(self, client: str = "", work: Callable[[], Outcome] | None = None) -> None:
+        super().__init__()
+        self.client, self.work = client, work
+        self.began: float | None = None
 
 
 class CompileQueue:
@@ -53,7 +49,7 @@ class CompileQueue:
         self._each, self._most = max(1, threads - 1), most
         self._threads = ThreadPoolExecutor(threads, "grammar", initializer=_lower_priority)
         self._lock = threading.Lock()  # guards the two fields below
-        self._lines: OrderedDict[str, deque[_Job]] = OrderedDict()  # the client whose turn was longest ago comes first
+        self._lines: OrderedDict[str, deque[Compilation[Any]]] = OrderedDict()  # whose turn was longest ago first
         self._at_work: Counter[str] = Counter()
 
     def done(self, work: Callable[[], Outcome], wanted: Wanted, seconds: float) -> Outcome:
@@ -68,59 +64,63 @@ class CompileQueue:
         except BaseException:
             future.cancel()
             raise
+        finally:
+            del future  # an error would keep itself by its traceback
 
     def submit(self, client: str, work: Callable[[], Outcome]) -> Compilation[Outcome]:
         """Have `work` done for a client; cancelling what is returned gives its place back while it waits.
 
         Raises Overloaded where there is no place for this client.
         """
-        job = _Job(client, work)
+        future = Compilation(client, work)
         with self._lock:
             if not self._has_room(client):
                 raise Overloaded(TOO_MANY, RETRY_AFTER)
-            self._lines.setdefault(client, deque()).append(job)
-        job.future.add_done_callback(lambda future: self._forget(job) if future.cancelled() else None)
+            self._lines.setdefault(client, deque()).append(future)
+        future.add_done_callback(self._forget)
         self._threads.submit(self._work)
-        return job.future
+        return future
 
     def close(self) -> None:
         """End the threads; what waits is cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
-            waiting = [job for line in self._lines.values() for job in line]
-        for job in waiting:
-            job.future.cancel()
+            waiting = [future for line in self._lines.values() for future in line]
+        for future in waiting:
+            future.cancel()
 
     def _work(self) -> None:
         """Do what waits, as long as there is something that may be begun."""
-        while (job := self._take()) is not None:
-            self._do(job)
-            del job  # so that its outcome is not kept while this thread waits
+        while (future := self._take()) is not None:
+            self._do(future)
+            del future  # so that its outcome is not kept while this thread waits
 
-    def _do(self, job: _Job) -> None:
+    def _do(self, future: Compilation[Any]) -> None:
+        assert future.work is not None
+        work, future.work = future.work, None
         try:
-            outcome = job.work()
+            outcome = work()
         except BaseException as error:
-            self._end(job)
-            job.future.set_exception(error)
+            self._end(future)
+            future.set_exception(error)
         else:
-            self._end(job)
-            job.future.set_result(outcome)
+            self._end(future)
+            future.set_result(outcome)
         finally:
-            del job  # an error would keep itself by its traceback
+            del future, work  # an error would keep them and itself by its traceback
 
-    def _take(self) -> _Job | None:
+    def _take(self) -> Compilation[Any] | None:
         with self._lock:
             while (client := self._next_client()) is not None:
                 line = self._lines[client]
-                job = line.popleft()
+                future = line.popleft()
                 self._lines.move_to_end(client)
                 if not line:
                     del self._lines[client]
-                if job.future.set_running_or_notify_cancel():
-                    job.future.began = time.monotonic()
+                if future.set_running_or_notify_cancel():
+                    future.began = time.monotonic()
                     self._at_work[client] += 1
-                    return job
+                    return future
         return None
 
     def _next_client(self) -> str | None:
@@ -128,20 +128,24 @@ class CompileQueue:
         client = min(self._lines, key=self._at_work.__getitem__, default=None)
         return client if client is not None and self._at_work[client] < self._each else None
 
-    def _end(self, job: _Job) -> None:
+    def _end(self, future: Compilation[Any]) -> None:
         with self._lock:
-            self._at_work -= Counter([job.client])
-            if job.client in self._lines:
-                self._lines.move_to_end(job.client)
+            self._at_work -= Counter([future.client])
+            if future.client in self._lines:
+                self._lines.move_to_end(future.client)
 
-    def _forget(self, job: _Job) -> None:
-        """Remove a job that was cancelled."""
+    def _forget(self, future: Future[Any]) -> None:
+        """Remove what was cancelled while it waited; what is done waits no longer."""
+        assert isinstance(future, Compilation)
+        if not future.cancelled():
+            return
+        future.work = None
         with self._lock:
-            line = self._lines.get(job.client)
-            if line is not None and job in line:
-                line.remove(job)
+            line = self._lines.get(future.client)
+            if line is not None and future in line:
+                line.remove(future)
                 if not line:
-                    del self._lines[job.client]
+                    del self._lines[future.client]
 
     def _has_room(self, client: str) -> bool:
         """Return whether one more job of a client may wait; one without any may take the last place. With the lock
@@ -156,15 +160,18 @@ def _result(future: Compilation[Outcome], wanted: Wanted, seconds: float) -> Out
     """Wait for a compilation. Raises as `CompileQueue.done` does."""
     future.add_done_callback(lambda _: wanted.changed.set())
     submitted = time.monotonic()
-    while not future.done():
-        began = future.began
-        left = (submitted if began is None else began) + seconds - time.monotonic()
-        if left <= 0 and began is None:
-            raise Overloaded(TOO_MANY, RETRY_AFTER)
-        if left <= 0:
-            raise ValidationError(TOO_COMPLEX)
-        wanted.wait(left)
-    return future.result()
+    try:
+        while not future.done():
+            began = future.began
+            left = (submitted if began is None else began) + seconds - time.monotonic()
+            if left <= 0 and began is None:
+                raise Overloaded(TOO_MANY, RETRY_AFTER)
+            if left <= 0:
+                raise ValidationError(TOO_COMPLEX)
+            wanted.wait(left)
+        return future.result()
+    finally:
+        del future  # an error would keep itself by its traceback
 
 
 def _lower_priority() -> None:

@@ -120,3 +120,5 @@ def _compute(future: Future[Mask], work: Callable[[], Mask], lock: threading.Loc
     else:
         lock.release()
         future.set_result(result)
+    finally:
+        del future, work  # an error would keep them and itself by its traceback

@@ -73,7 +73,10 @@ class OutputParser:
         self._tags = self._call_tags + ((THINK, THINK_END) if reasoning else ())
         self._held = ""
         self._passed_over = ""  # characters that are left out until another one comes
-        self._read: Callable[[list[Part]], bool] = self._begin if expected.exclusive else self._content
+        # A plain function: a method would refer back to this object.
+        self._read: Callable[[OutputParser, list[Part]], bool] = (
+            OutputParser._begin if expected.exclusive else OutputParser._content
+        )
         self._call = CallStream(tools)
         self._calls = 0  # that have begun
         self._complete: list[bool] = []  # of each call that has ended
@@ -92,7 +95,9 @@ class OutputParser:
     @property
     def settled(self) -> int:
         """Up to where in the text it is known what is shown of it."""
-        undecided = self._read == self._skipped or (self._read == self._in_call and not self._call.begun)
+        undecided = self._read == OutputParser._skipped or (
+            self._read == OutputParser._in_call and not self._call.begun
+        )
         return self._began if undecided else self._position
 
     def feed(self, text: str) -> list[Part]:
@@ -105,17 +110,17 @@ class OutputParser:
             if self._passed_over:
                 self._held = self._held.lstrip(self._passed_over)
                 self._passed_over = "" if self._held else self._passed_over
-            goes_on = bool(self._held) and self._read(parts)
+            goes_on = bool(self._held) and self._read(self, parts)
         return parts
 
     def finish(self) -> list[Part]:
         """Return the rest at the end."""
         parts: list[Part] = []
         rest, self._held = self._held, ""
-        if self._read == self._in_call:
+        if self._read == OutputParser._in_call:
             self._show(self._call.finish(), parts, ended=True)
             self._hide_unless(self._call.begun or bool(self._expected.sole and not self._calls))
-        elif self._read == self._skipped:
+        elif self._read == OutputParser._skipped:
             self._hide_unless(False)
         else:
             at = _tag_begin(rest, self._tags)
@@ -125,7 +130,7 @@ class OutputParser:
                 self._hide_unless(at == len(rest))
                 rest = rest[:at].rstrip()
             if not (self._calls and rest.isspace()):
-                self._add(Reasoning if self._read == self._reasoning else Content, rest, "", parts)
+                self._add(Reasoning if self._read == OutputParser._reasoning else Content, rest, "", parts)
         if self._expected.sole and not self._calls:  # cut before its name
             self._call = CallStream(self._tools)
             self._call.name = self._expected.sole
@@ -137,9 +142,9 @@ class OutputParser:
     def _begin(self, parts: list[Part]) -> bool:
         if CALL.startswith(self._held):
             decided = self._held == CALL
-            self._read = self._content if decided else self._begin
+            self._read = OutputParser._content if decided else OutputParser._begin
             return decided
-        self._read = self._content if self._held.startswith(CALL) else self._verbatim
+        self._read = OutputParser._content if self._held.startswith(CALL) else OutputParser._verbatim
         return True
 
     def _verbatim(self, parts: list[Part]) -> bool:
@@ -153,7 +158,7 @@ class OutputParser:
         if tag == CALL:
             self._enter_call()
         elif tag == THINK:
-            self._read = self._reasoning
+            self._read = OutputParser._reasoning
         elif tag:
             self._leave_out(tag, but=self._closing and tag == CALL_END, behind_call=not text)
         return bool(tag)
@@ -162,7 +167,7 @@ class OutputParser:
         text, tag = self._until_tag(self._tags)
         self._add(Reasoning, text, tag, parts)
         if tag == THINK_END:
-            self._read = self._content
+            self._read = OutputParser._content
         elif tag:
             self._leave_out(tag)
         return bool(tag)
@@ -171,13 +176,13 @@ class OutputParser:
         call = self._call
         arguments, self._held = call.feed(self._held), ""
         if call.broken and not call.name:
-            self._held, self._read = call.text, self._content
+            self._held, self._read = call.text, OutputParser._content
             self.hidden.append(range(self._began, self._began + len(CALL)))
             return True
         ended = call.done or call.broken
         self._show(arguments, parts, ended)
         if ended:
-            self._held, self._read = call.rest, self._content if call.done else self._skipped
+            self._held, self._read = call.rest, OutputParser._content if call.done else OutputParser._skipped
             self._passed_over = f"{WHITE}}}]" if call.done else ""
             self._hide_unless(call.begun)
             self._began, self._closing = self._position, call.begun
@@ -186,7 +191,7 @@ class OutputParser:
     def _skipped(self, parts: list[Part]) -> bool:
         _, tag = self._until_tag(self._call_tags)
         if tag:
-            self._read = self._content
+            self._read = OutputParser._content
             self._hide_unless(False)
         if tag == CALL:
             self._enter_call()
@@ -198,7 +203,7 @@ class OutputParser:
         return self._fed - len(self._held)
 
     def _enter_call(self) -> None:
-        self._call, self._read = CallStream(self._tools), self._in_call
+        self._call, self._read = CallStream(self._tools), OutputParser._in_call
         self._began = self._position - len(CALL)
 
     def _leave_out(self, tag: str, but: bool = False, behind_call: bool = False) -> None:

@@ -52,6 +52,15 @@ class Faulty:
         hit = self.server.folder / "hit"
         return hit.exists() and f"{point} " in hit.read_text()
 
+    def garbage(self, keep: bool = False) -> list[str]:
+        """Return what of ours only a collection could free; after that, all is kept until the next time if `keep`."""
+        found = self.server.folder / "garbage"
+        found.unlink(missing_ok=True)
+        self.server.say("collect.new", "keep" if keep else "")
+        (self.server.folder / "collect.new").rename(self.server.folder / "collect")
+        until(found.exists)
+        return list(json.loads(found.read_text(encoding="utf-8")))
+
     # --- requests ---
 
     def text(self, **fields: object) -> Answer:

@@ -2,19 +2,23 @@
 
 The folder in TINY_FOLDER is the remote control. While `fault` stands there, with a point and a kind in it, the point
 fails for requests whose prompt or path it meets: once for each line. `stall` ends when `go` is there. What happened is
-written to `hit`.
+written to `hit`. Once `collect` stands there, `garbage` is written: what of ours only the collector could free. With a
+text in it, nothing is collected from then on until the next time.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
+import gc
+import json
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
+from types import FrameType
 from typing import Any
 
 import torch
@@ -31,6 +35,8 @@ from routes import parsing
 from serving.connection import ClientSocket
 from serving.framing import Framing
 
+ROOT = Path(__file__).parents[2]
+OURS = {entry.name.removesuffix(".py") for entry in ROOT.iterdir() if entry.name not in ("tests", ".venv")}
 FOLDER = Path(os.environ["TINY_FOLDER"])
 TICK = 0.02
 LOCK = threading.Lock()  # guards the file of the fault
@@ -100,6 +106,35 @@ def _step(runner: ModelRunner, plan: Any) -> str:
     return "prefill" if any(count > 1 for _, count in plan.rows) else "decode"
 
 
+def _collect_when_asked() -> None:
+    asked, found = FOLDER / "collect", FOLDER / "garbage"
+    pause = threading.Event()
+    while True:
+        pause.wait(TICK)
+        if asked.exists():
+            keeps = bool(asked.read_text(encoding="utf-8"))
+            asked.unlink()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            gc.set_debug(0)
+            found.with_suffix(".new").write_text(json.dumps(_ours(gc.garbage)), encoding="utf-8")
+            gc.garbage.clear()
+            gc.collect()
+            (gc.disable if keeps else gc.enable)()
+            found.with_suffix(".new").rename(found)
+
+
+def _ours(garbage: list[Any]) -> list[str]:
+    """Return the classes of our objects, and where our frames stand; no garbage is listed twice."""
+    named = set()
+    for one in garbage:
+        if isinstance(one, FrameType) and Path(one.f_code.co_filename).is_relative_to(ROOT):
+            named.add(f"{Path(one.f_code.co_filename).relative_to(ROOT)}:{one.f_lineno} {one.f_code.co_qualname}")
+        elif type(one).__module__.partition(".")[0] in OURS:
+            named.add(f"{type(one).__module__}.{type(one).__qualname__}")
+    return sorted(named)
+
+
 weaken(Framing, "feed", lambda framing, data: "reading-body" if b"\r\n\r\n" in framing.head else "reading-head")
 weaken(SpooledTemporaryFile, "rollover", "storing")
 weaken(parsing, "read_json", "parsing")
@@ -117,3 +152,4 @@ real_time = time.time
 time.time = lambda: real_time() + float((FOLDER / "clock").read_text() if (FOLDER / "clock").exists() else 0)
 
 app = create_app(settings_or_exit())
+threading.Thread(target=_collect_when_asked, name="collect", daemon=True).start()
