@@ -39,9 +39,30 @@ install_units() {
     cp "$HERE/systemd/avito-ai-vllm@.service" "$units/"
     cp "$HERE/vllm/order.conf" "$units/avito-ai-vllm@avision.service.d/"
     for model in avibe avision; do
-        [ -e "$ROOT/etc/avito-ai/vllm-$model.env" ] || cp "$HERE/vllm/$model.env" "$ROOT/etc/avito-ai/vllm-$model.env"
+        [ -e "$ROOT/etc/avito-ai/vllm-$model.env" ] || first_options "$model" >"$ROOT/etc/avito-ai/vllm-$model.env"
     done
     systemctl daemon-reload
+}
+
+# Prints the options of model $1 as they come, on the card that the service has for it.
+first_options() {
+    local card
+    case "$1" in avibe) card="$(card_of VIBE_DEVICE)" ;; *) card="$(card_of VISION_DEVICE)" ;; esac
+    sed "s/^CUDA_VISIBLE_DEVICES=.*/CUDA_VISIBLE_DEVICES=${card:-0}/" "$HERE/vllm/$1.env"
+}
+
+# Prints the card that setting $1 puts a model on, by its name in CUDA_VISIBLE_DEVICES or else by its number; nothing
+# where neither is set. A number counts the visible cards.
+card_of() {
+    local visible number
+    visible="$(setting CUDA_VISIBLE_DEVICES)"
+    number="$(setting "$1" | sed -n 's/^cuda:\([0-9]\{1,\}\)$/\1/p')"
+    if [ -n "$visible" ]; then cut -d , -f "$((${number:-0} + 1))" <<<"$visible"; else printf '%s' "$number"; fi
+}
+
+# Prints the value of setting $1 in the file of settings.
+setting() {
+    sed -nE "s/^[[:space:]]*(export[[:space:]]+)?$1[[:space:]]*=[[:space:]]*//p" "$SETTINGS" | tail -n 1 | tr -d "\"' "
 }
 
 check_options() {

@@ -100,6 +100,30 @@ def test_vllm_starts_before_the_service_asks_it(installed: Installed) -> None:
         assert (installed.folder / "etc/systemd/system" / name).exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "cards"),
+    [
+        ("", ("0", "0")),
+        ("CUDA_VISIBLE_DEVICES=1\n", ("1", "1")),
+        ("CUDA_VISIBLE_DEVICES=1\n export CUDA_VISIBLE_DEVICES = '3'\n", ("3", "3")),
+        ('CUDA_VISIBLE_DEVICES="2,3"\nVISION_DEVICE=cuda:1\n', ("2", "3")),
+        ("CUDA_VISIBLE_DEVICES=GPU-aa,GPU-bb\nVIBE_DEVICE=cuda:1\nVISION_DEVICE=cuda\n", ("GPU-bb", "GPU-aa")),
+        ("VIBE_DEVICE=cuda:2\n# CUDA_VISIBLE_DEVICES=7\n", ("2", "0")),
+    ],
+)
+def test_vllm_gets_the_cards_of_the_service(installed: Installed, settings: str, cards: tuple[str, str]) -> None:
+    """Of each model its own; what the operator has changed in its file stays."""
+    installed.settings.write_text(OTHERS + settings)
+    assert installed.change("vllm").returncode == 0
+    files = [installed.folder / f"etc/avito-ai/vllm-{model}.env" for model in ("avibe", "avision")]
+    for file, card in zip(files, cards, strict=True):
+        assert f"\nCUDA_VISIBLE_DEVICES={card}\n" in file.read_text()
+        assert "\nMODEL=/mnt/data/avito/" in file.read_text()
+    files[0].write_text("PORT=8009\nOPTIONS=\n")
+    assert installed.change("vllm").returncode == 0
+    assert files[0].read_text() == "PORT=8009\nOPTIONS=\n"
+
+
 def test_our_engine_serves_before_vllm_stops(installed: Installed) -> None:
     """The settings are as they were before; twice changes nothing more."""
     for arguments in ("vllm", "vllm", "own", "own"):
