@@ -440,7 +440,7 @@ def test_another_server_takes_over(server: FakeUpstream, other: FakeUpstream, op
 def test_a_killed_server_loses_no_request_that_had_not_begun(
     server: FakeUpstream, other: FakeUpstream, opened: Open
 ) -> None:
-    """Those that had begun to stream end with one typed error."""
+    """They are asked of the other."""
     backend = opened(urls=(server.url, other.url), breaker_failures=100)
     for one in (server, other):
         one.script.wait = 0.3
@@ -448,6 +448,30 @@ def test_a_killed_server_loses_no_request_that_had_not_begun(
     server.wait_for(lambda server: server.heard)
     server.do(server.kill)
     assert [generation.result().text for generation in waiting] == [SAID] * 20
+
+
+def test_the_streams_of_a_killed_server_end_with_one_typed_error(
+    server: FakeUpstream, other: FakeUpstream, opened: Open
+) -> None:
+    """At once, whatever the time-outs are; those of the other server go on."""
+    backend = opened(urls=(server.url, other.url), breaker_failures=100, idle_timeout=PATIENCE)
+    for one in (server, other):
+        one.script.gap = 30 * PATIENCE
+    generations = [backend.submit(asking(f"conversation {number}")) for number in range(20)]
+    streams = [generation.pieces() for generation in generations]
+    assert all(next(stream).text for stream in streams)
+    lost = backend.reports()[0].outstanding
+    assert 0 < lost < 20
+    server.do(server.kill)
+    until(lambda: sum(generation.done for generation in generations) == lost)
+    for generation, stream in zip(generations, streams, strict=True):
+        if not generation.done:
+            generation.abort()
+            continue
+        with pytest.raises(UpstreamFailed):
+            list(stream)
+    until(lambda: not sum(one.outstanding for one in backend.reports()))
+    assert [type(failure_of(one)) for one in generations].count(UpstreamFailed) == lost
 
 
 def test_a_conversation_stays_with_its_server(server: FakeUpstream, other: FakeUpstream, opened: Open) -> None:
