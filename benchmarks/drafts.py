@@ -26,6 +26,7 @@ from benchmarks.harness import record
 from benchmarks.harness.command_line import add_run_options, keep_to_core, whole_numbers
 from benchmarks.harness.comparison import spread
 from benchmarks.harness.stepping import SteppedEngine
+from benchmarks.harness.targets import Verdict, exit_status, judged
 from benchmarks.offline import spec
 from benchmarks.weights import in_format
 from demo import evaluate as held_out
@@ -38,6 +39,7 @@ PROMPT_TOKENS, ANSWER_TOKENS = 148, 64
 EACH = 2  # requests of each client
 TIMEOUT = 3600.0
 KINDS = ("copied", "greedy", "drawn")
+REPEATED_TARGET, LEAST = 1.6, 0.97  # of greedy texts to one client, and of all others
 
 
 @dataclass(slots=True)
@@ -116,6 +118,16 @@ def table_of(loads: dict[tuple[str, int], Load]) -> str:
     return record.table(("text", "load", "tokens/s to without", "drafted", "right", "answers that differ"), cells)
 
 
+def judge(loads: dict[tuple[str, int], Load]) -> list[Verdict]:
+    """Return the verdict on each load, by the median of its rounds."""
+    found = []
+    for (kind, clients), load in loads.items():
+        least, ratios = REPEATED_TARGET if (kind, clients) == ("greedy", 1) else LEAST, spread(load.ratios)
+        met = ratios is not None and ratios.median >= least
+        found.append(judged(f"{kind}, c={clients}: at least {least:g} times without", met, str(ratios)))
+    return found
+
+
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -130,7 +142,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None, threads: Callable[[int], None] = torch.set_num_threads) -> int:
-    """Measure, print and write the results; return the exit status."""
+    """Measure, print and write the results; return the exit status, 1 if a target is missed."""
     options = arguments(argv)
     keep_to_core(options.core)
     threads(1)
@@ -144,10 +156,11 @@ def main(argv: Sequence[str] | None = None, threads: Callable[[int], None] = tor
     loads = {(kind, clients): Load() for kind in options.kinds for clients in options.c}
     measure(engine, Requests(loaded.vocab_size, items), loads, options.rounds, options.drafts)
     figures = {f"{kind} c={clients}": asdict(load) for (kind, clients), load in loads.items()}
-    table = table_of(loads)
-    path = record.write(options.name, found, figures, "Drafts from an answer's own text", [table], options.results)
-    print(table, path, sep="\n")
-    return 0
+    verdicts = judge(loads)
+    tables = [table_of(loads), *map(str, verdicts)]
+    path = record.write(options.name, found, figures, "Drafts from an answer's own text", tables, options.results)
+    print(*tables, path, sep="\n\n")
+    return exit_status(verdict.word for verdict in verdicts)
 
 
 if __name__ == "__main__":

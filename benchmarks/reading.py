@@ -40,9 +40,10 @@ def bytes_read(loaded: LoadedModel) -> int:
     """Return how many bytes of weights one token reads: all but a table of embeddings that is not the head as well."""
     model: Any = loaded.model
     table = model.get_input_embeddings().weight
-    own = {id(weight): weight.nbytes for weight in model.parameters()}
+    own = {id(weight): int(weight.nbytes) for weight in model.parameters()}
     head = model.get_output_embeddings().weight
-    return sum(own.values()) - (0 if head is table or head.data_ptr() == table.data_ptr() else table.nbytes)
+    tied = head is table or head.data_ptr() == table.data_ptr()
+    return sum(own.values()) - (0 if tied else int(table.nbytes))
 
 
 def token_seconds(engine: SteppedEngine, tokens: int, round_number: int) -> list[float]:

@@ -7,7 +7,9 @@
 speed: tokens/s of decode steps with c sequences, and of a prompt, in rounds in which the formats take turns; ratios are
 those of a round to the first format. error: KL divergence and relative error of the logits against float32, and how
 often the most probable token is the same, at every position of a random text. answers: the demo models' held-out
-questions, asked through the engine. Without a folder a random model of Qwen3-0.6B's shape with two layers is created.
+questions, asked through the engine. Targets: prompts in bfloat16 and int8 twice as fast as in float32, int8 loaded in
+1.5 times its time, and at most half a point of the held-out answers lost to int8. Without a folder a random model of
+Qwen3-0.6B's shape with two layers is created.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from benchmarks.harness.checkpoints import checkpoint
 from benchmarks.harness.command_line import add_run_options, keep_to_core, whole_numbers
 from benchmarks.harness.comparison import spread
 from benchmarks.harness.stepping import SteppedEngine
+from benchmarks.harness.targets import Verdict, exit_status, judged
 from benchmarks.offline import spec
 from demo import evaluate as held_out
 from demo import evaluate_images, evaluate_text
@@ -54,6 +57,8 @@ TEXTS, TEXT_TOKENS = 4, 64
 TIMEOUT = 3600.0
 SLOTS = 16
 PROMPT = "prompt"
+PROMPT_TARGET, LOADING_TARGET = 2.0, 1.5  # times float32's
+LOST_TARGET = 0.5  # points of the held-out answers
 
 
 def in_format(own: ModelSpec, name: str) -> ModelSpec:
@@ -132,6 +137,22 @@ def speed_table(benches: dict[str, Bench]) -> str:
     return record.table(("weights", *first.speeds, "loading"), cells)
 
 
+def judge_speed(benches: dict[str, Bench]) -> list[Verdict]:
+    """Return the verdicts on what has a target, beside float32."""
+    exact, found = benches.get("float32"), []
+    for name in ("bfloat16", "int8") if exact is not None else ():
+        if exact is not None and name in benches:
+            own = benches[name].speeds[PROMPT]
+            ratios = spread([one / other for one, other in zip(own, exact.speeds[PROMPT], strict=True)])
+            met = ratios is not None and ratios.median >= PROMPT_TARGET
+            found.append(judged(f"prompts in {name} at least {PROMPT_TARGET:g} times as fast", met, str(ratios)))
+    if exact is not None and "int8" in benches:
+        ratio = benches["int8"].loading / exact.loading
+        met = ratio <= LOADING_TARGET
+        found.append(judged(f"int8 loaded in at most {LOADING_TARGET:g} times the time", met, f"{ratio:.2f}"))
+    return found
+
+
 @torch.inference_mode()
 def logits_of(folder: Path, name: str, texts: Sequence[Sequence[int]]) -> list[Tensor]:
     """Return the logits [tokens, vocabulary] at every position of each text."""
@@ -153,20 +174,29 @@ def logits_of(folder: Path, name: str, texts: Sequence[Sequence[int]]) -> list[T
     return found
 
 
-def error_table(folder: Path, names: Sequence[str]) -> str:
-    """Return the errors of the formats against float32."""
+def measure_errors(folder: Path, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the errors of the formats against float32: divergence, relative error, and share of the same tokens."""
     vocabulary = load_model(spec(folder, vision=False), lambda progress: None, MODEL_LENGTH).vocab_size
     rng = random.Random(0)
     texts = [rng.choices(range(256, vocabulary), k=TEXT_TOKENS) for _ in range(TEXTS)]
     exact = torch.cat(logits_of(folder, "float32", texts))
-    cells = []
+    errors = {}
     for name in names:
         found = torch.cat(logits_of(folder, name, texts))
         right, ours = exact.log_softmax(-1), found.log_softmax(-1)
         divergence = (right.exp() * (right - ours)).sum(-1).mean().item()
         same = (exact.argmax(-1) == found.argmax(-1)).float().mean().item()
         relative = ((found - exact).norm() / exact.norm()).item()
-        cells.append((name, f"{divergence:.2e}", f"{relative:.2e}", f"{same:.1%}"))
+        errors[name] = {"divergence": divergence, "relative": relative, "same": same}
+    return errors
+
+
+def error_table(errors: dict[str, dict[str, float]]) -> str:
+    """Return the errors by format."""
+    cells = [
+        (name, f"{one['divergence']:.2e}", f"{one['relative']:.2e}", f"{one['same']:.1%}")
+        for name, one in errors.items()
+    ]
     return record.table(("weights", "KL divergence", "relative error", "same first token"), cells)
 
 
@@ -208,8 +238,19 @@ class Answers:
         names = [*self.right]
         groups = [*self.right[names[0]]]
         cells = [(group, *(f"{_percent([self.right[name][group]]):.1f}" for name in names)) for group in groups]
-        cells.append(("all", *(f"{_percent([*self.right[name].values()]):.2f}" for name in names)))
+        cells.append(("all", *(f"{self.percent(name):.2f}" for name in names)))
         return record.table(("held-out group, % right", *names), cells)
+
+    def percent(self, name: str) -> float:
+        """Return the share of right answers of a format over all groups, in percent."""
+        return _percent([*self.right[name].values()])
+
+    def judge(self) -> list[Verdict]:
+        """Return the verdict on int8 beside float32, where both were asked."""
+        if not {"float32", "int8"} <= self.right.keys():
+            return []
+        lost = self.percent("float32") - self.percent("int8")
+        return [judged(f"at most {LOST_TARGET:g} points lost to int8", lost <= LOST_TARGET, f"{lost:.2f}")]
 
 
 def _percent(counts: Sequence[tuple[int, int]]) -> float:
@@ -256,29 +297,34 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None, threads: Callable[[int], None] = torch.set_num_threads) -> int:
-    """Measure, print and write the results; return the exit status."""
+    """Measure, print and write the results; return the exit status, 1 if a target is missed."""
     options = arguments(argv)
     keep_to_core(options.core)
     threads(1)
     found = record.facts(["torch", "transformers", "numpy"])
     figures: dict[str, object] = {"formats": options.formats}
+    verdicts: list[Verdict] = []
     if options.what == "answers":
         answers = Answers(options.share)
         for name in options.formats:
             answers.ask(name)
-        table, figures["right"] = answers.table(), answers.right
+        table, figures["right"], verdicts = answers.table(), answers.right, answers.judge()
     else:
         with checkpoint("wide", options.text) as folder:
             if options.what == "error":
-                table = error_table(folder, options.formats)
+                errors = measure_errors(folder, options.formats)
+                table, figures["errors"] = error_table(errors), errors
             else:
                 benches = measure_speed(folder, options.formats, options.c, options.rounds)
-                table, figures["speeds"] = speed_table(benches), {name: one.speeds for name, one in benches.items()}
+                table, verdicts = speed_table(benches), judge_speed(benches)
+                figures["speeds"] = {name: one.speeds for name, one in benches.items()}
+                figures["loading"] = {name: one.loading for name, one in benches.items()}
     title = {"speed": "Speed", "error": "Errors", "answers": "Held-out answers"}[options.what]
     name = options.name or f"weights-{options.what}"
-    path = record.write(name, found, figures, f"{title} by the format of weights", [table], options.results)
-    print(table, path, sep="\n")
-    return 0
+    tables = [table, *map(str, verdicts)]
+    path = record.write(name, found, figures, f"{title} by the format of weights", tables, options.results)
+    print(*tables, path, sep="\n\n")
+    return exit_status(verdict.word for verdict in verdicts)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def test_the_command_compares_answers_with_and_without_drafts(tmp_path: Path) ->
     """End to end: a ratio a round, drafts where a text repeats itself, and the same answers."""
     text = write_text_checkpoint(tmp_path / "text", max_position_embeddings=1024)
     options = ["--kinds", "greedy", "--c", "1", "--rounds", "1", "--name", "tiny", "--results", str(tmp_path)]
-    assert drafts.main(["--text", str(text), *options], threads=lambda count: None) == 0
+    drafts.main(["--text", str(text), *options], threads=lambda count: None)
     figures = json.loads((tmp_path / "tiny.json").read_text())
     found = figures["greedy c=1"]
     assert len(found["ratios"]) == 1

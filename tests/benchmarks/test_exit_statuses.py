@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import (
     compile_effect,
+    drafts,
     gpu,
     hooks_cost,
     key_cost,
@@ -21,8 +22,10 @@ from benchmarks import (
     page_latency,
     page_shift,
     page_tasks,
+    reading,
     sampling,
     upstream_cost,
+    weights,
 )
 from benchmarks.harness.gpu_report import Measured
 from benchmarks.harness.step_report import by_shape
@@ -132,7 +135,56 @@ def painted(milliseconds: float) -> Replaced:
     return {"running": instead, "_watched": given(([(0.0, milliseconds)] * 9, {"all": 1.0}))}
 
 
+def drafted(repeated: float, other: float) -> Replaced:
+    """Return what replaces the measuring of drafts: the ratio of greedy texts to one client, and of all others."""
+
+    def measure(engine: object, requests: object, loads: dict[tuple[str, int], drafts.Load], *rest: object) -> None:
+        for which, load in loads.items():
+            load.ratios.append(repeated if which == ("greedy", 1) else other)
+
+    loaded = given(SimpleNamespace(vocab_size=300))
+    questions = SimpleNamespace(text_items=given([]))
+    return {"load_model": loaded, "SteppedEngine": given(None), "held_out": questions, "measure": measure}
+
+
+def formats(prompt: float, loading: float) -> Replaced:
+    """Return what replaces the measuring of the speed of formats, as ratios to float32."""
+    speeds = {"float32": (1.0, 1.0), "bfloat16": (2.5, 1.0), "int8": (prompt, loading)}
+    benches = {
+        name: SimpleNamespace(loading=seconds, speeds={weights.PROMPT: [speed]})
+        for name, (speed, seconds) in speeds.items()
+    }
+    return {"checkpoint": instead, "measure_speed": given(benches)}
+
+
+def answered(right: int) -> Replaced:
+    """Return what replaces the asking of 1,000 questions, of which int8 answers so many well and float32 900."""
+
+    class Asked(weights.Answers):
+        def ask(self, name: str) -> None:
+            self.right[name] = {"text: a": (right if name == "int8" else 900, 1000)}
+
+    return {"Answers": Asked}
+
+
+def read(seconds: float) -> Replaced:
+    """Return what replaces the measuring of a token, where its weights are read in one second."""
+    engine = {"checkpoint": instead, "load_model": given(None), "SteppedEngine": given(None)}
+    own = {"bytes_read": given(1000), "readers": given({"numpy": given(None)})}
+    return engine | own | {"token_seconds": given([seconds]), "reading_seconds": given(1.0)}
+
+
 CASES = [
+    (drafts, drafted(1.7, 1.0), 0, []),
+    (drafts, drafted(1.5, 1.0), 1, []),
+    (drafts, drafted(1.7, 0.9), 1, []),
+    (weights, formats(2.1, 1.4), 0, ["speed"]),
+    (weights, formats(1.9, 1.4), 1, ["speed"]),
+    (weights, formats(2.1, 1.6), 1, ["speed"]),
+    (weights, answered(896), 0, ["answers"]),
+    (weights, answered(894), 1, ["answers"]),
+    (reading, read(1.1), 0, []),
+    (reading, read(1.2), 1, []),
     (hooks_cost, hooks(0.5), 0, []),
     (hooks_cost, hooks(1.5), 1, []),
     (key_cost, keys(0.2), 0, []),
