@@ -56,11 +56,11 @@ bench: ## the engine alone, and what the hooks cost; fails where a target is mis
 	$(call needs,torch,$(DEVELOPER))
 	missed=0; for name in offline hooks_cost; do $(PYTHON) -m benchmarks.$$name || missed=1; done; exit $$missed
 
-sanitize: ## the kernels of packed weights under gcc's AddressSanitizer and UBSan, which end at the first error
+sanitize: ## the kernels under gcc's AddressSanitizer and UBSan, which end at the first error
 	$(call needs,pytest,$(DEVELOPER))
 	ASAN_OPTIONS=detect_leaks=0 CFLAGS='-g -O1 -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all' \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	  $(PYTHON) -m pytest -q tests/engine/model/kernels/test_packed.py tests/engine/model/kernels/test_whole_step.py
+	  $(PYTHON) -m pytest -q tests/engine/model/kernels --deselect tests/engine/model/kernels/test_build.py
 
 fake-cuda: ## the flat step on fake tensors of a card: needs requirements.txt, in the CUDA build, in .venv-cuda (4.6 GB)
 	.venv-cuda/bin/python -m tests.engine.model.cuda.fake_cuda
