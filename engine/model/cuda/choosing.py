@@ -11,8 +11,9 @@ from torch import Tensor
 
 from engine.model.choice import Choice
 from engine.model.cuda.graphs import Graphs
-from engine.model.cuda.sampling import Sampler, allow_tokens, is_ranked
-from engine.model.sampler import apply_adjustments, to_device
+from engine.model.cuda.sampling import Sampler, adjust_rows, allow_tokens, is_ranked, packed_adjustments
+from engine.model.cuda.sampling_kernels import HEAD
+from engine.model.sampler import to_device
 from engine.model.scoring import log_probabilities_in_parts
 from engine.schedule.sequence import Sequence
 
@@ -88,6 +89,8 @@ class Chooser:
         """Launch once what only some steps launch; the logits and results mean nothing afterwards."""
         for ranked in (False, True):
             self.sample(rows, ranked, inputs)
+        nothing = torch.zeros(HEAD.value, dtype=torch.int32)  # a row without biases and penalties
+        adjust_rows(self.logits, to_device(nothing, self.logits.device), 1)
         index = self._index([0])
         log_probabilities_in_parts(self.logits[index], self._result[0][index], 1)
         allow_tokens(self.logits, index, to_device(torch.zeros(1, 1, dtype=torch.int32), self.logits.device))
@@ -96,15 +99,20 @@ class Chooser:
         """Apply bias, penalties and grammars to the rows that have any."""
         masked: list[int] = []
         words: list[np.ndarray] = []
+        adjusted: list[tuple[int, Sequence]] = []
         for row, sequence in enumerate(sequences):
             if not sequence.adjusts_logits:
                 continue
-            apply_adjustments(self.logits[row], sequence)
+            if sequence.adjustments is not None:
+                adjusted.append((row, sequence))
             if sequence.sampling.token_mask is not None:
                 masked.append(row)
                 words.append(np.ascontiguousarray(sequence.sampling.token_mask.bitmask()).view(np.int32).ravel())
+        device = self.logits.device
+        if adjusted:
+            packed = to_device(torch.from_numpy(packed_adjustments(adjusted)), device)
+            adjust_rows(self.logits, packed, len(adjusted))
         if masked:
-            device = self.logits.device
             allow_tokens(self.logits, self._index(masked), to_device(torch.from_numpy(np.stack(words)), device))
 
     def _index(self, rows: list[int]) -> Tensor:

@@ -23,6 +23,8 @@ from engine.schedule.sequence import LOWEST_TEMPERATURE, Sequence
 # Tokens that may be within reach of top_k, top_p and min_p without reading the vocabulary again and again. A row of a
 # language model has tens to thousands.
 LISTED = 16384
+# Tokens with a bias or a penalty that a program reads at once.
+ADJUSTED = 1024
 # Warps of a program that reads a chunk.
 WARPS = 8
 
@@ -124,3 +126,35 @@ def allow_tokens(logits: Tensor, rows: Tensor, words: Tensor) -> None:
     kernels.mask_row[(rows.shape[0], triton.cdiv(size, block))](
         logits, rows, words, logits.stride(0), words.stride(0), words.shape[1], size, BLOCK=block, num_warps=WARPS
     )
+
+
+def packed_adjustments(rows: abc.Sequence[tuple[int, Sequence]]) -> np.ndarray:
+    """Return the biases and penalties of sequences for `adjust_rows`, int32; floats are there by their bits.
+
+    rows: the row of each sequence, which has `adjustments`. First come the heads, then the tokens of all rows, then as
+    many values: the biases, and how often tokens with penalties are in the answer so far.
+    """
+    heads = np.zeros((len(rows), kernels.HEAD.value), np.int32)
+    ids, values, end = [], [], 0
+    for head, (row, sequence) in zip(heads, rows, strict=True):
+        params, adjustments = sequence.sampling, sequence.adjustments
+        assert adjustments is not None
+        bias_ids, biases = sequence.biases
+        ids += [np.array(bias_ids, np.int32), np.array(adjustments.token_ids, np.int32)]
+        values += [np.array(biases, np.float32), np.array(adjustments.counts, np.float32)]
+        begin, middle = end, end + len(bias_ids)
+        end = middle + len(adjustments.token_ids)
+        head[:4] = row, begin, middle, end
+        penalties = params.repetition_penalty, params.frequency_penalty, params.presence_penalty
+        head[4:] = np.array(penalties, np.float32).view(np.int32)
+    return np.concatenate([heads.ravel(), *ids, *(value.view(np.int32) for value in values)])
+
+
+def adjust_rows(logits: Tensor, words: Tensor, rows: int) -> None:
+    """Add biases to logits and apply penalties, in place, in one launch for all rows that have any.
+
+    logits: float32 [R, V]; words: from `packed_adjustments`, of so many rows.
+    """
+    heads = rows * kernels.HEAD.value
+    size = (words.shape[0] - heads) // 2
+    kernels.adjust_row[(rows,)](logits, words, logits.stride(0), heads, heads + size, BLOCK=ADJUSTED, num_warps=WARPS)

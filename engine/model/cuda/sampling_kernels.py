@@ -29,6 +29,9 @@ TOP_P = tl.constexpr(2)
 MIN_P = tl.constexpr(3)
 MASKED = tl.constexpr(4)
 COLUMNS = tl.constexpr(5)
+# Words that tell of a row with biases or penalties: the row, where its tokens begin, where those with penalties do and
+# where they end, and three penalties.
+HEAD = tl.constexpr(7)
 
 
 @triton.jit
@@ -328,3 +331,30 @@ def mask_row(logits, rows, words, row_stride, words_stride, size, V, BLOCK: tl.c
     denied = ((bits >> (position % 32)) & 1) == 0
     start = logits + tl.load(rows + index).to(tl.int64) * row_stride
     tl.store(start + position, float("-inf"), mask=denied & (position < V))
+
+
+# However many tokens there are: the same program.
+@triton.jit(do_not_specialize=["ids_at", "values_at"])
+def adjust_row(logits, words, row_stride, ids_at, values_at, BLOCK: tl.constexpr):
+    """Add the biases of a row to its logits, then apply its penalties. words: from `sampling.packed_adjustments`."""
+    head = words + tl.program_id(0) * HEAD
+    start = logits + tl.load(head).to(tl.int64) * row_stride
+    biases, penalties, end = tl.load(head + 1), tl.load(head + 2), tl.load(head + 3)
+    repetition = tl.load(head + 4).to(tl.float32, bitcast=True)
+    frequency = tl.load(head + 5).to(tl.float32, bitcast=True)
+    presence = tl.load(head + 6).to(tl.float32, bitcast=True)
+    for first in range(biases, penalties, BLOCK):
+        place = first + tl.arange(0, BLOCK)
+        inside = place < penalties
+        token = start + tl.load(words + ids_at + place, mask=inside, other=0)
+        bias = tl.load(words + values_at + place, mask=inside, other=0).to(tl.float32, bitcast=True)
+        tl.store(token, tl.load(token, mask=inside, other=0.0) + bias, mask=inside)
+    tl.debug_barrier()  # another thread may have added the bias of a token that has a penalty as well
+    for first in range(penalties, end, BLOCK):
+        place = first + tl.arange(0, BLOCK)
+        inside = place < end
+        token = start + tl.load(words + ids_at + place, mask=inside, other=0)
+        count = tl.load(words + values_at + place, mask=inside, other=0).to(tl.float32, bitcast=True)
+        seen = tl.load(token, mask=inside, other=0.0)
+        seen = tl.where(seen < 0, seen * repetition, seen / repetition)
+        tl.store(token, seen - tl.where(count > 0, frequency * count + presence, 0.0), mask=inside)

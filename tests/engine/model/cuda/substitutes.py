@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from engine.model.cuda import choosing, forward, fp8, gemm, skinny, step
 from engine.model.cuda.formats import Quantized
+from engine.model.cuda.sampling_kernels import HEAD
 from engine.model.layers import rotate
 from engine.schedule.sequence import BELOW_ONE
 
@@ -127,6 +128,19 @@ class Sampler:
                 last_tokens[slot] = token
 
 
+def adjust_rows(logits, words, rows):
+    heads, rest = words[: HEAD.value * rows].view(rows, -1), words[HEAD.value * rows :]
+    ids, values = rest.chunk(2) if len(rest) else (rest, rest)
+    values = values.view(torch.float32)
+    for (row, begin, middle, end), penalties in zip(heads[:, :4].tolist(), heads[:, 4:], strict=True):
+        repetition, frequency, presence = penalties.view(torch.float32)
+        logits[row, ids[begin:middle].long()] += values[begin:middle]
+        own, counts = ids[middle:end].long(), values[middle:end]
+        seen = logits[row, own]
+        seen = torch.where(seen < 0, seen * repetition, seen / repetition)
+        logits[row, own] = seen - torch.where(counts > 0, frequency * counts + presence, 0.0)
+
+
 def allow_tokens(logits, rows, words):
     assert words.shape == (1, 1), "only the warm-up has a grammar"
     logits[rows] = -torch.inf
@@ -141,4 +155,5 @@ def put_in_place(monkeypatch):
     monkeypatch.setattr(gemm, "tiles_for", tiles_for_any)
     monkeypatch.setattr(step, "embed_tokens", embed_tokens)
     monkeypatch.setattr(choosing, "Sampler", Sampler)
+    monkeypatch.setattr(choosing, "adjust_rows", adjust_rows)
     monkeypatch.setattr(choosing, "allow_tokens", allow_tokens)

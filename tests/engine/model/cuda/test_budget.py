@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from benchmarks.card.flat_steps import Steps
 from benchmarks.cuda_step import weights_of
 from tests.engine.model.cuda.compile_kernels import ROOT
 from tests.engine.model.cuda.launches import launches_of
-from tests.engine.model.cuda.variants import kinds
+from tests.engine.model.cuda.variants import adjusted, ask, kinds
 from tests.system_programs import unmeasured
 
 ROWS, CHUNK = 64, 256
@@ -49,12 +50,24 @@ def test_a_step_launches_few_operations_and_waits_for_none(shape, rows, tokens):
 @pytest.mark.parametrize("new", [False, True])
 @pytest.mark.parametrize("kind", range(len(KINDS)))
 def test_whatever_rows_ask_the_host_waits_for_no_launch(kind, new):
-    """Greedy, plain and ranked rows, log probabilities and grammars, of rows that are known and of new ones."""
+    """Greedy, plain and ranked rows, log probabilities, grammars and penalties, of known rows and of new ones."""
     steps = Steps(weights_of("8b", "meta", torch.float16), ROWS + 1, 512)
     for row in steps._rows:
-        row.sampling, row.adjusts_logits = KINDS[kind], KINDS[kind].token_mask is not None
+        ask(row, KINDS[kind])
     launches = launches_of(steps, ROWS + CHUNK, new)
     assert launches.copies >= (ROWS if new else 2)
+    assert launches.blocking == []
+
+
+@pytest.mark.parametrize("rows", [1, ROWS])
+def test_biases_and_penalties_cost_one_launch_and_one_copy(rows):
+    """However many rows have them, and however many tokens."""
+    steps = Steps(weights_of("8b", "meta", torch.float16), ROWS + 1, 512, top_p=1.0)
+    for row in steps._rows[:rows]:
+        ask(row, SimpleNamespace(**vars(KINDS[1]) | adjusted(3000)))
+    launches = launches_of(steps, ROWS)
+    assert launches.counts["adjust_row"] == 1
+    assert launches.total <= LAUNCHES_A_LAYER * LAYERS["8b"] + OTHERS["plain"] + 2, launches.counts
     assert launches.blocking == []
 
 

@@ -10,10 +10,14 @@ import torch
 
 from engine.model.cuda.sampling import (
     Sampler,
+    adjust_rows,
     allow_tokens,
     is_ranked,
+    packed_adjustments,
     parameters_of,
 )
+from engine.model.cuda.sampling_kernels import HEAD
+from engine.model.sampler import apply_adjustments
 from engine.model.scoring import log_probabilities
 from tests.engine.model.cuda.compile_kernels import compiled_by
 
@@ -281,6 +285,33 @@ def test_a_grammar_allows_only_the_tokens_of_its_bitmask(device, dtype):
     assert torch.equal(logits[1], before[1])
 
 
+def test_biases_and_penalties_are_those_of_one_row_alone(device):
+    """Of any rows of a batch in one launch, also of tokens that have both, of many tokens and of none."""
+    from tests.engine.sequences import sequence
+
+    asked = [
+        {"logit_bias": {3: 2.5, 4999: -7.0}},
+        {"repetition_penalty": 1.3, "frequency_penalty": 0.5, "presence_penalty": -0.25, "logit_bias": {7: 4.0}},
+        {"repetition_penalty": 0.8},
+        {"min_tokens": 3, "presence_penalty": 1.0},
+    ]
+    rows = []
+    for seed, params in enumerate(asked):
+        made = sequence(tokens=12, ends=(11, 12), **params)
+        for token in random.Random(seed).choices(range(5001), k=(0, 50, 3000, 9)[seed]):
+            made.adjustments.append(token)
+        rows.append(made)
+    logits = random_logits(6, 5001, 9).to(device)
+    expected, places = logits.clone(), [4, 0, 5, 2]
+    for place, row in zip(places, rows, strict=True):
+        apply_adjustments(expected[place], row)
+    words = packed_adjustments([*zip(places, rows, strict=True)])
+    adjust_rows(logits, torch.from_numpy(words).to(device), len(rows))
+    torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-6)
+    assert not torch.equal(expected, random_logits(6, 5001, 9).to(device))
+    assert torch.equal(logits[[1, 3]], random_logits(6, 5001, 9).to(device)[[1, 3]])
+
+
 def test_log_probabilities_are_those_of_the_logits(device, dtype):
     """Of the chosen tokens, and of the most probable ones, best first."""
     logits = random_logits(3, 5001, 8, dtype).to(device)
@@ -323,12 +354,13 @@ def launch_real_shapes():
     for ranked in (True, False):
         sampler(logits, torch.zeros(2, 5), torch.zeros(2), ids, ids, ids, ids, ranked)
     allow_tokens(logits, ids, torch.zeros(2, vocabulary // 32, dtype=torch.int32))
+    adjust_rows(logits, torch.zeros(HEAD.value + 2 * 3000, dtype=torch.int32), 1)
 
 
 def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
     """With registers for at least 16 warps on a multiprocessor."""
     for kernels in compiled_by("tests.engine.model.cuda.test_sampling:launch_real_shapes", tmp_path).values():
-        assert len(kernels) == 7
+        assert len(kernels) == 8
         for kernel in kernels:
             assert kernel["spilled_bytes"] == 0, kernel
             assert kernel["registers"] <= 128, kernel

@@ -16,12 +16,15 @@ from types import SimpleNamespace
 
 import torch
 
+from engine.schedule.adjustments import Adjustments
+from engine.types import SamplingParams
 from tests.engine.model.cuda.compile_kernels import ROOT, CompilingDriver, compiling
 
 VARIED_ROWS = 30  # not a multiple of 4
 LONGEST_STEP = 2200
 SIZES = (1, 2, 3, 5, 9, 16, 17, 30, 31, 63, 100, 130, 257, 500, 513, 600, 1000, 1025, 2000, 2200)  # tokens
 BITMASKS = (1, 2, 47, 48)  # words
+ADJUSTED = (0, 1, 8, 9)  # tokens
 
 
 def found():
@@ -55,8 +58,7 @@ def main():
     compiled, launched = set(variants), set()
     for sampling in kinds():
         for row in steps._rows:
-            row.sampling = sampling
-            row.adjusts_logits = sampling.token_mask is not None
+            ask(row, sampling)
         for tokens in SIZES:
             variants.clear()
             step.launch(steps.plan(tokens))
@@ -64,12 +66,21 @@ def main():
     print(json.dumps({"compiled": sorted(compiled), "launched": sorted(launched)}))
 
 
+def ask(row, sampling):
+    """Have a row sampled by parameters of `kinds`."""
+    row.sampling, row.adjustments = sampling, sampling.adjustments
+    row.biases = () if row.adjustments is None else (row.adjustments.bias_ids, row.adjustments.biases)
+    row.adjusts_logits = sampling.token_mask is not None or row.adjustments is not None
+
+
 def kinds():
-    """Yield sampling parameters: greedy, plain, ranked, with log probabilities, and with grammars."""
+    """Yield sampling parameters: greedy, plain, ranked, with log probabilities, grammars, biases and penalties."""
     plain = {
         "temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "logprobs": None, "token_mask": None,
+        "adjustments": None, "repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0,
     }  # fmt: skip
-    for changes in ({"temperature": 0.0}, {}, {"top_p": 0.9}, {"logprobs": 5}, *map(grammar, BITMASKS)):
+    changed = ({"temperature": 0.0}, {}, {"top_p": 0.9}, {"logprobs": 5}, *map(grammar, BITMASKS))
+    for changes in (*changed, *map(adjusted, ADJUSTED)):
         yield SimpleNamespace(**plain | changes)
 
 
@@ -77,6 +88,12 @@ def grammar(words):
     """Return parameters with a grammar, whose bitmask has so many words."""
     mask = torch.full((words,), -1, dtype=torch.int32).numpy()
     return {"token_mask": SimpleNamespace(bitmask=lambda: mask)}
+
+
+def adjusted(tokens):
+    """Return parameters with so many biases, and penalties of as many tokens of the prompt."""
+    params = SamplingParams(1, repetition_penalty=1.05, logit_bias=dict.fromkeys(range(tokens), 1.0))
+    return {"repetition_penalty": 1.05, "adjustments": Adjustments(params, range(tokens))}
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def test_a_truncated_library_is_not_loaded(tmp_path, caplog):
 
 
 @pytest.mark.needs("cc")
-def test_a_read_only_folder_is_left_unchanged(tmp_path, kernels):
+def test_a_read_only_folder_is_left_unchanged(tmp_path):
     """As in a release owned by another user: the library is compiled in a temporary folder."""
     folder = tmp_path / "release"
     folder.mkdir()
@@ -168,7 +168,7 @@ def test_the_named_levels_are_built(tmp_path, capsys):
 
 
 @pytest.mark.needs("cc")
-def test_without_a_name_the_level_of_this_processor_is_built(tmp_path, kernels):
+def test_without_a_name_the_level_of_this_processor_is_built(tmp_path):
     """As an installation on the machine itself does."""
     folder = tmp_path / "built"
     folder.mkdir()
