@@ -36,6 +36,7 @@ from edge.route_table import MIB, ROUTES, Need
 from edge.turns import AT_ONCE, PATIENT, Turn, Turns
 from engine.errors import StartError
 from engine.loading.control_groups import usable_cores
+from engine.thread_start import start_threads
 from models import ModelSet
 from serving.accepting import AcceptingWorker
 from serving.connection import ClientSocket, Connection, peer_of
@@ -58,7 +59,6 @@ NOTICE_INTERVAL = 1.0
 # takes the processor and the interpreter lock from the engine, however little there is to refuse.
 FLOOD = 100
 GATHERING = 0.012
-THREADS_START_SECONDS = 30.0
 # Seconds after which a thread gives up the interpreter lock to another one that waits. The engine's thread releases it
 # for each kernel, hundreds of times a second, and waits this long whenever a thread that serves a request has taken it.
 SWITCH_INTERVAL = 0.0005
@@ -147,9 +147,9 @@ class ServiceWorker(AcceptingWorker):
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
         """Return the pool with all its threads started, and start those for probes."""
-        _start_threads(self._probing, PROBING_THREADS)
+        start_threads(self._probing, PROBING_THREADS)
         self._pool = RecentFirstPool(self.cfg.threads)
-        _start_threads(self._pool, self.cfg.threads)
+        start_threads(self._pool, self.cfg.threads)
         return self._pool
 
     def handle_error(self, req: Request | None, client: ClientSocket, addr: object, exc: Exception) -> None:
@@ -382,10 +382,3 @@ def has_sibling(parent: int) -> bool:
         return any(child.pid != os.getpid() and child.status() != psutil.STATUS_ZOMBIE for child in children)
     except psutil.Error:
         return False
-
-
-def _start_threads(pool: ThreadPoolExecutor, many: int) -> None:
-    """Start all threads of a pool: later there might be no room for another."""
-    started = threading.Barrier(many)
-    for _ in range(many):
-        pool.submit(started.wait, THREADS_START_SECONDS)

@@ -20,6 +20,7 @@ from engine.errors import Overloaded, ValidationError
 from engine.shares import within_share
 from engine.text.grammar_limits import TOO_COMPLEX
 from engine.text.grammar_trials import TOO_MANY
+from engine.thread_start import start_threads
 from engine.wanted import Wanted
 
 THREADS = 2
@@ -46,7 +47,7 @@ class CompileQueue:
     """At most `most` jobs, at work in `threads` threads and waiting for one. Thread-safe."""
 
     def __init__(self, threads: int = THREADS, most: int = MOST) -> None:
-        self._each, self._most = max(1, threads - 1), most
+        self._each, self._most, self._to_start = max(1, threads - 1), most, threads
         self._threads = ThreadPoolExecutor(threads, "grammar", initializer=_lower_priority)
         self._lock = threading.Lock()  # guards the two fields below
         self._lines: OrderedDict[str, deque[Compilation[Any]]] = OrderedDict()  # whose turn was longest ago first
@@ -78,7 +79,14 @@ class CompileQueue:
                 raise Overloaded(TOO_MANY, RETRY_AFTER)
             self._lines.setdefault(client, deque()).append(future)
         future.add_done_callback(self._forget)
-        self._threads.submit(self._work)
+        try:
+            if self._to_start:
+                start_threads(self._threads, self._to_start)
+                self._to_start = 0
+            self._threads.submit(self._work)
+        except BaseException:  # there is no room for a thread
+            future.cancel()
+            raise
         return future
 
     def close(self) -> None:

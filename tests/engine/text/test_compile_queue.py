@@ -11,6 +11,7 @@ from engine.text.compile_queue import Compilation, CompileQueue, _result
 from engine.wanted import Wanted
 from tests.fakes import PATIENCE
 from tests.held_jobs import HeldJobs
+from tests.timing import NewThreads
 
 
 class Compiler(HeldJobs):
@@ -159,3 +160,25 @@ def test_a_compilation_that_began_late_has_its_time():
     compilation.began = time.monotonic() + PATIENCE
     threading.Timer(0.2, compilation.set_result, ["compiled"]).start()
     assert _result(compilation, Wanted(), 0.1) == "compiled"
+
+
+def test_all_threads_begin_with_the_first_job(compiler):
+    """When more are wanted, there might be no room for another."""
+    threads, queue = NewThreads(), compiler(threads=3).queue
+    assert len(threads) == 0
+    assert queue.submit("a", lambda: 1).result(PATIENCE) == 1
+    assert len(threads) == 3
+
+
+def test_a_job_for_which_no_thread_begins_is_refused_and_forgotten(compiler, monkeypatch):
+    """The next one starts the threads."""
+    queue = compiler(threads=2, most=1).queue
+
+    def no_room(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_room)
+        with pytest.raises(RuntimeError):
+            queue.submit("a", lambda: 1)
+    assert queue.submit("a", lambda: 2).result(PATIENCE) == 2
