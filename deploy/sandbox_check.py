@@ -132,9 +132,9 @@ def compile_on_gpu(device: str) -> None:  # pragma: no cover - CUDA
     """Compile one of the engine's kernels and run it. Raises what Triton raises if it fails."""
     import torch
 
-    from engine.model.cuda.runner import prepare_device
+    from engine.model.cuda.runner import compile_first
 
-    prepare_device(torch.device(device))
+    compile_first(torch.device(device))
 
 
 def _kernels(gpus: list[str], compile_kernel: Callable[[str], None]) -> str:

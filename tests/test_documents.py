@@ -178,7 +178,7 @@ def test_settings_that_are_named_exist() -> None:
     """A name in capitals with an equals sign is a setting, or one of the few that only scripts or libraries read."""
     known = {setting.name for setting in SETTINGS}
     known |= {f"{setting.name}_FILE" for setting in SETTINGS if setting.secret}
-    known |= {"ENV_FILE", "PYTHON", "TORCH_INDEX_URL", "TMPDIR", "VARIANT", "PYTORCH_ALLOC_CONF"}
+    known |= {"ENV_FILE", "PYTHON", "TORCH_INDEX_URL", "TMPDIR", "VARIANT", "PYTORCH_ALLOC_CONF", "GPU_SOAK_SECONDS"}
     known |= OLD_NAMES
     known |= MONITORING_SETTINGS.keys() | FOREIGN | {"COMPONENTS", "AFFINITY", "BALANCE"}
     pattern = re.compile(r"\b([A-Z][A-Z_]{2,})=")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from benchmarks import gpu
+from benchmarks.card.aims import aimed_together
 from benchmarks.card.engines import (
     Reader,
     Started,
@@ -81,6 +82,8 @@ def _together(text: Started, vision: Started, clients: int, options: Options) ->
             yield "memory", row
     ratio = together(figures, clients)
     yield "together", {"clients of each": clients, "of alternation": None if ratio is None else f"{ratio:.0%}"}
+    if not options.tiny:
+        yield from aimed_together(ratio)
 
 
 def _gaps(text: Started, vision: Started, clients: int, options: Options) -> Rows:

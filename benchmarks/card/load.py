@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from benchmarks import gpu
+from benchmarks.card.aims import aimed_speeds
 from benchmarks.card.engines import MEAN_CONTEXT, Started, broken, figures_row, random_lengths, unanswered
 from benchmarks.card.record import Options, Rows
 from benchmarks.harness.bandwidth import copy_bandwidth, floor_seconds
@@ -15,12 +18,16 @@ def load(options: Options) -> Rows:
     clients = [1, 2] if options.tiny else [1, 8, 64, 128]
     bandwidth = copy_bandwidth(options.device)
     shape = shapes(options.tiny)[0]
+    speeds: dict[int, float] = {}
     with Started(TEXT, shape, random_lengths(shape, options), options, clients[-1]) as model:
         yield "start", model.facts
         for c in clients:
             figures = gpu.steady([model.running], c, model.sizes)[TEXT]
             row_bytes = MEAN_CONTEXT * shape.kv_bytes_per_token
             most = c / floor_seconds(model.running.load.read_bytes, c * row_bytes, bandwidth)
+            speeds[c] = figures["tokens_per_second"]
             yield "load", figures_row(f"c={c}", figures, most)
             yield from unanswered(f"c={c}", figures["tokens_per_second"], figures["failures"])
         yield from broken(model)
+    if options.device == "cuda" and not options.tiny:
+        yield from aimed_speeds(speeds, torch.cuda.get_device_name())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Generator
 
+from benchmarks.card.aims import aimed_gaps
 from benchmarks.card.engines import (
     Reader,
     Started,
@@ -15,7 +17,7 @@ from benchmarks.card.engines import (
     random_lengths,
     unanswered,
 )
-from benchmarks.card.record import Options, Rows
+from benchmarks.card.record import Options, Row, Rows
 from benchmarks.harness.gpu_report import TEXT
 from benchmarks.harness.in_process import Clients
 from benchmarks.harness.shapes import shapes
@@ -39,18 +41,18 @@ def long_row(options: Options) -> Rows:
         for reader in readers:
             reader.start()
         time.sleep(model.sizes.settle)
-        yield from _short_rows("alone", readers, model)
+        before = yield from _short_rows("alone", readers, model)
         long = Reader(model, (one_request(shape, prompt, answer, number) for number in itertools.count()))
         long.start()
         end = time.monotonic() + LONGEST
         while not long.gaps(0.0) and not long.errors and time.monotonic() < end:  # its prompt is being read
             time.sleep(0.001)
-        yield from _short_rows(f"beside one of {prompt} tokens", readers, model)
+        beside = yield from _short_rows(f"beside one of {prompt} tokens", readers, model)
         row = gaps_row(f"{prompt} tokens", [long], 0.0)
         yield "the long row", row
         yield from unanswered("the long row", float(str(row["gaps"])), row["failed"])
         long.stop()
-        yield from _short_rows("alone again", readers, model)
+        after = yield from _short_rows("alone again", readers, model)
         for reader in readers:
             reader.stop()
         others.stop()
@@ -58,9 +60,12 @@ def long_row(options: Options) -> Rows:
         failed = sum(outcome.error is not None for outcome in ended)
         yield from unanswered("other short rows", len(ended) - failed, failed)
         yield from broken(model)
+    if not options.tiny:
+        yield from aimed_gaps([before, after], beside)
 
 
-def _short_rows(name: str, readers: list[Reader], model: Started) -> Rows:
+def _short_rows(name: str, readers: list[Reader], model: Started) -> Generator[tuple[str, Row], None, Row]:
+    """Yield the gaps of a while, and return them."""
     since = time.perf_counter()
     time.sleep(model.sizes.window)
     # On a slow machine no token may have come yet.
@@ -69,3 +74,4 @@ def _short_rows(name: str, readers: list[Reader], model: Started) -> Rows:
     row = gaps_row(name, readers, since)
     yield "short rows", row
     yield from unanswered(f"short rows {name}", float(str(row["gaps"])), row["failed"])
+    return row

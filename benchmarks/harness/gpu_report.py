@@ -82,8 +82,8 @@ def verdicts(figures: ByPoint, most: dict[str, float], clients: Sequence[int], c
             found.append(Verdict(target, Word.NOT_MEASURED, f"{speed:.0f} on {card}"))
     for c in clients:
         if (ratio := together(figures, c)) is not None:
-            names, target = _points(c), f"both, c={c} each: at least 85% of alternation"
-            found.append(_verdict(figures, names, target, ratio >= 0.85, f"{ratio:.0%}"))
+            names, target = _points(c), f"both, c={c} each: at least 90% of alternation"
+            found.append(_verdict(figures, names, target, ratio >= 0.9, f"{ratio:.0%}"))
     return found
 
 

@@ -40,6 +40,15 @@ def make_runner(
     return _cuda_runner(model, num_blocks, config, max_model_len, report, spec)  # pragma: no cover - CUDA
 
 
+def set_up_cuda() -> None:
+    """Set torch's operations on CUDA up for the engine, with our kernels or without them."""
+    # cuDNN's attention, the first choice on Hopper, makes a plan for each new shape: up to a second in the middle of
+    # serving (measured on an H200). The vision tower has a new shape for each size of image.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+
+
 def _cuda_runner(
     model: Any,
     num_blocks: int,
@@ -49,9 +58,10 @@ def _cuda_runner(
     spec: ModelSpec | None = None,
 ) -> Any:
     """Return the runner with Triton kernels, or one with torch's operations where Triton cannot compile."""
+    set_up_cuda()
     try:
         runner = import_module("engine.model.cuda.runner")
-        runner.prepare_device(model.device if spec is None else torch.device(spec.device))
+        runner.compile_first(model.device if spec is None else torch.device(spec.device))
     except Exception as error:  # no Triton, no compiler, or headers of Python that are missing
         if spec is not None and spec.quant != "none":
             raise StartError(

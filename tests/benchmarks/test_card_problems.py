@@ -15,9 +15,9 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.card import __main__ as card
-from benchmarks.card import both, defaults, engines, few_rows, flat_steps, gpu_tests, long_row, packed, skinny
+from benchmarks.card import aims, both, defaults, engines, few_rows, flat_steps, gpu_tests, long_row, packed, skinny
 from benchmarks.card.processes import ended_within
-from benchmarks.card.record import Options, Rows, measure, read_record, told, told_if_none_ran
+from benchmarks.card.record import PROBLEMS, Options, Rows, measure, read_record, told, told_if_none_ran
 from benchmarks.harness.shapes import shapes
 from engine.errors import ModelError
 
@@ -240,3 +240,24 @@ def test_a_reader_tells_whatever_ends_its_answers() -> None:
         time.sleep(0.001)
     reader.stop()
     assert set(reader.errors) == {"RuntimeError"}
+
+
+def words(rows: Rows) -> list[object]:
+    """Return the verdicts among rows, and whether each that is missed has its problem."""
+    told = list(rows)
+    found = [row["verdict"] for name, row in told if name == "targets"]
+    assert sum(name == PROBLEMS for name, _ in told) == found.count("missed")
+    return found
+
+
+def test_figures_of_a_card_are_judged() -> None:
+    """A target that is missed is a problem, and what was not measured decides nothing."""
+    assert words(aims.aimed_speeds({1: 150.0, 8: 1.0, 64: 6_999.0}, "NVIDIA H100 80GB HBM3")) == ["met", "missed"]
+    assert words(aims.aimed_speeds({1: 1.0}, "NVIDIA L4")) == []
+    alone = [{"p95, ms": 10.0}, {"p95, ms": 12.0}]
+    assert words(aims.aimed_gaps(alone, {"p95, ms": 12.1})) == ["met"]
+    assert words(aims.aimed_gaps(alone, {"p95, ms": 12.2})) == ["missed"]
+    assert words(aims.aimed_gaps([{"p95, ms": None}], {"p95, ms": 12.2})) == []
+    assert words(aims.aimed_together(0.9)) == ["met"]
+    assert words(aims.aimed_together(0.89)) == ["missed"]
+    assert words(aims.aimed_together(None)) == []

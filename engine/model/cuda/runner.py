@@ -140,13 +140,8 @@ def placement(spec: ModelSpec) -> Placement:
     return Placement(torch.device(spec.device), getattr(torch, spec.dtype), spec.quant)
 
 
-def prepare_device(device: torch.device) -> None:
-    """Set a CUDA device up for the engine, and compile a kernel. Raises what Triton raises where it cannot compile."""
-    # cuDNN's attention, the first choice on Hopper, makes a plan for each new shape: up to a second in the middle of
-    # serving (measured on an H200). The vision tower has a new shape for each size of image.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+def compile_first(device: torch.device) -> None:
+    """Compile a kernel and launch it. Raises what Triton raises where it cannot compile."""
     row = torch.zeros(1, 2, dtype=torch.float32, device=device)
     silu_and_mul(row, torch.empty_like(row[:, :1]))
 

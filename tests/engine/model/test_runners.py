@@ -1,6 +1,9 @@
 """Which runner a model gets, and what happens where its kernels cannot be built."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from engine.errors import StartError
 from engine.loading.loader import load_model
@@ -40,10 +43,26 @@ def test_a_card_without_a_compiler_runs_on_operations_of_torch(model, monkeypatc
 
     class Unusable:
         @staticmethod
-        def prepare_device(device):
+        def compile_first(device):
             raise RuntimeError("Failed to find C compiler.")
 
     monkeypatch.setattr(runners, "import_module", lambda name: Unusable)
     assert type(runners._cuda_runner(model, 20, CONFIG, 64, print)) is ModelRunner
     assert "The CUDA kernels cannot be built" in caplog.text
     assert "Failed to find C compiler" in caplog.text
+
+
+def test_operations_of_torch_are_set_up_without_the_kernels_too(model, monkeypatch):
+    """cuDNN plans attention anew for each shape, and sums of 16 bits are too coarse: neither is used on any path."""
+    chosen, matmul = [], SimpleNamespace()
+    cuda = SimpleNamespace(matmul=matmul, enable_cudnn_sdp=chosen.append)
+    monkeypatch.setattr(torch.backends, "cuda", cuda)
+
+    def missing(name):
+        assert matmul.allow_fp16_reduced_precision_reduction is False
+        assert matmul.allow_bf16_reduced_precision_reduction is False
+        raise ImportError("No module named 'triton'")
+
+    monkeypatch.setattr(runners, "import_module", missing)
+    assert type(runners._cuda_runner(model, 20, CONFIG, 64, print)) is ModelRunner
+    assert chosen == [False]
