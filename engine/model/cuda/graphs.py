@@ -13,6 +13,13 @@ WARM_UP_RUNS = 2  # before a capture: kernels are compiled and libraries allocat
 CAPTURE_LOCK = threading.Lock()
 
 
+def release_cached(device: torch.device) -> None:
+    """Give back to a device what was allocated there and freed: the cache of a stream serves that stream alone."""
+    if device.type == "cuda":  # pragma: no cover - CUDA
+        with CAPTURE_LOCK:
+            torch.cuda.empty_cache()
+
+
 class Graphs:
     """Captured launches. What has no graph is launched kernel by kernel."""
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from engine.errors import StartError
 from engine.model.choice import Choice
+from engine.model.cuda.graphs import release_cached
 from engine.model.cuda.rows import silu_and_mul
 from engine.model.cuda.step import FlatStep, Launched
 from engine.model.cuda.weights import FlatWeights, Placement
@@ -60,6 +61,7 @@ class CudaRunner:
         self._longest_context, self._vocabulary = longest_context, shape.vocabulary
         self.num_blocks = num_blocks
         self._cache = KVCache(shape.layers, num_blocks, shape.kv_heads, shape.head_dim, shape.dtype, shape.device)
+        release_cached(place.device)  # what loading took in between, on another stream than that of the steps
         self._step = FlatStep(weights, self._cache, rows, longest_step, longest_context, report, graphs)
 
     def zero(self, blocks: Collection[int]) -> None:
