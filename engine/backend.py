@@ -171,7 +171,7 @@ class Generation:
             if not self.done:
                 self._completion = completion
                 self._notify_end()
-            self._on_abort = _nothing  # a producer may keep what it stops, and that this object
+            self._let_go()
 
     def fail(self, error: ServiceError, spent: Spent | None = None) -> None:
         """End the answer with a typed error. The first end counts; later ones are ignored. spent: what it took."""
@@ -179,7 +179,13 @@ class Generation:
             if not self.done:
                 self._error, self._spent = copy.copy(error), spent  # without the frames, which have this object
                 self._notify_end()
-            self._on_abort = _nothing
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Refer to nobody any longer who may refer to this object: it would be garbage for a full collection only."""
+        self._on_abort = _nothing
+        if self._listener is not None:
+            self._listener = _unheard
 
     # --- the consumer's side ---
 
@@ -271,6 +277,7 @@ class Generation:
                 listener(piece)
             if self.done:
                 listener(None)
+                self._listener = _unheard
 
     def tell(self, wake: Callable[[], None]) -> None:
         """Have `wake` called with each part and at the end, instead of waking a consumer.
@@ -339,6 +346,10 @@ class Generation:
 
 def _nothing() -> None:
     """Stop nothing: the answer has ended."""
+
+
+def _unheard(piece: Piece | None) -> None:
+    """Hear nothing: the answer has ended."""
 
 
 class Mailbox:

@@ -151,7 +151,7 @@ class DamagedWeights(StartError):
 
 
 def forget_frames(error: BaseException | None) -> None:
-    """Drop the tracebacks of an error that has been handled, and of those that led to it.
+    """Drop the traceback of an error that has been handled, and the errors that led to it with theirs.
 
     They refer to all that the frames hold which it has passed, and often back to the error: that would be garbage which
     only a full collection finds, be it the values of a whole body.
@@ -159,5 +159,6 @@ def forget_frames(error: BaseException | None) -> None:
     seen = set[int]()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
+        before = error.__cause__ if error.__cause__ is not None else error.__context__
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error = before

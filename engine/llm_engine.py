@@ -21,6 +21,7 @@ from engine.counting import CountingRoom
 from engine.engine_core import Counters, EngineCore
 from engine.engine_loop import EngineLoop
 from engine.errors import NotReady, Overloaded, RetryLater, StartError
+from engine.faults import is_memory
 from engine.loading.control_groups import usable_cores
 from engine.loading.host import reserved_bytes
 from engine.loading.loader import LoadedModel, load_model
@@ -297,7 +298,7 @@ class LLMEngine:
         return logits
 
     def _compute_largest_steps(self, loaded: LoadedModel) -> None:
-        """Compute the largest steps that requests can ask for, so that none of them finds that it does not fit.
+        """Compute a step of all tokens that it may have and one of the largest image, so that no client is the first.
 
         Raises StartError where one fails.
         """
@@ -307,10 +308,12 @@ class LLMEngine:
             try:
                 self._runner.begin(sequence)
                 self._runner.run(Plan(prefill=[(sequence, min(sequence.remaining, tokens))]))
+                self._runner.zero(sequence.blocks)
             except Exception as error:  # of the device, its libraries and its compiler
+                setting = "MAX_NUM_BATCHED_TOKENS" if prompt.images is None else "MAX_MODEL_LEN"
+                advice = f": lower {setting}" if is_memory(error) else ""
                 raise StartError(
-                    f"{self._spec.name} failed on its largest step ({type(error).__name__}): lower "
-                    f"{'MAX_NUM_BATCHED_TOKENS' if prompt.images is None else 'MAX_MODEL_LEN'}."
+                    f"{self._spec.name} failed on a large step ({type(error).__name__}){advice}."
                 ) from error
 
     def _probe(self, loaded: LoadedModel, prompt: PreparedPrompt) -> Sequence:

@@ -24,7 +24,7 @@ from edge.errors import api_body, as_service_error, meaning_of
 from edge.gate import release_body
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
-from engine.errors import BUSY, Overloaded, RequestAborted, ValidationError
+from engine.errors import BUSY, Overloaded, RequestAborted, ValidationError, forget_frames
 from engine.types import Cancellation, Completion, GenerationRequest, Priority, TextPrompt
 from routes import sse
 from routes.answer_cache import Keeping
@@ -99,7 +99,7 @@ class Batch:
                 self._todo.append(_Text(index, self._generation_request(backend, index, one)))
         held = request._get_current_object()  # type: ignore[attr-defined] # a proxy; lines are sent outside of its context
         self._release_body = partial(release_body, held)
-        self._release = services().client_watch.watch(request.environ, self.close)
+        self._release: Callable[[], None] | None = services().client_watch.watch(request.environ, self.close)
         self._end_trace = self._observer.hold()
         self._meter = Meter(model, backend.info.served_id)
 
@@ -127,7 +127,9 @@ class Batch:
 
     def end(self) -> None:
         """Close, record what was aborted, and stop watching the client."""
-        self._release()
+        release, self._release = self._release, None  # it refers to this object
+        if release is not None:
+            release()
         self.close()
         self._stop_waiting()
         for index in list(self._running):
@@ -144,6 +146,7 @@ class Batch:
             except HeldBack as error:
                 # When one of its own texts has ended, it is known what they leave; others' requests are asked about.
                 if self._running or time.monotonic() < text.start_clock():
+                    forget_frames(error)
                     self._todo.appendleft(text)
                     self._held_back = not self._running
                     return

@@ -108,10 +108,10 @@ class EventStream:
 
     def close(self) -> None:
         """End the stream, finished or not."""
-        closing = getattr(self._events, "close", None)
         try:
-            if closing is not None:
-                closing()
+            for each in (self._written, self._events):  # what writes them first: it listens to their source
+                if (closing := getattr(each, "close", None)) is not None:
+                    closing()
         finally:
             self._on_close()
             request_id_var.set("-")

@@ -30,6 +30,7 @@ from engine.errors import (
     UpstreamFailed,
     UpstreamTimedOut,
     ValidationError,
+    forget_frames,
 )
 from engine.types import GenerationRequest, Piece, Spent, Timings
 from upstream.answer import AnswerReader
@@ -128,6 +129,8 @@ class Call:
             return
         if task.cancelled():
             self._end_with(RequestAborted("The request was stopped."))
+            with contextlib.suppress(asyncio.CancelledError):
+                task.result()  # takes the error, which knows the frames of the task, out of it
             return
         log.error("A request to %s failed unexpectedly.", self._upstream.name, exc_info=task.exception())
         self._end_with(EngineDead("The request failed."))
@@ -138,6 +141,8 @@ class Call:
         except ServiceError as error:
             if (last := await self._handed_on(error)) is not None:
                 self._end_with(last)
+                forget_frames(last)
+            forget_frames(error)
 
     async def _attempts(self) -> None:
         failed: dict[Replica, _Refusal] = {}
@@ -180,6 +185,8 @@ class Call:
         except Exception:  # a bug of ours, or one behind the checkpoint's interface
             log.exception("What stands in for %s failed unexpectedly.", self._upstream.name)
             return error
+        finally:
+            del asked  # an error of its knows this frame
         self._restart()
         self._inner = inner
         if self._cancelled:
@@ -242,6 +249,7 @@ class Call:
                 raise
             raise self._noted(replica, AttemptFailed("timeout", UpstreamTimedOut(SILENT))) from None
         except Exception as error:
+            forget_frames(error)  # aiohttp keeps the error of a connection
             raise self._noted(replica, of_exception(error)) from None
         finally:
             replica.leave(request)

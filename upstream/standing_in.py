@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from engine.backend import Backend, Generation
-from engine.errors import RetryLater, Unsupported, UpstreamFailed
+from engine.errors import RetryLater, Unsupported, UpstreamFailed, forget_frames
 from engine.schedule.in_flight import Wake
 from engine.types import (
     BackendState,
@@ -105,6 +105,7 @@ class StandingIn:
             return ask(self._first)
         except (RetryLater, UpstreamFailed) as error:
             refusal = error
+            forget_frames(refusal)  # they hold the request, and where the second answers nobody else does it
         except LIMITS:
             if self._first is self._own:
                 raise

@@ -60,10 +60,7 @@ def fixed_prompts(vision: bool) -> Iterator[Prompt]:
 
 
 def largest_prompts(preparer: PromptPreparer, tokens: int, longest: int) -> Iterator[PreparedPrompt]:
-    """Yield prompts of less than `longest` tokens whose first steps are as large as any, if steps have up to `tokens`.
-
-    One has so many tokens; for a vision model, the other has the largest image.
-    """
+    """Yield prompts of fewer than `longest` tokens: one of up to `tokens`, and for a vision model the largest image."""
     yield PreparedPrompt([0] * min(tokens, longest - 1))
     if preparer.image_pixels is not None:
         side = isqrt(preparer.image_pixels)

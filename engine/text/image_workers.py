@@ -132,7 +132,10 @@ class ImageWorkers:
             raise
         self._give_back(process)
         if isinstance(outcome, ServiceError):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                del outcome  # it knows this frame, which has the image
         return outcome
 
     def _check(self, wanted: Wanted, until: float) -> Callable[[], None]:

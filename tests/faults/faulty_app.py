@@ -13,6 +13,7 @@ import functools
 import gc
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -124,11 +125,15 @@ def _collect_when_asked() -> None:
             found.with_suffix(".new").rename(found)
 
 
+def _is_ours(file: Path) -> bool:
+    return file.is_relative_to(ROOT) and not file.is_relative_to(sys.prefix)
+
+
 def _ours(garbage: list[Any]) -> list[str]:
     """Return the classes of our objects, and where our frames stand; no garbage is listed twice."""
     named = set()
     for one in garbage:
-        if isinstance(one, FrameType) and Path(one.f_code.co_filename).is_relative_to(ROOT):
+        if isinstance(one, FrameType) and _is_ours(Path(one.f_code.co_filename)):
             named.add(f"{Path(one.f_code.co_filename).relative_to(ROOT)}:{one.f_lineno} {one.f_code.co_qualname}")
         elif type(one).__module__.partition(".")[0] in OURS:
             named.add(f"{type(one).__module__}.{type(one).__qualname__}")

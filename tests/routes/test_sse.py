@@ -7,7 +7,7 @@ import pytest
 
 from routes.json_writing import json_bytes
 from routes.openai.responses.events import Events
-from routes.sse import TextEvents, compact, event, quoted
+from routes.sse import EventStream, TextEvents, compact, event, quoted
 
 ROOT = Path(__file__).parents[2]
 # What Python's `splitlines`, and so many clients' readers of lines, take for the end of one.
@@ -50,3 +50,22 @@ def test_nobody_else_writes_texts_as_json():
 def test_all_other_texts_are_written_as_they_are(text):
     """Without an escape."""
     assert quoted(text) == f'"{text}"'
+
+
+def test_what_writes_a_stream_ends_before_another_may_read_its_source():
+    """Else it would silence the reader who takes a stream over, when its own connection has broken."""
+    ended = []
+
+    def until_closed(name):
+        try:
+            while True:
+                yield b""
+        finally:
+            ended.append(name)
+
+    stream = EventStream(until_closed("events"), lambda: ended.append("source"))
+    stream._written = until_closed("written")
+    next(stream._written)
+    next(stream._events)
+    stream.close()
+    assert ended == ["written", "events", "source"]

@@ -74,7 +74,7 @@ class ResponseStore:
             return len(self._responses), self._bytes
 
     def draft(self, owner: str, previous: StoredResponse | None, asked: Iterable[bytes]) -> Draft:
-        """Return the room for a response to what is asked, the items of each turn, and hold them until it is closed.
+        """Reserve room for a response to what is asked, the items of each new turn; both are held until it is closed.
 
         Raises Unsupported where nothing is stored, ValidationError for more than half of the bound, Overloaded where
         the drafts of this client would have more than that, or all drafts more than the bound.

@@ -84,8 +84,8 @@ def test_prompts_longer_than_the_limit_are_skipped(vision_model, vision_folder):
         check_logits(spec, vision_model.preparer, logits_of, 2)
 
 
-def test_the_largest_steps_have_all_tokens_and_the_largest_image(text_model, vision_model):
-    """As far as the context allows; what does not fit into it cannot be asked for."""
+def test_the_largest_prompts_have_all_tokens_and_the_largest_image(text_model, vision_model):
+    """As far as the context allows."""
     assert [len(one.token_ids) for one in largest_prompts(text_model.preparer, 512, 4096)] == [512]
     assert [len(one.token_ids) for one in largest_prompts(text_model.preparer, 512, 100)] == [99]
     text, image = largest_prompts(vision_model.preparer, 64, LONGEST)

@@ -101,11 +101,11 @@ def test_pages_of_a_long_conversation_join_to_all_of_it(respond, client, order):
     whole += client.get(f"{PATH}/{made.id}/input_items?order={order}&limit=100&after={whole[-1]['id']}").json["data"]
     assert len(whole) == 153
     for limit in (1, 63, 64, 65, 100):
-        for place in (0, 1, 62, 63, 64, 69, 70, 71, 127, 128, 150, 151, 152):
-            query = {"order": order, "limit": limit, "after": whole[place]["id"]}
+        for index in (0, 1, 62, 63, 64, 69, 70, 71, 127, 128, 150, 151, 152):
+            query = {"order": order, "limit": limit, "after": whole[index]["id"]}
             page = client.get(f"{PATH}/{made.id}/input_items", query_string=query).json
-            assert page["data"] == whole[place + 1 : place + 1 + limit]
-            assert page["has_more"] is (place + 1 + limit < 153)
+            assert page["data"] == whole[index + 1 : index + 1 + limit]
+            assert page["has_more"] is (index + 1 + limit < 153)
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
