@@ -72,7 +72,7 @@ def readers(size: int) -> dict[str, Callable[[], object]]:
     """Return what reads so many bytes once, by its name."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "reading.so"
-        command = ["cc", "-O3", "-march=native", "-ffast-math", "-shared", "-fPIC", str(SOURCE), "-o", str(library)]
+        command = ["cc", "-O3", "-march=native", "-shared", "-fPIC", str(SOURCE), "-o", str(library)]
         subprocess.run(command, check=True, timeout=60)
         read = ctypes.CDLL(str(library)).read_memory
     read.argtypes, read.restype = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t), ctypes.c_float

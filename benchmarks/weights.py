@@ -139,14 +139,15 @@ def speed_table(benches: dict[str, Bench]) -> str:
 
 def judge_speed(benches: dict[str, Bench]) -> list[Verdict]:
     """Return the verdicts on what has a target, beside float32."""
-    exact, found = benches.get("float32"), []
-    for name in ("bfloat16", "int8") if exact is not None else ():
-        if exact is not None and name in benches:
-            own = benches[name].speeds[PROMPT]
-            ratios = spread([one / other for one, other in zip(own, exact.speeds[PROMPT], strict=True)])
-            met = ratios is not None and ratios.median >= PROMPT_TARGET
-            found.append(judged(f"prompts in {name} at least {PROMPT_TARGET:g} times as fast", met, str(ratios)))
-    if exact is not None and "int8" in benches:
+    if (exact := benches.get("float32")) is None:
+        return []
+    found = []
+    for name in sorted({"bfloat16", "int8"} & benches.keys()):
+        own = benches[name].speeds[PROMPT]
+        ratios = spread([one / other for one, other in zip(own, exact.speeds[PROMPT], strict=True)])
+        met = ratios is not None and ratios.median >= PROMPT_TARGET
+        found.append(judged(f"prompts in {name} at least {PROMPT_TARGET:g} times as fast", met, str(ratios)))
+    if "int8" in benches:
         ratio = benches["int8"].loading / exact.loading
         met = ratio <= LOADING_TARGET
         found.append(judged(f"int8 loaded in at most {LOADING_TARGET:g} times the time", met, f"{ratio:.2f}"))
