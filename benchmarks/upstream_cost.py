@@ -2,10 +2,11 @@
 
     python -m benchmarks.upstream_cost [--litellm PATH] [--requests N] [--streams N] [--seconds N] [--results FOLDER]
 
-Two measures, each of our service and of LiteLLM's in turn, round by round:
-- to the first text, over kept connections, directly and through each in turn: one request at a time, and 32 at once of
-  a server that takes 0.3 s to its first token, as models do. (Of one that answers at once, 32 clients would measure how
-  many requests a second are served: their processor time says that.) What is added is the difference of the medians.
+Two measures, each of our service and of LiteLLM's proxy:
+- to the first text, over kept connections, directly and through the proxy in turn, round by round, in blocks of one
+  proxy each: one request at a time, and 32 at once of a server that takes 0.3 s to its first token, as models do. (Of
+  one that answers at once, 32 clients would measure how many requests a second are served: their processor time says
+  that.) What is added is the difference of the medians.
 - many open streams of ten events a second: processor time of an event, and how late the latest came, by the rhythm of
   its stream. Server, stub and reader are processes of their own, so that each one's share is known.
 
@@ -25,7 +26,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ PATH = "/chat/completions"
 AT_ONCE = {1: 0.0, 32: 0.3}  # requests, and the seconds that the server takes to its first token
 GAP = 0.1  # seconds between two events of a stream
 TARGET_MS, TARGET_EVENT_MS, TARGET_LATE_S = 2.0, 0.1, 1.0
-OURS, LITELLM = "ours", "LiteLLM"
+OURS, LITELLM, DIRECT = "ours", "LiteLLM", "direct"
+BLOCK = 20  # rounds of one proxy before those of the other
 KEY = f"sk-{secrets.token_hex(32)}"  # LiteLLM does not start without one
 CONFIG = """model_list:
   - model_name: avibe
@@ -56,6 +58,29 @@ class Proxy:
 
     url: str
     pids: list[int]
+
+
+@dataclass
+class Added:
+    """Seconds to the first text, directly and through a proxy in turn, and the processor time of that proxy."""
+
+    direct: list[float] = field(default_factory=list)
+    through: list[float] = field(default_factory=list)
+    cpu: float = 0.0
+
+    def figures(self) -> dict[str, float]:
+        """Return what the proxy adds to a request, in milliseconds."""
+        medians, means = (
+            [of(side) for side in (self.direct, self.through)] for of in (statistics.median, statistics.mean)
+        )
+        return {
+            "direct_ms": medians[0] * 1000,
+            "added_ms": (medians[1] - medians[0]) * 1000,
+            "added_mean_ms": (means[1] - means[0]) * 1000,
+            "cpu_ms": self.cpu / len(self.through) * 1000,
+            "requests": len(self.through),
+            "load_average": os.getloadavg()[0],
+        }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,39 +140,28 @@ def judge(first: dict[str, dict[str, float]], streams: dict[str, Any]) -> list[V
 def _first_texts(count: int, wait: float, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     with _stub("--first", str(wait)) as (stub, _), ExitStack() as proxies:
         started = {name: proxies.enter_context(_proxy(name, stub, options)) for name in _names(options)}
-        urls = {"direct": f"{stub}{PATH}"} | {name: f"{one.url}/v1{PATH}" for name, one in started.items()}
+        urls = {DIRECT: f"{stub}{PATH}"} | {name: f"{one.url}/v1{PATH}" for name, one in started.items()}
         return asyncio.run(_in_turn(urls, started, count, options.requests))
 
 
 async def _in_turn(
     urls: dict[str, str], proxies: dict[str, Proxy], count: int, requests: int
 ) -> dict[str, dict[str, float]]:
-    """Return the times to the first text. A round asks each server `count` times, at moments spread over its wait."""
+    """Return what each proxy adds. A round asks a server `count` times, at moments spread over its wait."""
     clients = {name: [Client(url, "avibe", KEY) for _ in range(count)] for name, url in urls.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in urls}
-    spent = dict.fromkeys(proxies, 0.0)
+    waits = [AT_ONCE[count] * place / count for place in range(count)]
+    for asked in clients.values():  # which opens the connections
+        await asyncio.gather(*map(Client.ask, asked, waits))
+    found = {name: Added() for name in proxies}
     rounds = max(4, requests // count)
-    for number in range(rounds + 1):
-        for name in urls:
-            before = _cpu(proxies[name].pids) if name in proxies else 0.0
-            waits = [AT_ONCE[count] * place / count for place in range(count)]
-            found = await asyncio.gather(*map(Client.ask, clients[name], waits))
-            if number:  # the first opens the connections
-                seconds[name] += found
-                if name in proxies:
-                    spent[name] += _cpu(proxies[name].pids) - before
-    direct = seconds["direct"]
-    return {
-        name: {
-            "direct_ms": statistics.median(direct) * 1000,
-            "added_ms": (statistics.median(seconds[name]) - statistics.median(direct)) * 1000,
-            "added_mean_ms": (statistics.mean(seconds[name]) - statistics.mean(direct)) * 1000,
-            "cpu_ms": spent[name] / (rounds * count) * 1000,
-            "requests": rounds * count,
-            "load_average": os.getloadavg()[0],
-        }
-        for name in proxies
-    }
+    for done in range(0, rounds, BLOCK):
+        for name, added in found.items():
+            for _ in range(min(BLOCK, rounds - done)):
+                added.direct += await asyncio.gather(*map(Client.ask, clients[DIRECT], waits))
+                before = _cpu(proxies[name].pids)
+                added.through += await asyncio.gather(*map(Client.ask, clients[name], waits))
+                added.cpu += _cpu(proxies[name].pids) - before
+    return {name: added.figures() for name, added in found.items()}
 
 
 def _streams(name: str, options: argparse.Namespace) -> dict[str, Any]:

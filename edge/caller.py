@@ -12,7 +12,8 @@ from flask import Request
 
 log = logging.getLogger("avito_ai.access")
 
-FORWARDED = ("HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_FORWARDED_")
+# Of a proxy's headers, in the names of an environment, one after another; no name has a space.
+FORWARDED = re.compile(r"(?:^| )HTTP_(?:FORWARDED|X_REAL_IP|X_FORWARDED_)")
 LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 # RFC 9110, sections 4.2 and 7.2: a name or an address, and nothing before it; a list of several hosts is none.
 HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
@@ -41,7 +42,7 @@ class ForwardedWarning:
 
 def is_forwarded(request: Request) -> bool:
     """True if the request has a proxy's header, from a proxy or made up by the client."""
-    return any(name.startswith(FORWARDED) for name in request.environ)
+    return FORWARDED.search(" ".join(request.environ)) is not None
 
 
 def client_address(request: Request, trusted_proxies: int) -> str:
@@ -51,7 +52,9 @@ def client_address(request: Request, trusted_proxies: int) -> str:
     from the right; entries to the left of it are the client's own claims. If the list is shorter or the entry is not
     an address, the socket's peer counts.
     """
-    return address_of(request.headers.getlist("X-Forwarded-For"), request.remote_addr or "", trusted_proxies)
+    # Its lines, joined by commas.
+    forwarded = request.environ.get("HTTP_X_FORWARDED_FOR", "")
+    return address_of([forwarded] if forwarded else [], request.remote_addr or "", trusted_proxies)
 
 
 def address_of(forwarded: list[str], peer: str, trusted_proxies: int) -> str:
