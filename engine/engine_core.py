@@ -49,7 +49,7 @@ class Runner(Protocol):
     """Computes the steps: `ModelRunner`, or a scripted one in tests.
 
     A runner on a device of its own also has `launch(plan) -> LaunchedStep`, so that the next step is launched before
-    the tokens of the last one are read.
+    the tokens of the last one are read. It counts these for penalties; a grammar is the host's, and waits for them.
     """
 
     ahead: int  # for how many tokens beyond its last one a running sequence needs blocks
@@ -231,7 +231,7 @@ class EngineCore:
 
     def _needs_tokens(self) -> bool:
         """Return whether a running sequence can go on only once the host has read its last token."""
-        return any(sequence.needs_its_tokens and sequence.pending for sequence in self.scheduler.running)
+        return any(s.pending and s.sampling.token_mask is not None for s in self.scheduler.running)
 
     def _split_or_fail(self, plan: Plan, error: Exception) -> tuple[Plan, ...]:
         """Return what to run in place of a failed step: its halves, or nothing once the sequence at fault is found."""

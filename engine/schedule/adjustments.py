@@ -19,21 +19,21 @@ class Adjustments:
 
     bias_ids, biases: added first; held: the same while no end token may be drawn. token_ids, counts: the tokens that
     penalties apply to, and how often each is in the answer so far; with a repetition penalty the tokens of the prompt
-    are among them, with 0.
+    are among them, with 0. counting: whether there are any penalties.
     """
 
     def __init__(self, sampling: SamplingParams, prompt: Iterable[int], end_token_ids: Iterable[int] = ()) -> None:
         self.bias_ids, self.biases = _arrays(sampling.logit_bias)
         self.held = _arrays({**sampling.logit_bias, **dict.fromkeys(end_token_ids, HELD)})
         repetition = sampling.repetition_penalty != 1.0
-        self._counting = repetition or bool(sampling.presence_penalty or sampling.frequency_penalty)
+        self.counting = repetition or bool(sampling.presence_penalty or sampling.frequency_penalty)
         self._places = {token_id: place for place, token_id in enumerate(dict.fromkeys(prompt if repetition else ()))}
         self.token_ids = array("i", self._places)
         self.counts = array("f", bytes(4 * len(self._places)))
 
     def append(self, token_id: int) -> None:
         """Count a token of the answer."""
-        if not self._counting:
+        if not self.counting:
             return
         place = self._places.setdefault(token_id, len(self._places))
         if place == len(self.token_ids):

@@ -60,7 +60,7 @@ class Sequence:
     start. num_computed: how many tokens have keys and values. slot: its row while it runs; blocks: its table in the KV
     cache, to which blocks are appended as it grows; any other change makes a new list. pending: how many tokens after
     token_ids launched steps sample; num_computed counts them once a later step is launched.
-    needs_its_tokens: whether the choice of a token depends on earlier ones other than through the model.
+    needs_its_tokens: whether the choice of a token depends on the one before it other than through the model.
     end_token_ids: those that may not be drawn before `min_tokens`.
     spelling: how its prompt reads; scores: the log probabilities of that.
     drafts: tokens that its next step computes after the last one, in case they are chosen; drafter: finds them.

@@ -802,15 +802,23 @@ def test_the_next_step_is_launched_before_the_tokens_of_the_last_are_read():
 
 
 @one_ahead
-def test_a_sequence_that_needs_its_tokens_is_read_before_the_next_step():
-    """A penalty depends on the last token, so no step is launched ahead of it."""
+@pytest.mark.parametrize(
+    ("params", "order"),
+    [
+        ({"presence_penalty": 1.0}, ["launch", "launch", "read", "launch", "read", "read"]),
+        ({"token_mask": Grammar(0, 0, 0)}, ["launch", "read"] * 3),
+    ],
+    ids=["penalty", "grammar"],
+)
+def test_a_grammar_alone_is_told_of_a_token_before_the_next_step(params, order):
+    """A penalty depends on the last token too, and is applied where that is: its step is launched ahead."""
     core = Core()
-    order = []
-    core.runner.on_run = lambda plan: order.append("launch")
-    core.runner.on_collect = lambda launched: order.append("read")
-    submitted = core.come(max_tokens=3, presence_penalty=1.0)
+    found = []
+    core.runner.on_run = lambda plan: found.append("launch")
+    core.runner.on_collect = lambda launched: found.append("read")
+    submitted = core.come(max_tokens=3, **params)
     core.run()
-    assert order == ["launch", "read"] * 3
+    assert found == order
     assert outcome(submitted).output_tokens == 3
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine.errors import StartError
 from engine.model.choice import Choice
 from engine.model.cuda.graphs import Graphs
 from engine.model.cuda.sampling import Sampler, adjust_rows, allow_tokens, is_ranked, packed_adjustments
@@ -16,6 +19,12 @@ from engine.model.cuda.sampling_kernels import HEAD
 from engine.model.sampler import to_device
 from engine.model.scoring import log_probabilities_in_parts
 from engine.schedule.sequence import Sequence
+
+# Of the rows that `Chooser.check` samples: temperature, top_k, top_p, min_p, and whether there is a grammar.
+GREEDY, PLAIN = (0.0, 0.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 0.0, 0.0)
+BEST_ONLY, RANKED = (1.0, 1.0, 1.0, 0.0, 0.0), (0.7, 50.0, 0.9, 0.05, 0.0)
+CLEARLY_BEST = 8.0  # a logit among those of a normal distribution, which often is not the one that is drawn
+STRIDE = 7919  # between the best tokens of two rows; a prime, so that all parts of the vocabulary have some
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +99,45 @@ class Chooser:
         for ranked in (False, True):
             self.sample(rows, ranked, inputs)
         nothing = torch.zeros(HEAD.value, dtype=torch.int32)  # a row without biases and penalties
-        adjust_rows(self.logits, to_device(nothing, self.logits.device), 1)
+        adjust_rows(self.logits, to_device(nothing, self.logits.device), self.last_tokens, 1)
         index = self._index([0])
         log_probabilities_in_parts(self.logits[index], self._result[0][index], 1)
         allow_tokens(self.logits, index, to_device(torch.zeros(1, 1, dtype=torch.int32), self.logits.device))
+
+    def check(self, inputs: dict[str, Tensor]) -> None:
+        """Sample rows whose best token is known, and compare every graph with its kernels. Waits for the device.
+
+        inputs: as of `choose`; they, the logits and results mean nothing afterwards. Raises StartError where a token is
+        not the best one of a row that takes no other, or a graph gives other tokens than its kernels.
+        """
+        most, vocabulary = self.logits.shape
+        best = torch.arange(most, device=self.logits.device) * STRIDE % vocabulary
+        self.logits.normal_().scatter_(1, best[:, None], CLEARLY_BEST)
+        inputs["rows"][:most] = torch.arange(most, dtype=torch.int32)
+        inputs["numbers"].view(torch.float32)[:most] = (torch.arange(most) + 0.5) / most
+        for rows, ranked in [*self._graphs] or [(most, False), (most, True)]:
+            kinds = (GREEDY, PLAIN, BEST_ONLY, RANKED) if ranked else (GREEDY, PLAIN)
+            inputs["parameters"].view(torch.float32)[:rows] = torch.tensor([*islice(cycle(kinds), rows)])
+            launch = partial(self.sample, rows, ranked, inputs)
+            launched, replayed = (
+                self._sampled(rows, launch),
+                self._sampled(rows, self._graphs.run, (rows, ranked), launch),
+            )
+            certain = slice(None, None, 2)  # every other row takes its best token only
+            if launched[0][certain] != best[:rows].tolist()[certain] or not all(launched[1]):
+                raise StartError("The sampler's kernels do not choose the best token on this device.")
+            if replayed != launched:
+                raise StartError(
+                    f"A CUDA graph of the sampler gives other tokens than its kernels for {rows} rows: set "
+                    "CUDA_GRAPHS=false."
+                )
+
+    def _sampled(self, rows: int, launch: Callable[..., None], *arguments: object) -> list[list[int]]:
+        """Return the tokens and flags of so many rows that a launch gives."""
+        self._result.fill_(-1)
+        launch(*arguments)
+        sampled: list[list[int]] = self._result[:, :rows].tolist()
+        return sampled
 
     def _adjust(self, sequences: list[Sequence]) -> None:
         """Apply bias, penalties and grammars to the rows that have any."""
@@ -111,7 +155,7 @@ class Chooser:
         device = self.logits.device
         if adjusted:
             packed = to_device(torch.from_numpy(packed_adjustments(adjusted)), device)
-            adjust_rows(self.logits, packed, len(adjusted))
+            adjust_rows(self.logits, packed, self.last_tokens, len(adjusted))
         if masked:
             allow_tokens(self.logits, self._index(masked), to_device(torch.from_numpy(np.stack(words)), device))
 

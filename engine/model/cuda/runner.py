@@ -76,14 +76,17 @@ class CudaRunner:
         self._step.discard()
 
     def check(self, probe: Callable[[PreparedPrompt], Sequence]) -> None:
-        """Launch what has no graph, and compare every graph with its kernels. Raises StartError if they differ.
+        """Launch what has no graph, try the sampler, and compare every graph with its kernels.
+
+        Raises StartError if they differ, or the sampler chooses a wrong token.
 
         probe: returns a sequence with a row and blocks for a prompt.
         """
         began, captured = time.perf_counter(), self._step.captured
         self._step.warm_up()
+        self._step.check_sampler()
         log.info(
-            "Attention by our own Triton kernels; steps without a CUDA graph were tried in %.1f s.",
+            "Attention by our own Triton kernels; steps without a CUDA graph and the sampler were tried in %.1f s.",
             time.perf_counter() - began,
         )
         if captured.tokens:

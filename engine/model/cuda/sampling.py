@@ -25,6 +25,8 @@ from engine.schedule.sequence import LOWEST_TEMPERATURE, Sequence
 LISTED = 16384
 # Tokens with a bias or a penalty that a program reads at once.
 ADJUSTED = 1024
+# In place of a slot: no step in flight samples a token of this row, or none that counts.
+NONE = -1
 # Warps of a program that reads a chunk.
 WARPS = 8
 
@@ -132,7 +134,8 @@ def packed_adjustments(rows: abc.Sequence[tuple[int, Sequence]]) -> np.ndarray:
     """Return the biases and penalties of sequences for `adjust_rows`, int32; floats are there by their bits.
 
     rows: the row of each sequence, which has `adjustments`. First come the heads, then the tokens of all rows, then as
-    many values: the biases, and how often tokens with penalties are in the answer so far.
+    many values: the biases, and how often tokens with penalties are in the answer so far, without the token that a step
+    in flight samples.
     """
     heads = np.zeros((len(rows), kernels.HEAD.value), np.int32)
     ids, values, end = [], [], 0
@@ -146,15 +149,19 @@ def packed_adjustments(rows: abc.Sequence[tuple[int, Sequence]]) -> np.ndarray:
         end = middle + len(adjustments.token_ids)
         head[:4] = row, begin, middle, end
         penalties = params.repetition_penalty, params.frequency_penalty, params.presence_penalty
-        head[4:] = np.array(penalties, np.float32).view(np.int32)
+        head[4:7] = np.array(penalties, np.float32).view(np.int32)
+        head[7] = sequence.slot if sequence.pending and adjustments.counting else NONE
     return np.concatenate([heads.ravel(), *ids, *(value.view(np.int32) for value in values)])
 
 
-def adjust_rows(logits: Tensor, words: Tensor, rows: int) -> None:
+def adjust_rows(logits: Tensor, words: Tensor, last_tokens: Tensor, rows: int) -> None:
     """Add biases to logits and apply penalties, in place, in one launch for all rows that have any.
 
-    logits: float32 [R, V]; words: from `packed_adjustments`, of so many rows.
+    logits: float32 [R, V]; words: from `packed_adjustments`, of so many rows; last_tokens: int32, by the slot of a
+    sequence the token that the step before samples for it.
     """
     heads = rows * kernels.HEAD.value
     size = (words.shape[0] - heads) // 2
-    kernels.adjust_row[(rows,)](logits, words, logits.stride(0), heads, heads + size, BLOCK=ADJUSTED, num_warps=WARPS)
+    kernels.adjust_row[(rows,)](
+        logits, words, last_tokens, logits.stride(0), heads, heads + size, BLOCK=ADJUSTED, num_warps=WARPS
+    )

@@ -30,8 +30,8 @@ MIN_P = tl.constexpr(3)
 MASKED = tl.constexpr(4)
 COLUMNS = tl.constexpr(5)
 # Words that tell of a row with biases or penalties: the row, where its tokens begin, where those with penalties do and
-# where they end, and three penalties.
-HEAD = tl.constexpr(7)
+# where they end, three penalties, and the slot whose last token is not among them yet, negative for none.
+HEAD = tl.constexpr(8)
 
 
 @triton.jit
@@ -335,14 +335,19 @@ def mask_row(logits, rows, words, row_stride, words_stride, size, V, BLOCK: tl.c
 
 # However many tokens there are: the same program.
 @triton.jit(do_not_specialize=["ids_at", "values_at"])
-def adjust_row(logits, words, row_stride, ids_at, values_at, BLOCK: tl.constexpr):
-    """Add the biases of a row to its logits, then apply its penalties. words: from `sampling.packed_adjustments`."""
+def adjust_row(logits, words, last_tokens, row_stride, ids_at, values_at, BLOCK: tl.constexpr):
+    """Add the biases of a row to its logits, then apply its penalties. words: from `sampling.packed_adjustments`.
+
+    The token that the step before samples counts as one more, once that step has written it to last_tokens.
+    """
     head = words + tl.program_id(0) * HEAD
     start = logits + tl.load(head).to(tl.int64) * row_stride
     biases, penalties, end = tl.load(head + 1), tl.load(head + 2), tl.load(head + 3)
     repetition = tl.load(head + 4).to(tl.float32, bitcast=True)
     frequency = tl.load(head + 5).to(tl.float32, bitcast=True)
     presence = tl.load(head + 6).to(tl.float32, bitcast=True)
+    slot = tl.load(head + 7)
+    pending = tl.load(last_tokens + slot, mask=slot >= 0, other=-1)
     for first in range(biases, penalties, BLOCK):
         place = first + tl.arange(0, BLOCK)
         inside = place < penalties
@@ -350,11 +355,24 @@ def adjust_row(logits, words, row_stride, ids_at, values_at, BLOCK: tl.constexpr
         bias = tl.load(words + values_at + place, mask=inside, other=0).to(tl.float32, bitcast=True)
         tl.store(token, tl.load(token, mask=inside, other=0.0) + bias, mask=inside)
     tl.debug_barrier()  # another thread may have added the bias of a token that has a penalty as well
+    found = tl.zeros([BLOCK], tl.int32)
     for first in range(penalties, end, BLOCK):
         place = first + tl.arange(0, BLOCK)
         inside = place < end
-        token = start + tl.load(words + ids_at + place, mask=inside, other=0)
-        count = tl.load(words + values_at + place, mask=inside, other=0).to(tl.float32, bitcast=True)
-        seen = tl.load(token, mask=inside, other=0.0)
-        seen = tl.where(seen < 0, seen * repetition, seen / repetition)
-        tl.store(token, seen - tl.where(count > 0, frequency * count + presence, 0.0), mask=inside)
+        ids = tl.load(words + ids_at + place, mask=inside, other=0)
+        again = (inside & (ids == pending)).to(tl.int32)
+        found += again
+        count = tl.load(words + values_at + place, mask=inside, other=0).to(tl.float32, bitcast=True) + again
+        seen = _penalized(tl.load(start + ids, mask=inside, other=0.0), count, repetition, frequency, presence)
+        tl.store(start + ids, seen, mask=inside)
+    new = (pending >= 0) & (tl.sum(found) == 0)
+    token = start + tl.maximum(pending, 0)
+    seen = tl.load(token, mask=new, other=0.0)
+    tl.store(token, _penalized(seen, new.to(tl.float32), repetition, frequency, presence), mask=new)
+
+
+@triton.jit
+def _penalized(logit, count, repetition, frequency, presence):
+    """Return the logits of tokens that are so often in the answer; count: 0 for those of the prompt alone."""
+    logit = tl.where(logit < 0, logit * repetition, logit / repetition)
+    return logit - tl.where(count > 0, frequency * count + presence, 0.0)

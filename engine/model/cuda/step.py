@@ -165,6 +165,12 @@ class FlatStep:
             self._chooser.warm_up(rows, self._layout(1).views(self._device_inputs))
         self.forget()
 
+    @torch.inference_mode()
+    def check_sampler(self) -> None:
+        """Raise StartError where the sampler or one of its graphs does not give the tokens that it should."""
+        with self._streams.turn(urgent=False):
+            self._chooser.check(self._layout(1).views(self._device_inputs))
+
     def forget(self) -> None:
         """Forget what the device knows of the block tables, as after a step that failed."""
         self._tables.forget()

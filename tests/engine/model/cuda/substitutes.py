@@ -108,18 +108,22 @@ def paged_attention(q, layer, block_tables, items, merges, workspace, out, meta=
 
 
 class Sampler:
-    """Greedy rows and plain ones."""
+    """Greedy rows, plain ones and those of top_k, without top_p and min_p."""
 
     def __init__(self, *sizes):
         pass
 
     def __call__(self, logits, parameters, numbers, slots, tokens, finite, last_tokens, ranked=True):
-        assert not ranked or not parameters.any()  # ranked without a row that is: a warm-up
         for row, slot in enumerate(slots[: len(logits)].tolist()):
-            temperature = float(parameters[row, 0])
+            temperature, top_k = float(parameters[row, 0]), int(parameters[row, 1])
+            assert ranked or not top_k
             token = int(logits[row].argmax())
             if temperature:
-                sums = torch.softmax(logits[row] / temperature, -1).cumsum(-1)
+                kept = logits[row]
+                if top_k:
+                    least = kept.topk(min(top_k, len(kept))).values[-1]
+                    kept = kept.masked_fill(kept < least, -torch.inf)
+                sums = torch.softmax(kept / temperature, -1).cumsum(-1)
                 number = min(float(numbers[row]), BELOW_ONE)
                 token = int(torch.searchsorted(sums, number * sums[-1], right=True))
             tokens[row] = token
@@ -128,14 +132,21 @@ class Sampler:
                 last_tokens[slot] = token
 
 
-def adjust_rows(logits, words, rows):
+def adjust_rows(logits, words, last_tokens, rows):
     heads, rest = words[: HEAD.value * rows].view(rows, -1), words[HEAD.value * rows :]
     ids, values = rest.chunk(2) if len(rest) else (rest, rest)
     values = values.view(torch.float32)
-    for (row, begin, middle, end), penalties in zip(heads[:, :4].tolist(), heads[:, 4:], strict=True):
+    for (row, begin, middle, end, slot), penalties in zip(
+        heads[:, [0, 1, 2, 3, 7]].tolist(), heads[:, 4:7], strict=True
+    ):
         repetition, frequency, presence = penalties.view(torch.float32)
         logits[row, ids[begin:middle].long()] += values[begin:middle]
         own, counts = ids[middle:end].long(), values[middle:end]
+        if slot >= 0:
+            pending = last_tokens[slot].long()
+            if pending not in own:
+                own, counts = torch.cat([own, pending[None]]), torch.cat([counts, torch.zeros(1)])
+            counts = counts + (own == pending)
         seen = logits[row, own]
         seen = torch.where(seen < 0, seen * repetition, seen / repetition)
         logits[row, own] = seen - torch.where(counts > 0, frequency * counts + presence, 0.0)

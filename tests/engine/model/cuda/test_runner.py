@@ -14,7 +14,9 @@ from engine.model.cuda.formats import quantize
 from engine.model.cuda.runner import CudaRunner, placement
 from engine.model.cuda.step import Captured, FlatStep
 from engine.model.cuda.streams import Streams
-from engine.types import TextPrompt, TokensPrompt
+from engine.model.runners import make_runner
+from engine.schedule.block_pool import BlockPool
+from engine.types import EngineConfig, TextPrompt, TokensPrompt
 from tests.checkpoints import text_spec, vision_spec
 from tests.engine.driver import Driver, chat
 from tests.engine.model.cuda import substitutes
@@ -200,6 +202,32 @@ def test_no_end_token_is_drawn_before_the_least_length(text_folder, torch_kernel
     assert [row.generation.result().output_tokens for row in held] == [5, 5]
 
 
+def test_penalties_of_steps_launched_ahead_give_the_answers_of_the_processor(text_folder, torch_kernels):
+    """Of the last token too, which the host has not read yet; beside rows without any, and preempted."""
+    params = [
+        {"repetition_penalty": 1.4}, {"frequency_penalty": 0.7}, {"presence_penalty": 2.0, "min_tokens": 9}, {},
+        {"repetition_penalty": 0.7, "frequency_penalty": -0.5, "logit_bias": {7: 1.5}},
+    ]  # fmt: skip
+    loaded = load_model(text_spec(text_folder), lambda progress: None)
+    config = EngineConfig(max_num_seqs=4)
+    expected = answers_of(
+        Driver(loaded, make_runner(loaded.model, FULL, config, CONTEXT, lambda progress: None)), params
+    )
+    driver = Driver(*text_runner(text_folder), max_num_seqs=4, max_num_batched_tokens=16)
+    assert answers_of(driver, params) == expected
+    assert len(set(expected)) == len(expected)
+    crowded = Driver(*text_runner(text_folder), pool=BlockPool(1 + 8), max_num_seqs=4)
+    assert answers_of(crowded, params) == expected
+    assert crowded.counters.preemptions
+
+
+def answers_of(driver, params):
+    """Return the answers to one prompt with each of these parameters, in one batch."""
+    held = [driver.submit(chat("Привет"), 40, ignore_eos=True, **one) for one in params]
+    driver.run()
+    return [row.generation.result().token_ids for row in held]
+
+
 @pytest.mark.parametrize("budget", [64, 16])
 def test_the_tokens_of_prompts_are_scored_as_by_transformers(
     text_model, text_folder, torch_kernels, monkeypatch, budget
@@ -246,6 +274,54 @@ def test_a_graph_that_differs_from_its_kernels_stops_the_start(factor, text_fold
         cuda.check(lambda prompt: probe(8))
 
 
+def rows_of(cuda):
+    """Return how many rows the sampler has."""
+    return len(cuda._step._chooser.logits)
+
+
+class Replaying:
+    """A captured graph of the sampler that gives these tokens for its rows, whatever the kernels do."""
+
+    def __init__(self, cuda, rows, token):
+        self.result, self.rows, self.token, self.count = cuda._step._chooser._result, rows, token, 0
+
+    def replay(self):
+        self.count += 1
+        self.result[0, : self.rows], self.result[1, : self.rows] = self.token, 1
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("ranked", [False, True])
+def test_a_graph_of_the_sampler_that_gives_other_tokens_stops_the_start(rows, ranked, text_folder, torch_kernels):
+    """Each captured number of rows is tried, and both kinds; one that was not captured is not asked for."""
+    cuda = text_runner(text_folder)[1]
+    graph = Replaying(cuda, rows, 5)
+    cuda._step._chooser._graphs._graphs[rows, ranked] = graph
+    with pytest.raises(StartError, match=f"other tokens than its kernels for {rows} rows: set CUDA_GRAPHS=false"):
+        cuda.check(lambda prompt: probe(8))
+    assert graph.count == 1
+
+
+@pytest.mark.parametrize("wrong", ["greedy", "ranked", "flag"])
+def test_a_sampler_that_chooses_a_wrong_token_stops_the_start(wrong, text_folder, torch_kernels, monkeypatch):
+    """In the last row alone that takes its best token only, or that says it has logits which are none."""
+    original = substitutes.Sampler.__call__
+    cuda = text_runner(text_folder)[1]
+    last = {"greedy": 0, "ranked": 2, "flag": 1}[wrong]
+    assert rows_of(cuda) > last
+
+    def mistaken(self, logits, parameters, numbers, slots, tokens, finite, last_tokens, ranked=True):
+        original(self, logits, parameters, numbers, slots, tokens, finite, last_tokens, ranked)
+        if wrong == "flag":
+            finite[last] = 0
+        elif wrong == "greedy" or (ranked and parameters[last, 1] == 1):
+            tokens[last] = (tokens[last] + 1) % logits.shape[1]
+
+    monkeypatch.setattr(substitutes.Sampler, "__call__", mistaken)
+    with pytest.raises(StartError, match="do not choose the best token"):
+        cuda.check(lambda prompt: probe(8))
+
+
 @pytest.mark.slow
 @pytest.mark.no_cover
 @pytest.mark.parametrize("quant", ["int8", "int4"])
@@ -264,6 +340,7 @@ def test_the_kernels_give_the_answers_of_generate(skinny, text_model, text_folde
         monkeypatch.setattr(gemm, "tiles_for", substitutes.tiles_for_any)
     questions = ["Привет", "Напиши объявление: диван"]
     driver = Driver(*text_runner(text_folder))
+    driver.runner._step.check_sampler()
     sequences = [driver.submit(chat(text), 4) for text in questions]
     scored = driver.submit(TextPrompt("Красный диван"), 1, echo=True, logprobs=1)
     driver.run()

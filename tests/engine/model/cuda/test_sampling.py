@@ -306,10 +306,37 @@ def test_biases_and_penalties_are_those_of_one_row_alone(device):
     for place, row in zip(places, rows, strict=True):
         apply_adjustments(expected[place], row)
     words = packed_adjustments([*zip(places, rows, strict=True)])
-    adjust_rows(logits, torch.from_numpy(words).to(device), len(rows))
+    last_tokens = torch.zeros(8, dtype=torch.int32, device=device)
+    adjust_rows(logits, torch.from_numpy(words).to(device), last_tokens, len(rows))
     torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-6)
     assert not torch.equal(expected, random_logits(6, 5001, 9).to(device))
     assert torch.equal(logits[[1, 3]], random_logits(6, 5001, 9).to(device)[[1, 3]])
+
+
+PENALTIES = {"repetition_penalty": 1.3, "frequency_penalty": 0.5, "presence_penalty": -0.25}
+
+
+@pytest.mark.parametrize("penalty", [*PENALTIES, None])
+@pytest.mark.parametrize("pending", [5000, 17, 3, 40])
+def test_a_token_that_the_step_before_samples_counts_for_penalties(penalty, pending, device):
+    """Whether it is new, of the prompt alone, or in the answer, with a bias or without; as if the host had read it."""
+    from tests.engine.sequences import sequence
+
+    params = {"logit_bias": {5000: 2.0}} | ({} if penalty is None else {penalty: PENALTIES[penalty]})
+    rows = [sequence(tokens=12, **params) for _ in range(2)]
+    for row in rows:
+        for token in (3, 3, *range(1000, 3000)):
+            row.adjustments.append(token)
+    read, launched = rows
+    read.adjustments.append(pending)
+    launched.pending, launched.slot = 1, 6
+    logits = random_logits(2, 5001, 9)[:1].expand(2, -1).contiguous().to(device)
+    apply_adjustments(logits[0], read)
+    last_tokens = torch.full((8,), 4999, dtype=torch.int32, device=device)
+    last_tokens[launched.slot] = pending
+    words = torch.from_numpy(packed_adjustments([(1, launched)])).to(device)
+    adjust_rows(logits, words, last_tokens, 1)
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-6, atol=1e-6)
 
 
 def test_log_probabilities_are_those_of_the_logits(device, dtype):
@@ -354,7 +381,7 @@ def launch_real_shapes():
     for ranked in (True, False):
         sampler(logits, torch.zeros(2, 5), torch.zeros(2), ids, ids, ids, ids, ranked)
     allow_tokens(logits, ids, torch.zeros(2, vocabulary // 32, dtype=torch.int32))
-    adjust_rows(logits, torch.zeros(HEAD.value + 2 * 3000, dtype=torch.int32), 1)
+    adjust_rows(logits, torch.zeros(HEAD.value + 2 * 3000, dtype=torch.int32), ids, 1)
 
 
 def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
