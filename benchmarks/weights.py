@@ -270,7 +270,8 @@ def _about(images: Sequence[Image.Image], question: str) -> ChatPrompt:
 
 def _replies(own: ModelSpec, prompts: Sequence[ChatPrompt], tokens: int) -> list[tuple[str, bool]]:
     """Return text and whether it ended, greedily, of each prompt."""
-    engine = LLMEngine(own, EngineConfig(max_num_seqs=SLOTS, max_waiting=len(prompts)))
+    places = 2 * len(prompts)  # one client may not have all of them
+    engine = LLMEngine(own, EngineConfig(max_num_seqs=SLOTS, max_waiting=places))
     engine.start()
     try:
         asked = [
