@@ -1,9 +1,10 @@
 """Compiles kernels without a card, as their host functions launch them, and prints the resources that each takes.
 
 Run as a program without TRITON_INTERPRET: `python -m tests.engine.model.cuda.compile_kernels MODULE:FUNCTION [90]`,
-where the function launches kernels on CPU tensors. The launches compile for each architecture and run nothing. Prints
-one JSON object: by architecture, a list of {"kernel", "registers", "spilled_bytes", "shared_bytes", "early_accesses"};
-the last is how many accesses of global memory stand before the wait for the kernels ahead, None without such a wait.
+where the function launches kernels on CPU tensors; MODULE:FUNCTION:bfloat16 where it takes a dtype. The launches
+compile for each architecture and run nothing. Prints one JSON object: by architecture, a list of {"kernel",
+"registers", "spilled_bytes", "shared_bytes", "early_accesses"}; the last is how many accesses of global memory stand
+before the wait for the kernels ahead, None without such a wait.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from tests.system_programs import unmeasured
 
 ROOT = Path(__file__).parents[4]
 ARCHITECTURES = (80, 89, 90)
+# Of the kernels that compute in the precision of a model: each for all cards in one, and for one card in the other.
+PRECISIONS = {"float16": ARCHITECTURES, "bfloat16": (90,)}
 WAIT = "griddepcontrol.wait", "ACQBULK"  # in PTX, and in SASS
 ACCESS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/.*\b(LD|LDG|LDGSTS|ST|STG|ATOM|ATOMG|RED)\.")
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 
 
 def compiled_by(function, cache, architectures=ARCHITECTURES):
-    """Return, by architecture, the resources of the kernels that a function "module:name" launches.
+    """Return, by architecture, the resources of the kernels that a function "module:name[:dtype]" launches.
 
     Runs in a process of its own, since this one may be interpreting. cache: where Triton keeps what it compiled.
     """
@@ -65,11 +68,13 @@ class CompilingDriver:
 
 def main(function, architectures):
     """Compile what the function launches."""
+    import torch
     import triton
     from triton.runtime.jit import JITFunction
 
-    module, _, name = function.partition(":")
+    module, name, *dtype = function.split(":")
     launch, run, launched = getattr(importlib.import_module(module), name), JITFunction.run, []
+    dtypes = [getattr(torch, one) for one in dtype]
 
     def compile_only(self, *arguments, grid, warmup, **options):
         launched.append((self.fn.__name__, run(self, *arguments, grid=grid, warmup=True, **options)))
@@ -78,7 +83,7 @@ def main(function, architectures):
     found = {}
     for architecture in architectures:
         triton.runtime.driver.set_active(CompilingDriver(architecture))
-        launch()
+        launch(*dtypes)
         found[architecture] = [{"kernel": kernel, **resources(binary)} for kernel, binary in launched]
         launched.clear()
     print(json.dumps(found))

@@ -13,14 +13,18 @@ from tests.engine.model.cuda.compile_kernels import ARCHITECTURES, compiled_by
 
 # The functions that launch the kernels, in test modules beside this one, and the architectures that have these kernels.
 LAUNCHING = {
-    "test_attention:launch_real_shapes": ARCHITECTURES,
+    "test_attention:launch_real_shapes:float16": ARCHITECTURES,
+    "test_attention:launch_real_shapes:bfloat16": ARCHITECTURES,
     "test_ends:launch_all": ARCHITECTURES,
     "test_fp8:launch": (89, 90),
     "test_gemm:launch_every_tiles": (90,),
-    "test_packed_gemm:launch_real_shapes": ARCHITECTURES,
-    "test_rows:launch_real_shapes": ARCHITECTURES,
+    "test_packed_gemm:launch_real_shapes:float16": ARCHITECTURES,
+    "test_packed_gemm:launch_real_shapes:bfloat16": ARCHITECTURES,
+    "test_rows:launch_real_shapes:float16": ARCHITECTURES,
+    "test_rows:launch_real_shapes:bfloat16": ARCHITECTURES,
     "test_sampling:launch_real_shapes": ARCHITECTURES,
-    "test_skinny:launch_real_shapes": ARCHITECTURES,
+    "test_skinny:launch_real_shapes:float16": ARCHITECTURES,
+    "test_skinny:launch_real_shapes:bfloat16": ARCHITECTURES,
 }
 FIGURES = ("registers", "spilled_bytes", "shared_bytes")
 HEAD = ("kernel", "sm", "variants", "registers", "bytes spilled", "bytes of shared memory")

@@ -8,7 +8,7 @@ import torch
 
 from engine.model.cuda.attention import META, AttentionWorkspace, paged_attention
 from engine.model.cuda.attention_plan import AttentionPlanner
-from tests.engine.model.cuda.compile_kernels import compiled_by
+from tests.engine.model.cuda.compile_kernels import PRECISIONS, compiled_by
 
 pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds
 
@@ -127,26 +127,29 @@ def test_nothing_planned_leaves_the_output_alone(device):
     assert out.unique().tolist() == [7.0]
 
 
-def launch_real_shapes():
+def launch_real_shapes(dtype=torch.float16):
     """Launch attention with the shapes of both models as steps do, and once with merges of their own."""
     for heads, kv_heads, last_merges in ((32, 8, True), (28, 4, True), (32, 8, False)):
-        q = torch.zeros(16, heads + 2 * kv_heads, 128, dtype=torch.float16)[:, :heads]
-        layer = torch.zeros(2, 2, kv_heads, PAGE, 128, dtype=torch.float16)
+        q = torch.zeros(16, heads + 2 * kv_heads, 128, dtype=dtype)[:, :heads]
+        layer = torch.zeros(2, 2, kv_heads, PAGE, 128, dtype=dtype)
         integers = torch.zeros(8, 16, dtype=torch.int32)
         workspace = AttentionWorkspace.empty(2, heads, 128, torch.device("cpu"))
-        out = torch.zeros(16, heads * 128, dtype=torch.float16)
+        out = torch.zeros(16, heads * 128, dtype=dtype)
         paged_attention(
             q, layer, integers, integers.view(-1, 8), integers.view(-1, 4), workspace, out,
             meta={**META, "LAST_MERGES": last_merges}, dependent=True,
         )  # fmt: skip
 
 
-def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_kernels_compile_for_each_card_without_spilling(precision, tmp_path):
     """And at least two programs fit a multiprocessor of a data centre's card, one of the others."""
-    found = compiled_by("tests.engine.model.cuda.test_attention:launch_real_shapes", tmp_path)
-    for architecture, (shared, programs) in {80: (163, 2), 89: (99, 1), 90: (227, 2)}.items():
-        assert len(found[architecture]) == 4
-        for kernel in found[architecture]:
+    found = compiled_by(f"{__name__}:launch_real_shapes:{precision}", tmp_path, PRECISIONS[precision])
+    cards = {80: (163, 2), 89: (99, 1), 90: (227, 2)}
+    for architecture, kernels in found.items():
+        shared, programs = cards[architecture]
+        assert len(kernels) == 4
+        for kernel in kernels:
             assert kernel["spilled_bytes"] == 0, (architecture, kernel)
             assert kernel["early_accesses"] == (0 if architecture >= 90 else None), (architecture, kernel)
             assert programs * (kernel["shared_bytes"] + 1024) <= shared * 1024, (architecture, kernel)

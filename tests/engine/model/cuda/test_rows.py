@@ -10,7 +10,7 @@ from engine.model.cuda.rows import qk_norm_rope_store, rms_norm, rotary_tables, 
 from engine.model.decoder import _Rotary
 from engine.model.layers import QkNormRope
 from engine.model.layers import silu_and_mul as torch_silu_and_mul
-from tests.engine.model.cuda.compile_kernels import compiled_by
+from tests.engine.model.cuda.compile_kernels import PRECISIONS, compiled_by
 
 pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds
 
@@ -118,30 +118,31 @@ def test_rotary_tables_equal_the_decoders_rotation(tokens, image, half, device):
     assert torch.equal(out, torch.stack((cos, sin)))
 
 
-def launch_real_shapes():
+def launch_real_shapes(dtype=torch.float16):
     """Launch every kernel with the shapes of both models."""
     tokens, table = 64, torch.zeros(2, 64, 64)
     positions = torch.zeros(3, tokens, dtype=torch.long)
     axes = torch.zeros(64, dtype=torch.long)
     for heads, kv_heads, hidden, ffn, norm in ((32, 8, 4096, 12288, True), (28, 4, 3584, 18944, False)):
-        x, weight = torch.zeros(tokens, hidden).half(), torch.zeros(hidden).half()
+        x, weight = torch.zeros(tokens, hidden).to(dtype), torch.zeros(hidden).to(dtype)
         rms_norm(x, weight, 1e-6, x, dependent=True)
         qkv, layer = (
-            torch.zeros(tokens, (heads + 2 * kv_heads) * 128).half(),
-            torch.zeros(2, 2, kv_heads, 16, 128).half(),
+            torch.zeros(tokens, (heads + 2 * kv_heads) * 128).to(dtype),
+            torch.zeros(2, 2, kv_heads, 16, 128).to(dtype),
         )
         q_weight = weight[:128] if norm else None
         qk_norm_rope_store(qkv, q_weight, q_weight, 1e-6, table[0], table[1], layer, positions[0], True)
-        silu_and_mul(torch.zeros(tokens, 2 * ffn).half(), torch.zeros(tokens, ffn).half(), dependent=True)
+        silu_and_mul(torch.zeros(tokens, 2 * ffn).to(dtype), torch.zeros(tokens, ffn).to(dtype), dependent=True)
     rotary_tables(positions, table[0, 0], axes, 1.0)
 
 
-def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_kernels_compile_for_each_card_without_spilling(precision, tmp_path):
     """For the shapes of both models, with registers for at least 16 warps on a multiprocessor.
 
     Those that start while the kernel ahead ends touch no memory before they have waited for it.
     """
-    found = compiled_by("tests.engine.model.cuda.test_rows:launch_real_shapes", tmp_path)
+    found = compiled_by(f"{__name__}:launch_real_shapes:{precision}", tmp_path, PRECISIONS[precision])
     for architecture, kernels in found.items():
         assert len(kernels) == 7
         for kernel in kernels:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from engine.model.cuda import skinny
 from engine.model.cuda.skinny import Scratch, skinny_add, skinny_linear
-from tests.engine.model.cuda.compile_kernels import compiled_by
+from tests.engine.model.cuda.compile_kernels import PRECISIONS, compiled_by
 
 pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds
 
@@ -120,13 +120,17 @@ def test_real_shapes_have_tiles():
             assert skinny.default_meta(tokens, n, k)["SPLIT"] <= skinny.MOST_PARTS
 
 
-def launch_real_shapes():
+def launch_real_shapes(dtype=torch.float16):
     """Launch the GEMMs of both models for each number of tokens, alone and with what is fused into them."""
     scratch, prefetching = Scratch.empty(4096, torch.device("cpu")), tiles(64, 128, 1, "prefetch")
     for tokens in (1, 16):
         for n, k in ((4608, 3584), (4096, 12_288)):
-            x, weight, norm = torch.zeros(tokens, 2 * k).half(), torch.zeros(n, k).half(), torch.zeros(k).half()
-            out = torch.zeros(tokens, n).half()
+            x, weight, norm = (
+                torch.zeros(tokens, 2 * k).to(dtype),
+                torch.zeros(n, k).to(dtype),
+                torch.zeros(k).to(dtype),
+            )
+            out = torch.zeros(tokens, n).to(dtype)
             if n > 4096:
                 skinny_linear(x[:, :k], weight, out[0], None, EPS, out)
                 skinny_linear(x[:, :k], weight, None, norm, EPS, out)
@@ -136,11 +140,12 @@ def launch_real_shapes():
                 skinny_add(x, weight, out, scratch)
 
 
-def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_kernels_compile_for_each_card_without_spilling(precision, tmp_path):
     """With registers and shared memory for two programs on a multiprocessor of an A100 or H100."""
     shared = {80: 82, 89: 99, 90: 113}  # KiB of a program
     for architecture, kernels in compiled_by(
-        "tests.engine.model.cuda.test_skinny:launch_real_shapes", tmp_path
+        f"{__name__}:launch_real_shapes:{precision}", tmp_path, PRECISIONS[precision]
     ).items():
         assert len(kernels) == 10
         for kernel in kernels:
