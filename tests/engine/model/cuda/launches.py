@@ -20,11 +20,14 @@ CPU = torch.device("cpu")
 
 
 class Launches(TorchDispatchMode):
-    """What was launched since the last `clear`: `counts` by name, `copies` with the host, names of those that block."""
+    """What was launched since the last `clear`: `counts` by name, `copies` with the host, names of those that block.
 
-    def __init__(self, device):
+    pinned: whether memory of the host is pinned; from any other, a copy makes the host wait.
+    """
+
+    def __init__(self, device, pinned):
         super().__init__()
-        self._device = device
+        self._device, self._pinned = device, pinned
         self.clear()
 
     def clear(self):
@@ -48,7 +51,7 @@ class Launches(TorchDispatchMode):
             with self:  # what torch itself makes of it
                 return func.decompose(*args, **kwargs)
         tensors = [part for part in args if isinstance(part, torch.Tensor)]
-        if any(self._is_ours(tensor) for tensor in tensors):
+        if any(self._is_ours(tensor) for tensor in tensors) or self._sends(func, kwargs):
             self._count(func, tensors, args, kwargs)
         if func.name() == "aten::_to_copy" and tensors[0].is_meta and kwargs.get("device") == CPU:
             return torch.zeros(tensors[0].shape, dtype=kwargs.get("dtype") or tensors[0].dtype)
@@ -61,12 +64,17 @@ class Launches(TorchDispatchMode):
         if name in ALLOCATIONS:
             return
         self.counts[name if "dtype" not in func.name() else func.name()] += 1
-        from_host = name == "aten::copy_" and not self._is_ours(tensors[1])
+        sent = tensors[0] if self._sends(func, kwargs) else tensors[1] if name == "aten::copy_" else None
+        from_host = sent is not None and not self._is_ours(sent)
         to_host = name == "aten::_to_copy" and kwargs.get("device") == CPU
         self.copies += from_host or to_host
         waits = kwargs.get("non_blocking", len(args) > 2 and args[2]) is not True
-        if name in BLOCKING or ((from_host or to_host) and waits):
+        if name in BLOCKING or ((from_host or to_host) and waits) or (from_host and not self._pinned(sent)):
             self.blocking.append(name)
+
+    def _sends(self, func, kwargs):
+        device = kwargs.get("device")
+        return func.name() == "aten::_to_copy" and device is not None and torch.device(device).type == self._device
 
     def _is_ours(self, tensor):
         return tensor.device.type == self._device
@@ -89,10 +97,10 @@ class Launches(TorchDispatchMode):
             GridExecutor.__call__, JITFunction.run = interpret, run
 
 
-def launches_of(steps, tokens, new=False):
+def launches_of(steps, tokens, new=False, pinned=lambda tensor: True):
     """Return what one step of so many tokens launches. new: of rows that the device does not know yet."""
     step = steps.step(steps.rows, steps.longest_step, graphs=False)
-    launches = Launches(steps.weights.shape.device.type)
+    launches = Launches(steps.weights.shape.device.type, pinned)
     with launches.with_kernels():
         if not new:
             step.launch(steps.plan(tokens))
