@@ -11,8 +11,10 @@ times the requests of the others lengthens their answers, and is better not begu
 many at once, and of many one after the other as well, each of which is over before the next one comes: a client that
 had many times the requests of the others lately begins no more while one of theirs is in service.
 
-Who has waited for PATIENCE seconds goes on beside those that have a turn, a few at once as well; and nobody waits for
-longer than LONGEST seconds more, whatever holds the others up.
+Who has waited for PATIENCE seconds goes on beside those that have a turn, a few at once as well; and no thread waits
+for longer than LONGEST seconds more, whatever holds the others up. A request that has no thread yet is not begun
+without a turn: ninety that each take a third of a second would hold up everybody. It is given up once it has waited for
+too long.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from dataclasses import dataclass
 
 AT_ONCE = 2  # on more than one core
 PATIENCE = 0.5  # seconds
-LATE_AT_ONCE = 4
+LATE_AT_ONCE = 2
 LONGEST = 5.0
 LAST_PART = 0.02  # seconds that the last part of a stream waits for a turn: its client sees a pause
 MANY = 4  # requests in service; fewer are never too many for one client
@@ -36,14 +38,15 @@ TIMES = 4  # too many are so many times what the others have, or had, on average
 LATELY = 1.0  # seconds, after which requests that were begun count half
 COURTESY = 0.3  # seconds that a request waits for the others' sake while its client has many in service
 PATIENT = 2.0  # the same, unless told otherwise, while its client had many begun lately
+BEGIN_WITHIN = 30.0  # seconds, unless told otherwise
 
 
 class Turns:
     """The turns of one process. at_once: how many there are; patience: seconds after which none is waited for.
 
-    late: how many go on without one; longest: seconds after which nobody waits for that. shares_cores: whether a model
-    computes on this process's cores, asked with a lock held. patient: seconds for which who had many waits for
-    the others' sake.
+    late: how many go on without one; longest: seconds after which no thread waits for that; begin_within: seconds after
+    which a request without a thread is given up. shares_cores: whether a model computes on this process's cores, asked
+    with a lock held. patient: seconds for which who had many waits for the others' sake.
     """
 
     def __init__(
@@ -55,18 +58,35 @@ class Turns:
         shares_cores: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         patient: float = PATIENT,
+        begin_within: float = BEGIN_WITHIN,
     ) -> None:
         self._service = _InService(at_once, shares_cores, clock, patient)
-        self._lines = (_Line(at_once, patience, self._service, clock), _Line(late, longest, self._service, clock))
+        first, second = _Line(at_once, patience, self._service, clock), _Line(late, longest, self._service, clock)
+        self._lines, self._patience = (first, second), (patience, max(0.0, begin_within - patience))
 
-    def begin(self, client: str, start: Callable[[Turn], None], light: bool = False) -> None:
+    def begin(
+        self, client: str, start: Callable[[Turn], None], light: bool = False, give_up: Callable[[], None] | None = None
+    ) -> None:
         """Count a request, and have `start` called once it has its turn: no thread waits for that.
 
-        It is called here, by the thread that gives a turn back, or by `hasten`; it must neither wait nor raise. light:
-        the request asks for no answer of a model, so it counts while it is in service alone.
+        It is called here, by the thread that gives a turn back, or by `hasten`, which calls `give_up` instead for one
+        that has waited for too long: it is counted no longer. Neither may wait or raise. light: the request asks for no
+        answer of a model, so it counts while it is in service alone.
         """
         self._service.enter(client, light)
-        Turn(self._lines, client, light).take_later(start)
+        turn = Turn(self._lines, client, light)
+
+        def left() -> None:
+            self._service.leave(client, light)
+            if give_up is not None:
+                give_up()
+
+        turn.take_later(start, left, self._patience)
+
+    def number(self, client: str, light: bool) -> int:
+        """Return how many requests of a client are in service or wait for a turn, of those that are light or not."""
+        with self._service.lock:
+            return self._service.number_of(client, light)
 
     def hasten(self) -> None:
         """Let those go on that have waited long enough to begin; to be called from time to time."""
@@ -127,6 +147,9 @@ class _InService:
 
     def number(self, client: str) -> int:
         return self._counts[client]
+
+    def number_of(self, client: str, light: bool) -> int:
+        return self._counts[client] - self._heavy[client] if light else self._heavy[client]
 
     def courtesy(self, client: str, light: bool) -> float:
         own = self._counts[client]
@@ -235,12 +258,12 @@ class _Line:
             self._waiters.remove(waiter)
             return False
 
-    def take_later(self, client: str, given: Callable[[], None], gone_by: Callable[[], None]) -> None:
-        """Have `given` called with a turn, now or later, or `gone_by` once that has taken too long."""
+    def take_later(self, client: str, given: Callable[[], None], gone_by: Callable[[], None], patience: float) -> None:
+        """Have `given` called with a turn, now or later, or `gone_by` once that has taken so many seconds."""
         with self._service.lock:
             free = self._take()
             if not free:
-                self._waiters.append(_Waiter(client, given, self._clock() + self._patience, gone_by))
+                self._waiters.append(_Waiter(client, given, self._clock() + patience, gone_by))
         if free:
             given()
 
@@ -289,16 +312,16 @@ class Turn:
         self.client, self.light = client, light
         self._lines = lines
         self._held: _Line | None = None
-        self._late = False  # it has been waited for long enough, and is not again before it is left
 
-    def take_later(self, start: Callable[[Turn], None]) -> None:
-        """Have `start` called with this turn, once it is taken or has been waited for long enough."""
-        self._wait_in(self._lines, start)
+    def take_later(
+        self, start: Callable[[Turn], None], give_up: Callable[[], None], patience: tuple[float, ...]
+    ) -> None:
+        """Have `start` called with this turn once it is taken, or `give_up` after so many seconds in each line."""
+        self._wait_in([*zip(self._lines, patience, strict=True)], start, give_up)
 
     def take(self, at_most: float = LONGEST) -> None:
-        """Wait for the turn, unless it is held or has been waited for without one; in each line no longer than that."""
-        late, self._late = self._late, False
-        if self._held is None and not late:
+        """Wait for the turn, unless it is held; in each line no longer than that."""
+        if self._held is None:
             self._held = next((line for line in self._lines if line.take(self.client, at_most)), None)
 
     def leave(self) -> None:
@@ -312,18 +335,19 @@ class Turn:
         held, self._held = self._held, None
         return held.give_back if held is not None else lambda: None
 
-    def _wait_in(self, lines: tuple[_Line, ...], start: Callable[[Turn], None]) -> None:
+    def _wait_in(
+        self, lines: list[tuple[_Line, float]], start: Callable[[Turn], None], give_up: Callable[[], None]
+    ) -> None:
         if not lines:
-            self._late = True
-            start(self)
+            give_up()
             return
-        line, *others = lines
+        (line, patience), *others = lines
 
         def given() -> None:
             self._held = line
             start(self)
 
-        line.take_later(self.client, given, lambda: self._wait_in(tuple(others), start))
+        line.take_later(self.client, given, lambda: self._wait_in(others, start, give_up), patience)
 
 
 _turn: ContextVar[Turn | None] = ContextVar("turn", default=None)

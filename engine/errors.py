@@ -118,6 +118,9 @@ class DeadlineExceeded(ServiceError):
     """The request did not start, or did not finish, in its time."""
 
 
+WAITED_TOO_LONG = Message("waited_too_long", "The request waited too long for its turn.")
+
+
 class UpstreamTimedOut(DeadlineExceeded):
     """The server that answers for the model did not begin to answer in time, or fell silent in its answer."""
 

@@ -56,6 +56,10 @@ if os.name == "posix":
     libc.send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
     libc.recv.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
+    def close_now(descriptor: int) -> None:
+        """Close a descriptor. Raises OSError."""
+        checked(libc.close(descriptor))
+
     def send_now(descriptor: int, data: bytes) -> int:
         """Send what fits to a socket, whatever its mode; return how many bytes. Raises OSError."""
         return checked(libc.send(descriptor, data, len(data), _FLAGS))
@@ -65,6 +69,7 @@ if os.name == "posix":
         received = checked(libc.recv(descriptor, buffer, len(buffer), _FLAGS))
         return ctypes.string_at(buffer, received)
 else:  # pragma: no cover
+    close_now = os.close
 
     def send_now(descriptor: int, data: bytes) -> int:
         """Send what fits to a non-blocking socket; return how many bytes. Raises OSError."""

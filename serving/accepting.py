@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections import Counter
 
 from gunicorn.workers.gthread import ThreadWorker
 
@@ -29,16 +30,21 @@ EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 ACCEPT_PAUSE = 0.5
 EXHAUSTION_LOGGED = 60.0
 ACCEPTED_AT_ONCE = 32
+LOOKED_AT_AT_ONCE = 1024  # also those of addresses that have too many, which are closed at once
 
 
 class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
     """gthread, whose accept never ends the worker for what a client or the system lacks.
 
-    send_timeout: the setting; _intake: where an accepted connection waits for its request.
+    send_timeout: the setting; _intake: where an accepted connection waits for its request; _most_of_a_peer: how many
+    connections one address, or one /64 of IPv6, may have, None for any number: beyond it the one of these that has
+    waited longest for a request is closed, or the new one where none waits.
     """
 
     send_timeout = 30.0
     _intake: Intake
+    _most_of_a_peer: int | None = None
+    _admitted = 0  # connections so far
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
@@ -46,12 +52,21 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
         self._exhaustion_logged = -EXHAUSTION_LOGGED
         self._addresses: dict[Listener, object] = {}  # of the listening sockets
         self._slow_readers = SlowReaders(max(1, self.cfg.threads // 2))
+        self._peers: Counter[str] = Counter()  # connections by the key of their address
 
     def accept(self, listener: Listener) -> None:
         """Accept the connections that there are, up to some; the rest gets its turn behind those accepted before."""
-        for _ in range(ACCEPTED_AT_ONCE):
-            if not self._accept(listener) or self.nr_conns >= self.worker_connections:
+        last = self._admitted + ACCEPTED_AT_ONCE
+        for _ in range(LOOKED_AT_AT_ONCE):
+            if not self._accept(listener) or self.nr_conns >= self.worker_connections or self._admitted == last:
                 break
+
+    def forget(self, conn: Connection) -> None:
+        """Count a connection that has ended no longer."""
+        self.nr_conns -= 1
+        self._peers[conn.budget_key] -= 1
+        if not self._peers[conn.budget_key]:
+            del self._peers[conn.budget_key]
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Accept connections, or not; not while accepting is paused."""
@@ -75,9 +90,12 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
         except MemoryError:
             self._make_room(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
             return False
-        client = accepted
+        client, peer = accepted, budget_key_of(address)
+        if not self._has_room_for(peer):
+            accepted.close()
+            return True
         try:
-            client = ClientSocket(accepted, self.send_timeout, self._slow_readers, budget_key_of(address))
+            client = ClientSocket(accepted, self.send_timeout, self._slow_readers, peer)
             if listener not in self._addresses:
                 self._addresses[listener] = listener.getsockname()
             conn = Connection(self.cfg, client, address, self._addresses[listener])
@@ -86,10 +104,17 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
             client.close()
             return True
         self.nr_conns += 1
+        self._admitted += 1
+        self._peers[peer] += 1
         if self.nr_conns >= self.worker_connections:
             self._intake.close_longest_waiting()
         self._intake.expect(conn, self.send_timeout, fresh=True)
         return True
+
+    def _has_room_for(self, peer: str) -> bool:
+        """Return whether an address may have one more; where one of its own waits, that is closed for it."""
+        most = self._most_of_a_peer
+        return most is None or self._peers[peer] < most or self._intake.close_longest_waiting(peer)
 
     def _make_room(self, error: OSError) -> None:
         """Close the connection that has waited longest; leave new ones in the backlog where that does not help."""

@@ -15,7 +15,6 @@ import contextlib
 import selectors
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -85,9 +84,8 @@ class Intake:
     when a connection has ended here; failure: returns the response to a request that an error ended, given its head as
     far as it has arrived, its peer and the error, which it logs. patience: seconds that a head may take, and a body
     beyond what its bytes need at the slowest rate; keepalive: seconds that a connection may be silent behind a refusal;
-    max_body_bytes: a longer body is not read, since every route refuses it; per_peer: how many connections of one
-    address, or of one /64 of IPv6, may wait here, None for any number: beyond it the longest waiting one is closed.
-    refused: how many requests were refused here.
+    max_body_bytes: a longer body is not read, since every route refuses it. refused: how many requests were refused
+    here.
     """
 
     def __init__(
@@ -101,16 +99,13 @@ class Intake:
         patience: float,
         max_body_bytes: int,
         keepalive: float,
-        per_peer: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._poller, self._dispatch, self._closed, self._failure = poller, dispatch, closed, failure
         self._budget, self._gate, self._clock = budget, gate, clock
         self._patience, self._keepalive, self._max_body_bytes = patience, keepalive, max_body_bytes
-        self._per_peer = per_peer
         self._arriving: dict[Connection, _Arrival] = {}  # in the order in which they began to wait
         self._discarding: dict[Connection, tuple[float, int]] = {}  # until when, and how many bytes more
-        self._peers: Counter[str] = Counter()
         self._buffer, self._looked_at = new_buffer(READ_BYTES), new_buffer(LOOKED_AT_BYTES)
         self._stopping = False
         self.refused = 0
@@ -127,12 +122,7 @@ class Intake:
         self._guarded(conn, partial(self._expect, conn, seconds, fresh))
 
     def _expect(self, conn: Connection, seconds: float, fresh: bool) -> None:
-        peer = conn.budget_key
-        if self._per_peer is not None and self._peers[peer] >= self._per_peer:
-            oldest = next(other for other in self._arriving if other.budget_key == peer)
-            self._guarded(oldest, partial(self._give_up, oldest))
         arrival = self._arriving[conn] = _Arrival(self._clock() + seconds)
-        self._peers[peer] += 1
         conn.sock.setblocking(False)
         early, conn.leftover = conn.leftover, b""
         if early:
@@ -182,9 +172,12 @@ class Intake:
             if arrival.began is None:
                 arrival.until = min(arrival.until, deadline)
 
-    def close_longest_waiting(self) -> bool:
-        """Close the connection that has waited longest, for its descriptor; False where none waits."""
-        conn = next(iter(self._arriving), None)
+    def close_longest_waiting(self, peer: str | None = None) -> bool:
+        """Close the connection that has waited longest, for its descriptor; False where none waits.
+
+        peer: the key of the address that it is to be of, None for any.
+        """
+        conn = next((conn for conn in self._arriving if peer in (None, conn.budget_key)), None)
         if conn is None:
             return False
         self._guarded(conn, partial(self._give_up, conn))
@@ -227,6 +220,23 @@ class Intake:
         conn.leftover = b""
         with contextlib.suppress(OSError):  # the client has gone
             conn.sock.send(self._failure(arrival.framing.head, conn.peer, error))
+        self.discard(conn)
+
+    def refuse(self, conn: Connection, error: Exception) -> None:
+        """Answer a request that was handed over and is given no thread; its connection is closed behind the answer."""
+        self.refused += 1
+        self._guarded(conn, partial(self._refuse_unserved, conn, error))
+
+    def _refuse_unserved(self, conn: Connection, error: Exception) -> None:
+        head, nothing_unread = conn.sock.request_head, conn.sock.request_whole and not conn.leftover
+        conn.sock.end_request()
+        conn.leftover = b""
+        answer = self._failure(head, conn.peer, error)
+        with contextlib.suppress(OSError):  # the client has gone
+            conn.sock.setblocking(False)
+            if conn.sock.send_now(answer) == len(answer) and nothing_unread:
+                self._end(conn)
+                return
         self.discard(conn)
 
     # --- a request that arrives ---
@@ -346,10 +356,7 @@ class Intake:
         self._end(conn)
 
     def _leave(self, conn: Connection) -> None:
-        arrival, peer = self._arriving.pop(conn), conn.budget_key
-        self._peers[peer] -= 1
-        if not self._peers[peer]:
-            del self._peers[peer]
+        arrival = self._arriving.pop(conn)
         if arrival.polled:
             self._forget(conn)
 

@@ -33,8 +33,8 @@ from gunicorn.http.message import Request
 
 from edge import errors
 from edge.route_table import MIB, ROUTES, Need
-from edge.turns import AT_ONCE, PATIENT, Turn, Turns
-from engine.errors import StartError
+from edge.turns import AT_ONCE, BEGIN_WITHIN, PATIENT, Turn, Turns
+from engine.errors import BUSY, WAITED_TOO_LONG, DeadlineExceeded, Overloaded, StartError
 from engine.loading.control_groups import usable_cores
 from engine.thread_start import start_threads
 from models import ModelSet
@@ -47,6 +47,7 @@ from serving.malformed import FailureResponses, endless
 from serving.plain_request import Environ, PlainRequest, serve, template
 from serving.poller import Selector
 from serving.priority import Successors
+from serving.probing import Probing
 from serving.thread_pool import RecentFirstPool
 
 # Interval at which a draining worker checks whether its requests are done, in seconds.
@@ -65,6 +66,8 @@ SWITCH_INTERVAL = 0.0005
 MAX_BODY_BYTES = 64 * MIB
 PROBES = tuple(f"{name} ".encode() for name, row in ROUTES.items() if row.need is Need.PROBE)
 PROBING_THREADS = 2
+PROBES_AT_ONCE = 2 * PROBING_THREADS  # so that each thread has another one when it has served one
+LIGHT_OF_A_CLIENT = 256  # in service or waiting for a turn; more are refused
 READING = (b"GET ", b"HEAD ")
 
 
@@ -175,19 +178,23 @@ class ServiceWorker(AcceptingWorker):
 
     def _share_cores(self) -> None:
         self._turns = Turns(
-            min(AT_ONCE, usable_cores()), shares_cores=self._models_compute_here, patient=self._patience
+            min(AT_ONCE, usable_cores()),
+            shares_cores=self._models_compute_here,
+            patient=min(PATIENT, self._queue_timeout / 2),
+            begin_within=self._queue_timeout,
         )
         self._held_back = HeldBack(self._turns.courtesy, self._hand_over, lambda conn: self._intake.drop(conn))
+        self._probes = Probing(PROBES_AT_ONCE, self._probe)
         self._handing_over = threading.Lock()  # held while a request is given a thread
         if self.wsgi is not None:
             self.wsgi.extensions["services"].gate.ask_of_lines(self._held_back.full)
 
     @property
-    def _patience(self) -> float:
-        """Seconds that a request may wait for others' sake: no more than half of those in which it has to start."""
+    def _queue_timeout(self) -> float:
+        """Seconds in which a request has to start."""
         if self.wsgi is None:
-            return PATIENT
-        return min(PATIENT, float(self.wsgi.extensions["services"].settings.engine.queue_timeout) / 2)
+            return BEGIN_WITHIN
+        return float(self.wsgi.extensions["services"].settings.engine.queue_timeout)
 
     def _models_compute_here(self) -> bool:
         return any(backend.info.on_processor for _, backend in self.models)
@@ -210,15 +217,27 @@ class ServiceWorker(AcceptingWorker):
 
     def enqueue_req(self, conn: Connection) -> None:
         """Hand a whole request to a thread, in its turn; a probe to one that nothing else occupies."""
-        if not conn.sock.request_head.startswith(PROBES):
+        if conn.sock.request_head.startswith(PROBES):
+            conn.sock.never_waits = True  # else a few clients that do not read would take these threads
+            self._probes.put(conn)
+        elif is_light(conn) and self._turns.number(conn.asked_by, light=True) >= LIGHT_OF_A_CLIENT:
+            self._intake.refuse(conn, Overloaded(BUSY))
+        else:
             self._held_back.put(conn)
-            return
-        conn.sock.never_waits = True  # else a few clients that do not read would take these threads
+
+    def _probe(self, conn: Connection) -> None:
         future = self._probing.submit(self.handle, conn)
-        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+        future.add_done_callback(lambda done: self.method_queue.defer(self._finish_probe, conn, done))
+
+    def _finish_probe(self, conn: Connection, future: Future[bool]) -> None:
+        self._probes.ended()
+        self.finish_request(conn, future)
 
     def _hand_over(self, conn: Connection) -> None:
-        self._turns.begin(conn.asked_by, partial(self._begin, conn), is_light(conn))
+        self._turns.begin(conn.asked_by, partial(self._begin, conn), is_light(conn), partial(self._refuse_late, conn))
+
+    def _refuse_late(self, conn: Connection) -> None:
+        self._intake.refuse(conn, DeadlineExceeded(WAITED_TOO_LONG))
 
     def _begin(self, conn: Connection, turn: Turn) -> None:
         """Give a request its thread, and leave its turn to others until one is free; called by any thread."""
@@ -289,21 +308,19 @@ class ServiceWorker(AcceptingWorker):
     def _new_intake(self) -> Intake:
         assert self.wsgi is not None  # built before the worker runs
         services = self.wsgi.extensions["services"]
+        # Behind a proxy all connections are of one address.
+        self._most_of_a_peer = None if services.gate.behind_proxy else max(1, self.worker_connections // 2)
         return Intake(
             self.poller,
             dispatch=self.enqueue_req,
-            closed=self._connection_closed,
+            closed=self.forget,
             failure=FailureResponses(services).response,
             budget=services.body_budget,
             gate=services.gate,
             patience=self.send_timeout,
             keepalive=self.cfg.keepalive,
             max_body_bytes=MAX_BODY_BYTES,
-            per_peer=None if services.gate.behind_proxy else max(1, self.worker_connections // 2),
         )
-
-    def _connection_closed(self, conn: Connection) -> None:
-        self.nr_conns -= 1
 
     def _sweep(self) -> None:
         now = time.monotonic()

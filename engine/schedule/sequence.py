@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from engine.backend import Generation
-from engine.errors import DeadlineExceeded, Message, RequestAborted, ServiceError
+from engine.errors import WAITED_TOO_LONG, DeadlineExceeded, Message, RequestAborted, ServiceError
 from engine.schedule.adjustments import Adjustments, Biases
 from engine.schedule.block_pool import EVERYBODY, PrefixScope, blocks_for
 from engine.schedule.drafter import Drafter
@@ -203,7 +203,7 @@ class Sequence:
         if now < self.waits_until:
             return None
         if self.started_at is None:
-            return DeadlineExceeded(Message("waited_too_long", "The request waited too long for its turn."))
+            return DeadlineExceeded(WAITED_TOO_LONG)
         return DeadlineExceeded(Message("out_of_time", "The request did not finish in time."))
 
     def keys(self) -> list[Hashable]:

@@ -5,7 +5,6 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
-from threading import Thread
 
 import pytest
 
@@ -134,54 +133,44 @@ def test_who_has_waited_goes_on_beside_the_turns_a_few_at_once(pool):
     ended(first, third)
 
 
-def test_nobody_waits_for_ever(pool):
-    """Where neither comes, the request goes on all the same, and gives back none."""
+def test_no_thread_waits_for_ever(pool):
+    """Where neither comes, it goes on all the same, and gives back none."""
     among = Turns(1, patience=0.0, late=1, longest=0.0)
-    requests = [Request(pool, among) for _ in range(3)]
-    among.hasten()
-    assert all(request.begun.wait(PATIENCE) for request in requests)
-    ended(*requests)
     held = [Request(pool, among) for _ in range(2)]
     among.hasten()
+    assert all(request.begun.wait(PATIENCE) for request in held)
+    third = begun(Turns(1, PATIENCE), "c")
+    third._lines = among._lines
+    third.leave()
+    third.take()
+    assert third._held is None
     ended(*held)
     assert [line.free for line in among._lines] == [1, 1]
 
 
-def test_whoever_has_waited_for_long_enough_to_begin_does_not_wait_again_with_a_thread():
-    """It goes on at once, and waits as all others do once it has left."""
-    now, started = [0.0], []
-    among = Turns(1, patience=PATIENCE, late=1, longest=PATIENCE, clock=lambda: now[0])
-    others = [begun(among, "a")]
-    among.begin("b", started.append)
-    among.begin("c", started.append)
-    for _ in range(2):
-        now[0] += PATIENCE
+def test_what_has_no_thread_is_given_up_instead_of_begun_without_a_turn():
+    """However many wait: they are worked on a few at once, and are counted no longer once they are given up."""
+    now, started, given_up = [0.0], [], []
+    among = Turns(1, patience=0.5, late=1, longest=5.0, clock=lambda: now[0], begin_within=10.0)
+    for number in range(20):
+        among.begin("a", started.append, True, lambda number=number: given_up.append(number))
+    for now[0], begun_now, gone in ((0.4, 1, 0), (0.6, 2, 0), (9.9, 2, 0), (10.2, 2, 18)):
         among.hasten()
-    assert [turn.client for turn in started] == ["b", "c"]
-    alone = Thread(target=lambda: _served(among, started[1]), daemon=True)
-    alone.start()
-    alone.join(PATIENCE / 2)
-    assert not alone.is_alive()
-    for turn in (*others, started[0]):
-        turn.leave()
-    assert [line.free for line in among._lines] == [1, 1]
-    started[1].take()
-    assert among._lines[0].free == 0
-
-
-def _served(among, turn):
-    with among.serving(turn):
-        pass
+        assert (len(started), len(given_up)) == (begun_now, gone)
+    assert given_up == [*range(2, 20)]
+    assert (among.number("a", light=True), among.number("a", light=False)) == (2, 0)
+    started[0].leave()
+    assert among._lines[0].free == 1
 
 
 def test_whoever_waits_to_begin_is_hastened_when_its_time_has_come(pool):
-    """Not before, in both lines; a thread that waits to go on is left to itself."""
+    """Not before; a thread that waits to go on is left to itself."""
     now = [0.0]
-    among = Turns(1, patience=2.0, late=1, longest=3.0, clock=lambda: now[0])
+    among = Turns(1, patience=2.0, late=2, longest=3.0, clock=lambda: now[0])
     began = []
     for name in "abc":
         among.begin(name, lambda turn: began.append(turn.client))
-    for now[0], wanted in ((1.9, "a"), (2.1, "ab"), (5.0, "ab"), (5.2, "abc")):
+    for now[0], wanted in ((1.9, "a"), (2.1, "abc")):
         among.hasten()
         assert "".join(began) == wanted
 

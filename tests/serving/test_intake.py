@@ -11,8 +11,9 @@ import pytest
 
 from edge.body_budget import BodyBudget
 from edge.gate import Decision
+from engine.errors import Overloaded
 from serving import intake
-from serving.connection import ClientSocket, Connection
+from serving.connection import ClientSocket, Connection, budget_key_of
 from serving.framing import Framing, RequestBrokenOff, RequestTooSlow, Stage
 from serving.intake import CONTINUE, DISCARD_SECONDS, LATE_AT_ONCE, LOOKED_AT_BYTES, MIN_BYTES_PER_SECOND, Intake
 from tests.fakes import Clock
@@ -40,7 +41,7 @@ class Gate:
 class Room:
     """An intake over real sockets and a clock that stands still; `pump` lets the poller have its turn."""
 
-    def __init__(self, per_peer=None, total=1000, per_client=600, max_body_bytes=1_000_000):
+    def __init__(self, total=1000, per_client=600, max_body_bytes=1_000_000):
         self.clock, self.gate, self.selector = Clock(), Gate(), selectors.DefaultSelector()
         self.budget = BodyBudget(total, per_client)
         self.whole, self.closed, self.clients, self.failures = [], [], [], []
@@ -54,7 +55,6 @@ class Room:
             PATIENCE,
             max_body_bytes,
             KEEPALIVE,
-            per_peer,
             self.clock,
         )
 
@@ -99,6 +99,31 @@ def room():
     yield make
     for one in made:
         one.close()
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_what_no_thread_is_given_is_answered_in_here(room, left):
+    """The client receives it, though the socket waited for a thread that would write; the connection is closed."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(SMALL)
+    room.pump()
+    assert room.whole == [conn]
+    conn.sock.setblocking(True)
+    if left:
+        client.close()
+    room.intake.refuse(conn, Overloaded("busy"))
+    (head, _, kind) = room.failures[0]
+    assert SMALL.startswith(head)
+    assert kind is Overloaded
+    if not left:
+        assert client.recv(1000) == FAILURE
+        client.close()
+    for _ in range(3):
+        room.pump()
+    assert room.closed == [conn]
+    assert room.intake.refused == 1
+    assert room.budget.in_flight == 0
 
 
 def read(conn):
@@ -421,24 +446,15 @@ def test_the_bytes_that_are_discarded_are_bounded(room, monkeypatch):
         assert (len(room.intake), len(room.closed)) == (waiting, 1 - waiting)
 
 
-def test_an_address_has_a_bounded_number_of_waiting_connections(room):
-    """Beyond it the one that has waited longest is closed; others' connections stay."""
-    room = room(per_peer=2)
-    first, client = room.connect("1.1.1.1")
-    for peer in ("2.2.2.2", "1.1.1.1", "1.1.1.1"):
-        room.connect(peer)
+def test_room_is_made_among_the_connections_of_one_address(room):
+    """The one that has waited longest is closed, of the same /64 of IPv6 as well; others' connections stay."""
+    room = room()
+    (first, client), *_ = (room.connect(peer) for peer in ("2001:db8::1", "2001:db8:0:1::1", "2001:db8::3"))
+    assert room.intake.close_longest_waiting(budget_key_of(("2001:db8::2", 1)))
     assert room.closed == [first]
     assert client.recv(10) == b""
-    assert len(room.intake) == 3
-
-
-def test_an_address_of_ipv6_counts_as_its_network(room):
-    """Whoever has one has all the others of its /64."""
-    room = room(per_peer=2)
-    first, _ = room.connect("2001:db8::1")
-    for peer in ("2001:db8::2", "2001:db8:0:1::1", "2001:db8::3"):
-        room.connect(peer)
-    assert room.closed == [first]
+    assert not room.intake.close_longest_waiting(budget_key_of(("1.1.1.1", 1)))
+    assert len(room.intake) == 2
 
 
 def test_what_cannot_be_framed_is_handed_over(room):
@@ -678,11 +694,11 @@ def test_a_connection_that_cannot_be_closed_well_keeps_no_other(room):
 
 def test_a_connection_that_cannot_be_closed_well_makes_room_all_the_same(room):
     """For the next one, from the same address or any."""
-    room = room(per_peer=1)
+    room = room()
     for _ in range(2):
         conn, _ = room.connect()
         closes_badly(room.intake._arriving[conn].framing)
-    assert len(room.intake) == 1
+    assert room.intake.close_longest_waiting(conn.budget_key)
     assert room.intake.close_longest_waiting()
     assert (len(room.intake), len(room.closed)) == (0, 2)
 

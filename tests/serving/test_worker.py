@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from edge.turns import AT_ONCE, COURTESY, OFTEN, PATIENT, Turns
 from engine.cores import Cores
+from engine.errors import DeadlineExceeded, Overloaded
 from engine.types import ModelInfo
 from models import ModelSet
 from serving.accepting import ACCEPT_PAUSE, ACCEPTED_AT_ONCE, EXHAUSTED, NOT_A_CLIENT
@@ -33,6 +35,8 @@ from serving.thread_pool import RecentFirstPool
 from serving.worker import (
     FLOOD,
     GATHERING,
+    LIGHT_OF_A_CLIENT,
+    PROBES_AT_ONCE,
     SWEEP_INTERVAL,
     SWITCH_INTERVAL,
     ServiceWorker,
@@ -120,7 +124,7 @@ class Waiting:
     def __init__(self):
         self.waiting, self.closed, self.dropped, self.refused = 3, 0, [], 0
 
-    def close_longest_waiting(self):
+    def close_longest_waiting(self, peer=None):
         self.closed += 1
         return self.closed <= self.waiting
 
@@ -139,6 +143,7 @@ def idle():
     worker.sockets, worker.poller, worker._accepting = [], selectors.DefaultSelector(), False
     worker._accept_again, worker._exhaustion_logged, worker._intake = 0.0, -1e9, Waiting()
     worker._addresses, worker.nr_conns, worker.worker_connections = {}, 0, 10
+    worker._peers, worker._admitted = Counter(), 0
     worker._refused, worker._flooded = 0, False
     worker._drain_until, worker._held_back = None, HeldBack(lambda client, light: 0.0, None, None)
     worker._turns = Turns()
@@ -337,6 +342,74 @@ def test_a_request_waits_for_others_for_half_of_its_time_in_the_queue_at_most(id
         idle._turns.begin("many", lambda turn: turn.leave())
     idle._turns.begin("other", lambda turn: turn.leave())
     assert idle._turns.courtesy("many") == patience
+
+
+def request(client, head=b"GET / HTTP/1.1"):
+    """Return a connection with a whole request."""
+    return SimpleNamespace(asked_by=client, sock=SimpleNamespace(request_head=head, request=None))
+
+
+class Refusing:
+    """An intake that keeps what it is to refuse."""
+
+    def __init__(self):
+        self.refused = []
+
+    def refuse(self, conn, error):
+        self.refused.append((conn, error))
+
+
+def test_what_is_light_is_refused_once_its_client_has_very_many(idle):
+    """In service or waiting for a turn; others' are served, and so are its requests for answers."""
+    shared(idle)
+    idle._intake, idle._begin = Refusing(), lambda conn, turn: None
+    idle._held_back._courtesy = lambda client, light: 0.0
+    for _ in range(LIGHT_OF_A_CLIENT):
+        idle.enqueue_req(request("many"))
+    assert not idle._intake.refused
+    late, answer, other = request("many"), request("many", b"POST /v1/chat/completions HTTP/1.1"), request("few")
+    answer.sock.request = SimpleNamespace(plain=SimpleNamespace(path="/v1/chat/completions"))
+    for one in (late, answer, other):
+        idle.enqueue_req(one)
+    ((refused, error),) = idle._intake.refused
+    assert (refused, type(error)) == (late, Overloaded)
+    assert idle._turns.number("few", light=True) == 1
+
+
+def test_what_waits_for_its_turn_for_too_long_is_refused(idle):
+    """As a request is that waits in the engine's queue: without a thread, and without a turn."""
+    shared(idle, queue_timeout=0.0)
+    idle._intake, begun = Refusing(), []
+    idle._begin = lambda conn, turn: begun.append(conn)
+    idle._turns._lines[0]._patience = 0.0
+    asked = [request(str(number)) for number in range(20)]
+    for one in asked:
+        idle.enqueue_req(one)
+    deadline = time.monotonic() + PATIENCE
+    while len(begun) + len(idle._intake.refused) < len(asked) and time.monotonic() < deadline:
+        idle._turns.hasten()
+    refused = [conn for conn, error in idle._intake.refused if type(error) is DeadlineExceeded]
+    assert begun + refused == asked
+    assert refused
+
+
+def test_clients_take_turns_with_their_probes(idle):
+    """However many one has sent: that of another waits for those that have a thread, and for one of each client."""
+    shared(idle)
+    probing = []
+    idle._probing = SimpleNamespace(submit=lambda handle, conn: probing.append(conn) or Future())
+    idle.finish_request = lambda conn, future: None
+    probe = b"GET /api/health/live HTTP/1.1"
+    many = [request("many", probe) for _ in range(PROBES_AT_ONCE + 3)]
+    few = [request("few", probe) for _ in range(2)]
+    for one in (*many, *few):
+        idle.enqueue_req(one)
+    assert probing == many[:PROBES_AT_ONCE]
+    for _ in range(len(many) + len(few)):
+        idle._finish_probe(probing[0], Future())
+    first, second, third = many[PROBES_AT_ONCE:]
+    assert probing[PROBES_AT_ONCE:] == [first, few[0], second, few[1], third]
+    assert idle._probes._free == PROBES_AT_ONCE
 
 
 def test_the_gate_knows_whose_line_is_full(idle):
@@ -623,6 +696,24 @@ def test_connections_are_accepted_together(idle):
     idle.nr_conns, listener.clients = 998, 9
     idle.accept(listener)
     assert (listener.clients, idle.nr_conns) == (7, 1000)
+
+
+def test_an_address_has_a_bounded_number_of_connections(idle):
+    """In service or not: one of its own that waits is closed for a new one, or that one is, as long as none waits."""
+    idle.cfg, idle.worker_connections, idle._most_of_a_peer = None, 1000, 5
+    idle._slow_readers, listener = SlowReaders(1), Backlog(5)
+    idle.accept(listener)
+    assert (idle.nr_conns, idle._intake.closed) == (5, 0)
+    listener.clients = 10
+    idle.accept(listener)
+    assert (idle.nr_conns, idle._intake.closed) == (5 + idle._intake.waiting, 10)
+    idle._peers.clear()
+    listener.clients = 1
+    idle.accept(listener)
+    assert idle.nr_conns == 6 + idle._intake.waiting
+    of_it = SimpleNamespace(budget_key="127.0.0.1")
+    idle.forget(of_it)
+    assert (idle.nr_conns, dict(idle._peers)) == (5 + idle._intake.waiting, {})
 
 
 def test_the_master_is_told_of_life_a_few_times_and_not_in_every_round(idle, monkeypatch):
