@@ -69,7 +69,10 @@ if os.name == "posix":
         received = checked(libc.recv(descriptor, buffer, len(buffer), _FLAGS))
         return ctypes.string_at(buffer, received)
 else:  # pragma: no cover
-    close_now = os.close
+
+    def close_now(descriptor: int) -> None:
+        """Close a descriptor. Raises OSError."""
+        os.close(descriptor)
 
     def send_now(descriptor: int, data: bytes) -> int:
         """Send what fits to a non-blocking socket; return how many bytes. Raises OSError."""

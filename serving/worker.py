@@ -32,7 +32,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.http.message import Request
 
 from edge import errors
-from edge.route_table import MIB, ROUTES, Need
+from edge.route_table import MIB
 from edge.turns import AT_ONCE, BEGIN_WITHIN, PATIENT, Turn, Turns
 from engine.errors import BUSY, WAITED_TOO_LONG, DeadlineExceeded, Overloaded, StartError
 from engine.loading.control_groups import usable_cores
@@ -47,7 +47,7 @@ from serving.malformed import FailureResponses, endless
 from serving.plain_request import Environ, PlainRequest, serve, template
 from serving.poller import Selector
 from serving.priority import Successors
-from serving.probing import Probing
+from serving.probes import Probing, is_probe
 from serving.thread_pool import RecentFirstPool
 
 # Interval at which a draining worker checks whether its requests are done, in seconds.
@@ -64,7 +64,6 @@ GATHERING = 0.012
 # for each kernel, hundreds of times a second, and waits this long whenever a thread that serves a request has taken it.
 SWITCH_INTERVAL = 0.0005
 MAX_BODY_BYTES = 64 * MIB
-PROBES = tuple(f"{name} ".encode() for name, row in ROUTES.items() if row.need is Need.PROBE)
 PROBING_THREADS = 2
 PROBES_AT_ONCE = 2 * PROBING_THREADS  # so that each thread has another one when it has served one
 LIGHT_OF_A_CLIENT = 256  # in service or waiting for a turn; more are refused
@@ -217,7 +216,7 @@ class ServiceWorker(AcceptingWorker):
 
     def enqueue_req(self, conn: Connection) -> None:
         """Hand a whole request to a thread, in its turn; a probe to one that nothing else occupies."""
-        if conn.sock.request_head.startswith(PROBES):
+        if is_probe(conn.sock.request_head):
             conn.sock.never_waits = True  # else a few clients that do not read would take these threads
             self._probes.put(conn)
         elif is_light(conn) and self._turns.number(conn.asked_by, light=True) >= LIGHT_OF_A_CLIENT:

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 import pytest
 from gunicorn.workers.gthread import ThreadWorker
 
+from edge.route_table import ROUTES, Need
 from edge.turns import AT_ONCE, COURTESY, OFTEN, PATIENT, Turns
 from engine.cores import Cores
 from engine.errors import DeadlineExceeded, Overloaded
@@ -640,8 +641,26 @@ def test_what_is_only_read_is_dropped_for_a_client_that_has_left(monkeypatch, me
         sock.close()
 
 
+# The routes that the table opens to probes, under all their names, and how load balancers ask for them.
+PROBED = [name.split()[1] for name, row in ROUTES.items() if row.need is Need.PROBE]
+PROBED += [f"http://10.0.0.1:8000{PROBED[0]}", f"HTTPS://a.example{PROBED[-1]}"]
+ASKED = [("GET", ""), ("HEAD", ""), ("GET", "?lb=1"), ("HEAD", "?"), ("GET", "/"), ("HEAD", "/?a=/b&c")]
+
+
 @pytest.mark.parametrize(
-    ("line", "own"), [("GET /api/health/ready", True), ("GET /", False), ("POST /api/health", False)]
+    ("line", "own"),
+    [
+        *((f"{method} {path}{rest}", True) for path in PROBED for method, rest in ASKED),
+        ("GET /", False),
+        ("POST /api/health", False),
+        ("POST /ready", False),
+        ("GET /ready/x", False),
+        ("GET /readyx", False),
+        ("GET /?/ready", False),
+        ("GET /health?/ready", False),
+        ("GET http://a?/ready", False),
+        ("get /ready", False),
+    ],
 )
 def test_a_probe_is_served_by_a_thread_of_its_own(line, own):
     """However many other requests wait for a thread; and that thread waits for no client."""

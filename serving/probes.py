@@ -1,11 +1,26 @@
-"""Probes have threads of their own, which clients take in turn: those of one do not hold up those of another."""
+"""Probes, of balancers and orchestrators: which requests they are, and in which order they have their own threads.
+
+They wait for no other request, and clients take turns with them: those of one do not hold up those of another.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable
 
+from edge.route_table import ROUTES, Need
 from serving.connection import Connection
+
+PATHS = frozenset(name.removeprefix("GET ").encode() for name, row in ROUTES.items() if row.need is Need.PROBE)
+# The path of a target in origin form or in absolute form (RFC 9112, 3.2), with a query or none behind it.
+_LINE = re.compile(rb"(?:GET|HEAD) (?:(?i:https?)://[^/?#\s]+)?(/[^?#\s]*)[?\x20]")
+
+
+def is_probe(head: bytes) -> bool:
+    """Return whether a request asks for the route of a probe; one slash at the end of its path changes nothing."""
+    match = _LINE.match(head)
+    return match is not None and (match[1] in PATHS or match[1].removesuffix(b"/") in PATHS)
 
 
 class Probing:
