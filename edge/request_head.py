@@ -1,4 +1,7 @@
-"""The head of a POST request as plain fields, read without the framework; only heads that leave no doubt are read."""
+"""The head of a POST request as plain fields, read without the framework; only heads that leave no doubt are read.
+
+And the rule by which any request keeps its connection open.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,16 @@ class RequestHead:
     @property
     def keeps_alive(self) -> bool:
         """Whether the client may send its next request on the same connection."""
-        return "close" not in self.get("connection").lower()
+        return keeps_alive(self.get("connection"), http_1_1=True)
+
+
+def keeps_alive(connection: str, *, http_1_1: bool) -> bool:
+    """Return whether a request leaves its connection open for another one (RFC 9112, 9.3 and 9.6).
+
+    connection: the options of its fields of that name, joined by commas.
+    """
+    options = {option.strip(" \t").lower() for option in connection.split(",")}
+    return "close" not in options and (http_1_1 or "keep-alive" in options)
 
 
 def read_head(head: bytes) -> RequestHead | None:

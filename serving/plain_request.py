@@ -19,7 +19,7 @@ from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 
 from edge import errors
-from edge.request_head import RequestHead
+from edge.request_head import RequestHead, keeps_alive
 from serving.framing import Framing
 
 if TYPE_CHECKING:
@@ -29,7 +29,17 @@ Environ = dict[str, Any]
 OWN_NAMES = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 
 
-class PlainRequest(Request):  # type: ignore[misc]
+class ParsedRequest(Request):  # type: ignore[misc]
+    """A request that Gunicorn's parser reads; Gunicorn itself takes a list of connection options for one of them."""
+
+    def should_close(self) -> bool:
+        if self.must_close or self.method == "CONNECT":
+            return True
+        connection = ",".join(value for name, value in self.headers if name == "CONNECTION")
+        return not keeps_alive(connection, http_1_1=self.version > (1, 0))
+
+
+class PlainRequest(ParsedRequest):
     """What Gunicorn's parser would say of a request with this head. peer: the address of its connection."""
 
     def __init__(self, cfg: Config, head: RequestHead, framing: Framing | None, peer: object) -> None:
@@ -75,6 +85,8 @@ class Body(io.RawIOBase):
 
 class Parser(RequestParser):  # type: ignore[misc]
     """The requests of one connection."""
+
+    mesg_class = ParsedRequest
 
     def __next__(self) -> Request:
         sock = self.unreader.sock

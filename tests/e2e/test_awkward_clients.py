@@ -103,6 +103,19 @@ def test_a_client_that_has_closed_its_half_gets_the_whole_answer(service, name):
     assert status == plainly(service, name)
 
 
+@pytest.mark.parametrize("option", ["TE, close", "keep-alive , Close", "TE\r\nConnection: close"])
+@pytest.mark.parametrize(
+    "name", ["GET /api/health/live", "GET /", "POST /v1/completions", "POST /api/v1/text/generate"]
+)
+def test_a_client_that_closes_in_a_list_is_told_so_and_closed(service, name, option):
+    """The answer says it, and nothing that follows on the connection is answered (RFC 9112, 9.6)."""
+    request = bytes_of(name)
+    closing = request.replace(b"\r\n\r\n", f"\r\nConnection: {option}\r\n\r\n".encode(), 1)
+    with contextlib.closing(service.connect(closing + request)) as connection:
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert (received.count(b"HTTP/1.1 200 OK"), received.count(b"Connection: close")) == (1, 1)
+
+
 @pytest.mark.parametrize("name", READS)
 def test_pipelined_requests_are_answered_one_by_one(service, name):
     """And the last one says that it is the last."""

@@ -390,9 +390,10 @@ def test_refusals_keep_their_kind(gate, avibe):
 
 
 def test_a_connection_that_the_client_closes_is_told_so(gate, avibe):
-    """`Connection: close` is honoured."""
+    """`Connection: close` is honoured, alone and in a list."""
     avibe.capacity = 0
-    for value, keeps in (("close", False), ("Close", False), ("keep-alive", True)):
+    options = (("close", False), ("Close", False), ("TE ,Close", False), ("keep-alive", True), ("closed, TE", True))
+    for value, keeps in options:
         decision = judge(gate, head_of(TEXT, b"{}", {"Connection": value}), f"1.1.1.{len(value)}{keeps}")
         assert decision.keeps_alive is keeps
         assert parsed(decision.refusal)[1]["connection"] == ("keep-alive" if keeps else "close")

@@ -61,6 +61,7 @@ CALLABLES: dict[str, tuple[Callable[..., Any], list[str]]] = {
         Request._apply_header_policy,
         ["self", "name", "value", "scheme_state", "seen", "secure_scheme_headers", "forwarder_headers", "from_trailer"],
     ),
+    "Request.should_close": (Request.should_close, ["self"]),
     "Request._peer_trusted_for_forwarded": (Request._peer_trusted_for_forwarded, ["self"]),
     "util.close_graceful": (util.close_graceful, ["sock", "timeout", "max_drain"]),
     "Logger.setup": (Logger.setup, ["self", "cfg"]),
@@ -124,6 +125,13 @@ def test_a_thread_takes_a_connection_whose_request_has_arrived() -> None:
     assert "next(conn.parser)" in inspect.getsource(ThreadWorker.handle), lost("ThreadWorker.handle: parser")
     assert "self.sock = sock" in inspect.getsource(TConn), lost("TConn.sock")
     assert "self.sock.recv(size)" in inspect.getsource(SocketUnreader.chunk), lost("SocketUnreader.chunk")
+
+
+def test_what_a_request_says_of_its_connection_is_asked_of_it() -> None:
+    """By the response and by the parser, which makes requests of its `mesg_class`."""
+    assert "self.req.should_close()" in inspect.getsource(wsgi.Response.should_close), lost("Response.should_close")
+    source = inspect.getsource(RequestParser.__next__)
+    assert "self.mesg_class(self.cfg, " in source, lost("RequestParser.mesg_class")
 
 
 def test_a_request_that_was_served_comes_back_to_the_main_loop() -> None:

@@ -7,12 +7,11 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.http import wsgi
 from gunicorn.http.errors import InvalidSchemeHeaders
-from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 
 from serving.connection import ClientSocket, Connection
 from serving.framing import Framing
-from serving.plain_request import Parser, PlainRequest, environ_of, serve, template
+from serving.plain_request import ParsedRequest, Parser, PlainRequest, environ_of, serve, template
 
 SERVER, PEER, PROXY = ("127.0.0.1", 8000), ("10.0.0.1", 5000), ("127.0.0.1", 5000)
 BODY = b'{"prompt": "Hi"}\n{}\n'
@@ -81,6 +80,49 @@ def test_the_environment_is_gunicorns(fields, peer):
         assert ours["wsgi.input"].read() == BODY
 
 
+# What a client may say of its connection, and whether HTTP/1.1 and HTTP/1.0 leave it open.
+CONNECTIONS = [
+    ([], True, False),
+    (["close"], False, False),
+    (["keep-alive"], True, True),
+    (["TE, close"], False, False),
+    (["close, TE"], False, False),
+    (["Upgrade, close"], False, False),
+    (["keep-alive, close"], False, False),
+    (["close,keep-alive"], False, False),
+    (["TE", "close"], False, False),
+    (["keep-alive", "TE", "ClOsE"], False, False),
+    (["TE ,\t Close  ,,"], False, False),
+    (["TE, Keep-Alive"], True, True),
+    (["Upgrade", "keep-alive"], True, True),
+    (["closed, x-close"], True, False),
+    (["", "TE"], True, False),
+]
+
+
+@pytest.mark.parametrize(("options", "in_1_1", "in_1_0"), CONNECTIONS)
+@pytest.mark.parametrize("line", ["POST / HTTP/1.1", "GET / HTTP/1.1", "GET / HTTP/1.0"])
+def test_any_close_among_the_options_closes_the_connection(line, options, in_1_1, in_1_0):
+    """Whoever read the head; an older client has to ask for an open one, among whatever else (RFC 9112, 9.3, 9.6)."""
+    fields = [f"Connection: {option}" for option in options]
+    head = "".join(f"{one}\r\n" for one in [line, "Host: a", *fields, "Content-Length: 0", ""]).encode()
+    with opened() as (conn, _):
+        request = begin(conn, head, b"")
+        assert isinstance(request, PlainRequest) is (line.startswith("POST") and len(options) < 2)
+        assert request.should_close() is not (in_1_0 if line.endswith("1.0") else in_1_1)
+
+
+def test_a_tunnel_and_a_request_that_must_be_the_last_close_the_connection():
+    """As Gunicorn has it, whatever the client says."""
+    with opened() as (conn, _):
+        request = begin(conn, b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nConnection: keep-alive\r\n\r\n", b"")
+        assert request.should_close()
+    with opened() as (conn, _):
+        request = begin(conn, head_of([]))
+        request.force_close()
+        assert request.should_close()
+
+
 @pytest.mark.parametrize(("server", "mounted"), [("unix:/run/a", ""), (SERVER, "/v1")])
 def test_a_socket_without_an_address_and_a_mount_are_gunicorns(monkeypatch, server, mounted):
     """It says what the server's name is, and which part of the path is the application's."""
@@ -136,7 +178,7 @@ def test_what_leaves_a_doubt_is_for_gunicorn(head):
     body = b"2\r\n{}\r\n0\r\n\r\n" if b"chunked" in head else b"" if b"Length" not in head else BODY
     with opened() as (conn, _):
         request = begin(conn, head, body)
-        assert type(request) is Request
+        assert type(request) is ParsedRequest
         assert request.body.read() == (b"{}" if b"chunked" in head else body)
 
 
@@ -147,7 +189,7 @@ def test_a_body_that_was_not_kept_is_for_gunicorn():
     with opened() as (conn, _):
         conn.sock.begin_request(framing, None, body_refused=True)
         conn.init()
-        assert type(next(conn.parser)) is Request
+        assert type(next(conn.parser)) is ParsedRequest
 
 
 def test_requests_of_both_kinds_follow_each_other_on_a_connection():
