@@ -78,6 +78,12 @@ class Backend(Protocol):
         Costs microseconds and never blocks on the engine's work.
         """
 
+    def most_at_once(self) -> int | None:
+        """Return how many requests of one client `submit` admits at most before one has ended, if nobody else has any.
+
+        None where that is not known yet. What needs more at once is refused by `submit` at any time.
+        """
+
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:
         """Admit one request of a batch if a slot is free; return None if the batch has to wait.
 

@@ -74,6 +74,9 @@ class DeferredBackend:
             return FAILED
         return NOT_LOADED if self._backend is None or not self._is_open() else self._backend.would_refuse(client)
 
+    def most_at_once(self) -> int | None:
+        return None if self._backend is None else self._backend.most_at_once()
+
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:
         return self._opened().submit_when_free(request, alone, wake)
 

@@ -131,6 +131,9 @@ class LLMEngine:
     def would_refuse(self, client: str) -> RetryLater | None:
         return self._not_ready() or self._room.would_refuse(client)
 
+    def most_at_once(self) -> int:
+        return self._room.most_of_one
+
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Wake) -> Generation | None:
         arrival, client = self._clock(), request.client
         self._check_ready()

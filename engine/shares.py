@@ -12,6 +12,11 @@ def within_share(held: int, more: int, free: int) -> bool:
     return held + more <= free - more
 
 
+def most_alone(free: int) -> int:
+    """Return how much of what is free one may take step by step, by `within_share`, where no other holds any."""
+    return free // 2
+
+
 def left_of_share(held: int, free: int) -> int:
     """Return how much more of what is free may be taken by all that count as one, and hold so much together.
 

@@ -79,6 +79,7 @@ class ScriptedBackend:
         self._refusal: Exception | None = None
         self._wakes: list[Callable[[], None]] = []
         self.capacity = 1000
+        self.most: int | None = None  # open answers of one client
         self.queue_position: QueuePosition | None = None
         self.tokens: Vocabulary | None = None
         self.logprobs: list[TokenLogprob] = []
@@ -162,6 +163,9 @@ class ScriptedBackend:
         except Exception as error:
             return error if isinstance(error, RetryLater) else None
         return None
+
+    def most_at_once(self) -> int | None:
+        return self.most
 
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:
         with self._changed:

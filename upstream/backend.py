@@ -134,6 +134,9 @@ class UpstreamBackend:
     def would_refuse(self, client: str) -> RetryLater | None:
         return self._not_ready() or self._capacity.would_refuse(client)
 
+    def most_at_once(self) -> int:
+        return self._capacity.most_of_one
+
     def tokenize(self, request: TokenizeRequest) -> list[int]:
         raise Unsupported(NO_TOKENS, "model")
 

@@ -13,11 +13,11 @@ OTHERS_SHARE = 8  # one of so many places is kept for other clients
 
 
 class Capacity:
-    """At most `capacity` requests; one client may have all but an eighth. Safe to use from any thread."""
+    """At most `capacity` requests; one client may have all but an eighth, `most_of_one`. Safe for any thread."""
 
     def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.capacity = capacity
-        self._each = max(1, capacity - capacity // OTHERS_SHARE)
+        self.most_of_one = max(1, capacity - capacity // OTHERS_SHARE)
         self._changed = threading.Condition()  # guards the fields below
         self._of_batches = 0  # of those in flight
         self._in_flight = InFlight(capacity, max(1, capacity // 2), clock, self._of_client, lambda: self._of_batches)
@@ -29,7 +29,7 @@ class Capacity:
 
     def would_refuse(self, client: str) -> Overloaded | None:
         """Return what `admit` would refuse a client with at this moment."""
-        full = self._full or self._of_client(client) >= self._each
+        full = self._full or self._of_client(client) >= self.most_of_one
         return Overloaded(BUSY, 1) if full else None
 
     def admit(self, client: str) -> None:

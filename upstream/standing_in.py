@@ -66,6 +66,10 @@ class StandingIn:
         refusal = self._first.would_refuse(client)
         return None if refusal is None or self._second.would_refuse(client) is None else refusal
 
+    def most_at_once(self) -> int | None:
+        own, elsewhere = (one.most_at_once() for one in (self._first, self._second))
+        return None if own is None or elsewhere is None else own + elsewhere  # the second takes what the first refuses
+
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Wake) -> Generation | None:
         return self._asked(lambda one: one.submit_when_free(request, alone, wake))
 

@@ -58,6 +58,9 @@ class StampingBackend:
     def would_refuse(self, client: str) -> None:
         """There is always capacity."""
 
+    def most_at_once(self) -> None:
+        """There is no bound."""
+
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation:
         """There is always capacity."""
         return self.submit(request)

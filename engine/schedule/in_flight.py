@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from engine.shares import left_of_share, within_share
+from engine.shares import left_of_share, most_alone, within_share
 
 RATE_MEMORY = 0.9  # weight of the past in the mean time between two ends
 
@@ -51,6 +51,11 @@ class InFlight:
     def free(self) -> int:
         """How many more can be admitted."""
         return self.capacity - self.total
+
+    @property
+    def most_of_one(self) -> int:
+        """How many requests one client may have in flight where nobody else has any."""
+        return max(1, self.slots + most_alone(self.capacity - self.slots))
 
     def waiting(self, client: str) -> int:
         """Return how many requests of a client have to wait; those that find a slot do only until they start."""

@@ -71,6 +71,11 @@ class WaitingRoom:
         with self._changed:
             return None if self._has_room(client) else self._busy()
 
+    @property
+    def most_of_one(self) -> int:
+        """How many requests one client may have in flight where nobody else has any. Takes no lock."""
+        return self._in_flight.most_of_one
+
     def admit_when_free(self, client: str, alone: bool, wake: Wake) -> bool:
         """Admit a request of a batch if it can run at once; return whether it was admitted.
 

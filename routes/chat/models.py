@@ -9,6 +9,7 @@ from edge.charging import charge_for, charge_if_refused
 from edge.errors import UnknownModel
 from edge.request_state import request_state
 from engine.backend import Backend
+from engine.errors import ValidationError
 from routes.services import services
 
 
@@ -27,6 +28,21 @@ def find_model(model_id: str) -> tuple[str, Backend]:
     return found
 
 
-def charge_named(model_id: str, cost: int = 1) -> None:
-    """Charge a request for so many answers of the model of this name. Raises as `find_model` and `charge_for`."""
-    charge_for(*charge_if_refused(partial(find_model, model_id)), cost)
+def charge_named(model_id: str, answers: int = 1, prompts: int = 1) -> None:
+    """Charge a request for so many answers to each of its prompts by the model of this name.
+
+    Raises as `find_model` and `charge_for`, and ValidationError where one client can never have so many in flight.
+    """
+    charge_for(*charge_if_refused(partial(_able_to_answer, model_id, answers, prompts)), answers * prompts)
+
+
+def _able_to_answer(model_id: str, answers: int, prompts: int) -> tuple[str, Backend]:
+    name, backend = find_model(model_id)
+    most = backend.most_at_once()
+    if most is None or answers * prompts <= most:
+        return name, backend
+    why = f"one client may have {most} answers of this model at once"
+    if prompts > most:
+        raise ValidationError(f"prompt must have at most {most} texts: {why}.", "prompt")
+    many = f" for {prompts} texts" if prompts > 1 else ""
+    raise ValidationError(f"n must be at most {most // prompts}{many}: {why}.", "n")

@@ -29,9 +29,9 @@ NAMES = FieldNames(answer_format="structured_outputs", reasoning="", messages="p
 MAX_SCORED = 16  # answers with the scores of their prompts, which take a kilobyte a token and more
 
 
-def cost(body: CompletionRequest) -> int:
-    """Return how many answers the request is charged for."""
-    return len(_prompts(body)) * (body.n or 1)
+def prompts_of(body: CompletionRequest) -> int:
+    """Return how many texts the request has to continue."""
+    return len(_prompts(body))
 
 
 def submit_completion(body: CompletionRequest) -> tuple[Run, CompletionResponse]:

@@ -71,7 +71,7 @@ def _submit_chat() -> tuple[Run, ChatResponse, bool]:
 
 def _submit_completion() -> tuple[Run, CompletionResponse, bool]:
     body = _read_charged(services().openai_models.completion)
-    charge_named(body.model, completions.cost(body))
+    charge_named(body.model, body.n or 1, completions.prompts_of(body))
     return (*completions.submit_completion(body), bool(body.stream))
 
 

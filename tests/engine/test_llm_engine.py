@@ -342,6 +342,11 @@ def test_a_batch_is_refused_as_any_request_is(start):
     assert engine._room.num_in_flight() == 0
 
 
+def test_the_most_that_one_client_may_have_follows_the_settings(start):
+    """What can run, and half of what can wait."""
+    assert start(max_num_seqs=2, max_waiting=5).most_at_once() == 4
+
+
 def test_a_refusal_is_foretold_with_its_reason(start):
     """None while a request would be admitted; while draining, what `submit` would raise."""
     engine = start(max_num_seqs=1, max_waiting=0)

@@ -413,12 +413,15 @@ def test_deferred_backend_is_loading_until_it_is_built():
     assert backend.state().status is Status.LOADING
     assert backend.stats().num_requests_running == 0
     assert backend.info.max_model_len == 4096
+    assert backend.most_at_once() is None
     with pytest.raises(Exception, match="still loading"):
         backend.submit(None)
     backend.start()
     assert backend.state().status is Status.READY
     assert backend.info.max_model_len == 77
     assert backend.stats().max_num_seqs == 64
+    built.most = 7
+    assert backend.most_at_once() == 7
     backend.stop(3.0)
     assert (built.drained, built.stopped_with) == (True, 3.0)
 

@@ -215,11 +215,50 @@ def test_a_refused_choice_aborts_the_others(client, avibe):
     assert len(avibe.aborted) == 2
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "param", "told"),
+    [
+        (CHAT, {"messages": HELLO, "n": 8}, "n", "n must be at most 7:"),
+        (TEXT, {"prompt": "a", "n": 8}, "n", "n must be at most 7:"),
+        (TEXT, {"prompt": [1, 2], "n": 8}, "n", "n must be at most 7:"),
+        (TEXT, {"prompt": ["a", "b"], "n": 4}, "n", "n must be at most 3 for 2 texts:"),
+        (TEXT, {"prompt": [[1], [2], [3]], "n": 3}, "n", "n must be at most 2 for 3 texts:"),
+        (TEXT, {"prompt": ["a"] * 8}, "prompt", "prompt must have at most 7 texts:"),
+        (TEXT, {"prompt": ["a"] * 32, "n": 8}, "prompt", "prompt must have at most 7 texts:"),
+    ],
+)
+def test_what_one_client_can_never_have_is_a_mistake(client, avibe, path, fields, param, told):
+    """No later try would succeed, so it is no lack of capacity: the field is named, with the most that fits."""
+    avibe.most = 7
+    message, named = refused(client.post(path, json={"model": "avibe"} | fields), 400, "validation_error")
+    assert (named, message) == (param, f"{told} one client may have 7 answers of this model at once.")
+    assert avibe.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"), [(CHAT, {"messages": HELLO, "n": 7}), (TEXT, {"prompt": ["a"] * 3, "n": 2})]
+)
+def test_what_fits_though_not_now_is_a_lack_of_capacity(client, avibe, path, fields):
+    """It is answered once there is room."""
+    avibe.most, avibe.capacity = 7, 0
+    refused(client.post(path, json={"model": "avibe"} | fields), 503, "overloaded", "server_error")
+    avibe.capacity = 1000
+    assert client.post(path, json={"model": "avibe"} | fields).status_code == 200
+
+
 @pytest.fixture
 def limited(models, machine):
     """A client of a service with a budget of ten a minute."""
     settings = load_settings({"RATE_LIMIT_PER_MINUTE": "10", "RATE_LIMIT_PER_HOUR": "0"}, None)
     return create_app(settings, models, machine).test_client()
+
+
+def test_more_answers_than_one_client_can_have_are_charged_as_one(limited, avibe):
+    """As what else is wrong with a body."""
+    avibe.most = 3
+    for left in (9, 8):
+        response = ask(limited, n=4)
+        assert (response.status_code, response.headers["RateLimit-Remaining"]) == (400, str(left))
 
 
 def test_answers_are_charged_by_their_number(limited):

@@ -237,6 +237,7 @@ def test_one_client_leaves_room_for_others(server: FakeUpstream, opened: Open) -
         backend.submit(asking(client="greedy"))
     held.append(backend.submit(asking(client="modest")))
     assert isinstance(backend.would_refuse("third"), Overloaded)
+    assert backend.most_at_once() == 7
     for one in held:
         one.abort()
 
@@ -292,6 +293,15 @@ def test_a_batch_that_has_ended_is_not_woken_by_what_stands_in(server: FakeUpstr
     with pytest.raises(RequestAborted):
         held.result()
     assert woken == ["next"]
+
+
+def test_what_stands_in_adds_to_what_one_client_may_have(opened: Open) -> None:
+    """Since it takes what the first one refuses; while one of them is not known, neither is the sum."""
+    own = ScriptedBackend()
+    backend = StandingIn(own, opened(capacity=8, role="spare"))
+    assert backend.most_at_once() is None
+    own.most = 4
+    assert backend.most_at_once() == 11
 
 
 def test_a_connection_serves_one_request_after_the_other(server: FakeUpstream, opened: Open) -> None:

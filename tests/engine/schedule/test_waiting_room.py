@@ -271,6 +271,19 @@ def test_a_share_shrinks_with_the_clients_that_wait():
     assert fill("c")["c"] >= 5
 
 
+@pytest.mark.parametrize("started", [True, False])
+@pytest.mark.parametrize(("capacity", "slots"), [(1, 1), (2, 1), (3, 1), (9, 4), (10, 4), (192, 64), (8, 8), (1, 0)])
+def test_it_is_told_how_many_requests_one_client_can_have(capacity, slots, started):
+    """Exactly so many are admitted where nobody else asks and none has ended, whether they wait or run already."""
+    room, admitted = WaitingRoom(capacity, 1_000_000, slots=slots), 0
+    while room.would_refuse("a") is None:
+        come(room, "a")
+        admitted += 1
+        if started and admitted <= slots:
+            start(room)
+    assert admitted == room.most_of_one
+
+
 def test_a_preempted_request_counts_as_waiting():
     """Its client has one more in the queue, and less room for others."""
     room = WaitingRoom(6, 1_000_000, slots=1)
