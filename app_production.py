@@ -66,6 +66,7 @@ from routes.services import RouteServices
 from routes.signed_conversations import SignedConversations
 from routes.streams import streams as streams_again
 from routes.usage import usage as usage_api
+from telemetry.access_lines import SparseLines
 from telemetry.logs import set_up_logging
 from telemetry.metrics import Metrics
 from telemetry.metrics.machine import Machine, ThisMachine
@@ -150,6 +151,7 @@ def _services(
     authenticator = Authenticator(
         key_store, tokens, sessions.credential_of, refused=metrics.prometheus.credential_refused
     )
+    access_lines = SparseLines()
     api_description = cache(partial(describe, app))
     return RouteServices(
         live_settings=live,
@@ -166,6 +168,7 @@ def _services(
         key_tries=KeyTries(),
         ended_sessions=EndedSessions(),
         metrics=metrics,
+        access_lines=access_lines,
         tracing=tracing or tracing_for(settings),
         client_watch=ClientWatch(),
         stream_writer=StreamWriter(),
@@ -173,7 +176,7 @@ def _services(
         body_budget=BodyBudget(server.max_bodies_mib * MIB, server.max_bodies_mib * MIB // 2),
         spending=spending,
         usage=usage,
-        gate=Gate(settings, models, limiter, metrics, sentence_in, authenticator, spending.budgets),
+        gate=Gate(settings, models, limiter, metrics, sentence_in, authenticator, spending.budgets, access_lines),
         request_models=request_models(settings),
         openai_models=openai_models(),
         grammars=grammars,

@@ -32,6 +32,7 @@ from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
 from engine.errors import Message, Overloaded, PayloadTooLarge, ServiceError, UnsupportedMediaType, ValidationError
 from keys.account import of_address
+from telemetry.access_lines import is_refusal
 from telemetry.logs import request_id_var
 from telemetry.observer import RequestObserver
 from telemetry.tracing import Trace
@@ -295,8 +296,17 @@ def _report(state: RequestState, response: Response) -> float:
         response.status_code,
         account=state.account.name,
         streamed=response.is_streamed,
-        level=logging.DEBUG if row is not None and row.need is Need.PROBE else logging.INFO,
+        level=_level(state, response.status_code),
     )
+
+
+def _level(state: RequestState, status: int) -> int:
+    """Return the level of the access line. What a model was asked for has a line of its own, however it ended."""
+    row = state.row
+    if row is not None and row.need is Need.PROBE:
+        return logging.DEBUG
+    taken = row is not None and row.budget is Budget.GENERATION and state.observer.served_id is not None
+    return services().access_lines.level_of(status) if is_refusal(status) and not taken else logging.INFO
 
 
 def _clear_request_id(error: BaseException | None) -> None:

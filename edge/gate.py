@@ -28,6 +28,7 @@ from engine.backend import Backend
 from engine.errors import BUSY, Overloaded, RetryLater, ServiceError
 from keys.account import of_address
 from models import ModelNames, ModelSet
+from telemetry.access_lines import SparseLines
 from telemetry.metrics import Metrics
 from usage.budgets import Budgets
 
@@ -62,7 +63,10 @@ class Decision:
 
 
 class Gate:
-    """Judges requests; called by the polling thread only, and never blocks. sentences: translate refusals."""
+    """Judges requests; called by the polling thread only, and never blocks.
+
+    sentences: translate refusals; access_lines: of the refusals of the whole service.
+    """
 
     def __init__(
         self,
@@ -73,12 +77,13 @@ class Gate:
         sentences: Sentences,
         authenticator: Authenticator,
         budgets: Budgets,
+        access_lines: SparseLines,
     ) -> None:
         self._authenticator, self._budgets = authenticator, budgets
         self._settings, self._models, self._limiter = settings, models, limiter
         self._names = ModelNames.of(settings)
         self._trusted_proxies = settings.server.trusted_proxies
-        self._ready_made = ReadyMade(settings, metrics, sentences)
+        self._ready_made = ReadyMade(settings, metrics, sentences, access_lines)
         self._line_is_full: Callable[[str], bool] = lambda client: False
 
     def ask_of_lines(self, full: Callable[[str], bool]) -> None:
@@ -91,7 +96,7 @@ class Gate:
         return self._trusted_proxies > 0
 
     def tell_unlogged(self) -> None:
-        """Log how many refusals of the last second had no line of their own."""
+        """Log how many refusals of the last second had no line of their own, whoever made them."""
         self._ready_made.tell_unlogged()
 
     def judge(self, head: bytes, peer: str, plain: RequestHead | None) -> Decision:

@@ -8,7 +8,6 @@ import os
 import re
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -26,6 +25,7 @@ from edge.route_table import Budget, Row
 from engine.errors import ServiceError
 from engine.types import ModelInfo
 from keys.account import Account
+from telemetry.access_lines import SparseLines
 from telemetry.logs import request_id_var
 from telemetry.metrics import Metrics
 from telemetry.observer import RequestObserver
@@ -36,7 +36,6 @@ CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 log = logging.getLogger("avito_ai.access")
 
 LANGUAGE_HEADER = "X-Message-Language"
-LINES_PER_SECOND = 50  # of the access log, of refusals
 TEMPLATES = 1024  # that are kept: by route, reason and seconds to wait
 IDS_AT_ONCE = 256  # whose random bytes are asked for together: the call gives up the interpreter lock
 
@@ -67,13 +66,14 @@ class ReadyMade:
     """Makes refusals, counts them and writes their access lines, as the hooks do for requests that they refuse.
 
     Called by one thread. A flood has a line for some of its refusals a second; `tell_unlogged` counts the others.
+    access_lines: of the refusals of the whole service.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, sentences: Sentences) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, sentences: Sentences, access_lines: SparseLines) -> None:
         self._settings, self._metrics, self._sentences = settings, metrics, sentences
+        self._access_lines = access_lines
         self._cors = lru_cache(256)(lambda origin: _lines(cors_headers(settings.security.allowed_origins, origin)))
         self._templates: dict[tuple[object, ...], _Template] = {}
-        self._access_lines = SparseLines(LINES_PER_SECOND)
         self._new_ids = _new_ids()
 
     def tell_unlogged(self) -> None:
@@ -120,7 +120,7 @@ class ReadyMade:
         observer.failed(meaning.code, meaning.status, error.message)
         if row.budget is Budget.GENERATION:
             self._metrics.busiest.count(account.id, account.name or account.id, failed=True)
-        level = logging.INFO if self._access_lines.passes(meaning.status) else logging.NOTSET
+        level = self._access_lines.level_of(meaning.status)
         token = request_id_var.set(request_id)
         try:
             return observer.responded(
@@ -148,34 +148,6 @@ class ReadyMade:
         first = f"HTTP/1.1 {status} {HTTP_STATUS_CODES[status].upper()}\r\nServer: gunicorn\r\n"
         always = {"Content-Type": "application/json"} | fields | id_headers(path, _ID) | SECURITY_HEADERS | NO_STORE
         return _Template(first, _lines(always), body)
-
-
-class SparseLines:
-    """Lets so many lines a second pass, and tells how many more there would have been. clock: seconds."""
-
-    def __init__(self, a_second: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most, self._clock = a_second, clock
-        self._until, self._passed = clock(), 0
-        self._held: Counter[int] = Counter()
-
-    def passes(self, status: int) -> bool:
-        """Return whether the line of a response with this status is to be written; it is counted otherwise."""
-        self.tell()
-        if self._passed < self._most:
-            self._passed += 1
-            return True
-        self._held[status] += 1
-        return False
-
-    def tell(self) -> None:
-        """Begin a new second if the last one is over; what it held back is logged."""
-        if self._clock() < self._until:
-            return
-        self._until, self._passed = self._clock() + 1.0, 0
-        if self._held:
-            told = ", ".join(f"{status}: {number}" for status, number in sorted(self._held.items()))
-            log.info("Refused without a line each within a second, by status: %s", told)
-            self._held.clear()
 
 
 def request_id_of(claimed: str) -> str:

@@ -22,6 +22,7 @@ from keys.registry import KeyRegistry
 from keys.store import KeyStore
 from keys.tokens import TokenVerifier
 from models import ModelNames, ModelSet
+from telemetry.access_lines import SparseLines
 from telemetry.metrics import Metrics
 from telemetry.tracing import Tracing
 from usage.recorder import Recorder
@@ -35,7 +36,7 @@ class Services:
     """What the hooks around every route use.
 
     ended_sessions: those of the operator's page that were signed out; key_store, token_verifier: None where AUTH asks
-    for no keys, or no tokens; key_registry: the keys in the database, whatever AUTH says.
+    for no keys, or no tokens; key_registry: the keys in the database, whatever AUTH says; access_lines: of refusals.
     """
 
     live_settings: LiveSettings
@@ -50,6 +51,7 @@ class Services:
     key_tries: KeyTries
     ended_sessions: EndedSessions
     metrics: Metrics
+    access_lines: SparseLines
     tracing: Tracing
     client_watch: ClientWatch
     stream_writer: StreamWriter

@@ -1,6 +1,6 @@
 """The response to what never became a request: what broke off, what Gunicorn cannot parse, or could not hand over.
 
-It has the shape of the API, is counted and leaves an access line like any other. Nothing that the client sent is
+It has the shape of the API, is counted and leaves an access line, of a flood some do. Nothing that the client sent is
 logged, apart from a path.
 """
 
@@ -35,6 +35,7 @@ from edge.services import Services
 from engine.errors import ServiceError, ValidationError
 from serving.connection import ClientSocket
 from serving.framing import MAX_HEAD_BYTES, RequestBrokenOff, RequestTooSlow
+from telemetry.access_lines import is_refusal
 from telemetry.logs import request_id_var
 from telemetry.metrics.prometheus import METHODS
 from telemetry.observer import RequestObserver
@@ -107,8 +108,9 @@ class FailureResponses:
             status, reason, shown = _refusal(error)
             settings = self._services.settings
             address = caller.address_of(attempt.forwarded, peer, settings.server.trusted_proxies)
+            level = self._services.access_lines.level_of(status) if is_refusal(status) else logging.INFO
             RequestObserver(self._services.metrics, Trace(), request_id, began).responded(
-                attempt.method or "-", None, attempt.path or "-", address, status, streamed=False, level=logging.INFO
+                attempt.method or "-", None, attempt.path or "-", address, status, streamed=False, level=level
             )
             cors = cors_headers(settings.security.allowed_origins, attempt.origin)
             return failure_response(status, reason, shown, request_id, attempt, cors)

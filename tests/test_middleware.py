@@ -4,6 +4,7 @@ import re
 import uuid
 
 import pytest
+from gunicorn.http.errors import InvalidHeader, UnsupportedTransferCoding
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 import engine.errors
@@ -11,7 +12,9 @@ from app_production import create_app
 from config import load_settings
 from edge import errors
 from edge.route_table import ROUTES, Need
+from edge.services import services
 from engine.errors import (
+    ContextTooLong,
     DeadlineExceeded,
     ModelError,
     NotReady,
@@ -23,6 +26,10 @@ from engine.errors import (
     UnsupportedMediaType,
     ValidationError,
 )
+from serving.framing import RequestTooSlow
+from serving.malformed import FailureResponses
+from telemetry.access_lines import SparseLines
+from tests.fakes import Clock
 from tests.good_requests import GENERATIONS, TEXT, call, good_request, real_path
 
 KEY = "a-key-of-an-operator"
@@ -230,6 +237,66 @@ def test_probes_are_logged_at_debug_alone(client, caplog):
     client.get("/api/health/ready")
     client.get("/api/health/live")
     assert {record.levelname for record in caplog.records} == {"DEBUG"}
+
+
+@pytest.fixture
+def three_lines(app):
+    """The clock of an application whose refusals leave three lines a second."""
+    clock = Clock()
+    SparseLines.__init__(services(app).access_lines, 3, clock)
+    return clock
+
+
+REFUSED = {
+    "404": lambda app: app.test_client().get("/nowhere"),
+    "405": lambda app: app.test_client().put("/api/health"),
+    "403": lambda app: app.test_client().get("/api/admin/audit", environ_base={"REMOTE_ADDR": "1.1.1.1"}),
+    "400": lambda app: app.test_client().post(TEXT, json={}),
+    "400 of no request": lambda app: FailureResponses(services(app)).response(b"GET /\n\n", "::1", InvalidHeader("")),
+    "408": lambda app: FailureResponses(services(app)).response(b"GET /", "::1", RequestTooSlow()),
+    "501": lambda app: FailureResponses(services(app)).response(b"GET /", "::1", UnsupportedTransferCoding("")),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_flood_of_refused_requests_has_some_lines_a_second(app, three_lines, caplog, kind):
+    """Whatever is wrong with them: a line counts the others by their status, as of no request, and the metrics each."""
+    caplog.set_level("INFO")
+    for _ in range(8):
+        REFUSED[kind](app)
+    lines = [record for record in caplog.records if record.name == "avito_ai.access"]
+    assert len(lines) == 3
+    status = lines[0].getMessage().split()[2]
+    caplog.clear()
+    three_lines.advance(1.0)
+    services(app).gate.tell_unlogged()
+    (told,) = caplog.records
+    assert told.getMessage() == f"Refused without a line each within a second, by status: {status}: 5"
+    assert told.request_id == "-"
+    counts = re.findall(rf'http_requests_total{{.*status="{status}".*}} (.*)', app.test_client().get("/metrics").text)
+    assert sum(map(float, counts)) == 8
+
+
+def test_refusals_of_all_kinds_share_their_lines(app, three_lines, caplog):
+    """A flood of several kinds is no larger."""
+    caplog.set_level("INFO")
+    for refuse in REFUSED.values():
+        refuse(app)
+    assert len([record for record in caplog.records if record.name == "avito_ai.access"]) == 3
+
+
+def test_what_is_answered_and_what_a_model_was_asked_for_has_its_line(app, avibe, three_lines, caplog):
+    """Also beside a flood of refusals; and so has every failure of the service."""
+    client = app.test_client()
+    for _ in range(5):
+        client.get("/nowhere")
+    caplog.set_level("INFO", "avito_ai.access")
+    caplog.clear()
+    for error, status in ((None, 200), (ContextTooLong("Too long.", "prompt"), 400), (Overloaded("Busy."), 503)):
+        avibe.refusal = error
+        for _ in range(5):
+            assert client.post(TEXT, json={"prompt": "x"}).status_code == status
+    assert len([record for record in caplog.records if record.name == "avito_ai.access"]) == 15
 
 
 def test_an_unknown_path_is_logged_harmlessly(client, caplog):

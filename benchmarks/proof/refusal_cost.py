@@ -33,6 +33,7 @@ from engine.schedule.waiting_room import WaitingRoom
 from engine.types import BackendState, BackendStats, ModelInfo, Status
 from models import ModelSet
 from routes.locale import sentence_in
+from telemetry.access_lines import SparseLines
 from telemetry.logs import set_up_logging
 from telemetry.metrics import Metrics
 from telemetry.metrics.machine import ThisMachine
@@ -96,7 +97,7 @@ def gate_of(per_minute: int) -> Gate:
     models = ModelSet(backends)
     metrics = Metrics(models, ThisMachine(), lambda: 0)
     limiter, budgets = RateLimiter(per_minute, per_minute), Budgets(Totals(None), Prices(None))
-    return Gate(settings, models, limiter, metrics, sentence_in, Authenticator(), budgets)
+    return Gate(settings, models, limiter, metrics, sentence_in, Authenticator(), budgets, SparseLines())
 
 
 def run(size: Size) -> Report:

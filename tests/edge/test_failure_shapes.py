@@ -15,6 +15,7 @@ from engine.errors import ContextTooLong, ValidationError
 from keys.account import of_address
 from routes.locale import sentence_in
 from serving.malformed import failure_response, read_attempt
+from telemetry.access_lines import SparseLines
 
 KINDS = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
@@ -97,7 +98,7 @@ def test_what_is_no_http_is_named_by_the_status_that_is_sent(status, kind):
 
 def test_a_refusal_before_the_hooks_has_the_shape_of_its_address(app):
     """With the header that Anthropic's clients read the id from."""
-    made = ReadyMade(services(app).settings, services(app).metrics, sentence_in)
+    made = ReadyMade(services(app).settings, services(app).metrics, sentence_in, SparseLines())
     head = read_head(b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nX-Request-ID: mine\r\nContent-Length: 2\r\n\r\n")
     row = ROUTES["POST /v1/chat/completions"]
     refused = Refused(head, row, "1.1.1.1", of_address("1.1.1.1"))

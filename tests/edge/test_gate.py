@@ -11,7 +11,7 @@ from flask import Request
 
 from edge.authentication import TRIES_PER_MINUTE
 from edge.gate import GATED, NAMING_BYTES, arrival
-from edge.ready_made import IDS_AT_ONCE, TEMPLATES, SparseLines
+from edge.ready_made import IDS_AT_ONCE, TEMPLATES
 from edge.request_head import read_head
 from edge.services import services
 from edge.turns import PATIENT
@@ -19,6 +19,7 @@ from engine.errors import NotReady, Overloaded
 from engine.types import Status
 from keys.registry import Actor
 from keys.secret import new_key
+from telemetry.access_lines import SparseLines
 from tests.fakes import Clock, image_bytes, multipart
 from tests.keys.issuer import SECRET, token
 
