@@ -117,7 +117,7 @@ def _read(where: str, table: Mapping[str, Any]) -> tuple[Upstream | None, list[s
         mistakes.append(f"{where}: key_file: expected the path of a file that holds one key")
     if mistakes:
         return None, mistakes
-    return Upstream(**values, takes=KINDS[kind] | frozenset(also) - frozenset(lacks)), []
+    return Upstream(**values, takes=(KINDS[kind] | frozenset(also)) - frozenset(lacks)), []
 
 
 def parse_key(text: str) -> str:

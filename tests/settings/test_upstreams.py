@@ -66,7 +66,7 @@ def test_a_file_names_further_models(tmp_path: Path) -> None:
     settings = load_settings({"UPSTREAMS_FILE": str(path)}, None, lambda: False)
     one = settings.model.upstreams["big"]
     assert one.urls == (URL, "http://gpu2:8000/v1")
-    assert one.takes == KINDS["openai"] | {"top_k"} - {"seed"}
+    assert one.takes == (KINDS["openai"] | {"top_k"}) - {"seed"}
     assert (one.key, one.price, one.extra, one.retries) == ("a-secret-key", (200_000, 600_000, 200_000), True, 0)
     assert settings.spending.prices == {"big": one.price}
     assert settings.server.threads == 3 * 192 + (500 - 192) + 32
