@@ -99,6 +99,7 @@ class Call:
         self.reader = self._new_reader()
         self._began = arrival  # the attempt that answers
         self._first_at: float | None = None
+        self._streaming = False  # the head of the attempt's answer has come
         self._task: asyncio.Task[None] | None = None
         self._cancelled = self._over = False
         self._blamed: set[Replica] = set()  # those that have failed for this request
@@ -230,7 +231,7 @@ class Call:
         return pause + random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**self.retries))  # nosec B311 # no secret
 
     def _restart(self) -> None:
-        self._first_at = None
+        self._first_at, self._streaming = None, False
         self.reader = self._new_reader()
 
     def _new_reader(self) -> AnswerReader:
@@ -256,7 +257,7 @@ class Call:
 
     def _noted(self, replica: Replica, failure: AttemptFailed) -> AttemptFailed:
         if failure.counts or failure.repeats:
-            replica.failed(failure, None if replica in self._blamed else self._request.client)
+            replica.failed(failure, None if replica in self._blamed else self._request.client, begun=self._streaming)
             self._blamed.add(replica)
         else:
             replica.succeeded()  # it has answered, by refusing what the client sent
@@ -280,6 +281,7 @@ class Call:
                 raise of_status(response.status, after, body, self._upstream.max_model_len)
             if response.content_type == PAGE:
                 raise AttemptFailed("nonsense", of_exception(EventTooLong()).error)
+            self._streaming = True
             await self._read(response, replica, watch)
             replica.succeeded()
             await self._check_form()

@@ -23,7 +23,7 @@ from engine.errors import (
     UpstreamTimedOut,
     ValidationError,
 )
-from upstream.answer import HALF, WITHHELD
+from upstream.answer import HALF, REPORTED, WITHHELD
 from upstream.calls import NONSENSE
 
 log = logging.getLogger("avito_ai.upstream")
@@ -46,7 +46,7 @@ class AttemptFailed(Exception):
 
     kind: in metrics; counts: against the server, in its breaker; repeats: whether another attempt may do better;
     retry_after: seconds that the server asks for; away: the server was not there, whatever it would have been asked;
-    settings: the operator's are wrong, as it seems.
+    settings: the operator's are wrong, as it seems; breaks_off: it ended, as all of one process do that is lost.
     """
 
     def __init__(
@@ -58,9 +58,10 @@ class AttemptFailed(Exception):
         retry_after: float | None = None,
         away: bool = False,
         settings: bool = False,
+        breaks_off: bool = False,
     ) -> None:
         super().__init__(kind)
-        self.away, self.settings = away, settings
+        self.away, self.settings, self.breaks_off = away, settings, breaks_off
         self.kind, self.error = kind, error
         self.counts, self.repeats, self.retry_after = counts, repeats, retry_after
 
@@ -72,7 +73,8 @@ def of_exception(error: Exception) -> AttemptFailed:
     if isinstance(error, UpstreamFailed) and error.message == WITHHELD:  # the server works, and would do it again
         return AttemptFailed("withheld", error, counts=False, repeats=False)
     if isinstance(error, UpstreamFailed):
-        return AttemptFailed("half" if error.message == HALF else "nonsense", error)
+        breaks_off = error.message in (HALF, REPORTED)
+        return AttemptFailed("half" if error.message == HALF else "nonsense", error, breaks_off=breaks_off)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return AttemptFailed("timeout", UpstreamTimedOut(SILENT), away=True)
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
@@ -80,9 +82,9 @@ def of_exception(error: Exception) -> AttemptFailed:
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL):
         return AttemptFailed("connect", UpstreamFailed(UNREACHABLE), away=True)
     if isinstance(error, aiohttp.ClientPayloadError):
-        return AttemptFailed("half", UpstreamFailed(HALF))
+        return AttemptFailed("half", UpstreamFailed(HALF), breaks_off=True)
     if isinstance(error, aiohttp.ServerDisconnectedError | OSError):
-        return AttemptFailed("reset", UpstreamFailed(FAILED))
+        return AttemptFailed("reset", UpstreamFailed(FAILED), breaks_off=True)
     return AttemptFailed("nonsense", UpstreamFailed(NONSENSE))
 
 

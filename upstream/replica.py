@@ -2,7 +2,9 @@
 
 A request may be what a server fails at: one that exhausts it, or that it has a bug with. So a client's own failures,
 however many, open no breaker, which would keep the server from all others; another client must have failed as well, or
-the server be away, since the last answer.
+the server be away, since the last answer. And many requests may fail at one thing: where several processes answer
+behind one address, all streams of one that is lost break off together, while the others are well. So streams that break
+off within a second of the first of them are one failure.
 
 What others read, for status and metrics, is single values that may be read at any time.
 """
@@ -22,6 +24,7 @@ from upstream.failures import AttemptFailed
 log = logging.getLogger("avito_ai.upstream")
 
 LOG_EVERY = 60.0  # seconds between two warnings of settings that seem wrong
+TOGETHER = 1.0  # seconds, by the first of them, in which streams that break off are one failure
 CLOSED, HALF_OPEN, OPEN = "closed", "half-open", "open"  # as pybreaker calls them
 
 
@@ -53,7 +56,9 @@ class Replica:
         self._opened_at = 0.0
         self._trial: object | None = None  # a request in flight that decides whether the breaker closes
         self._times_away = 0  # without any answer between
-        self._failed_for: Counter[str] = Counter()  # requests by client, without a good answer between
+        self._times_failed = 0  # in requests, without a good answer between
+        self._failed_for: set[str] = set()  # the clients whose requests these were
+        self._broke_off_at = float("-inf")  # the first stream of those that broke off together last
 
     @property
     def state(self) -> str:
@@ -107,13 +112,16 @@ class Replica:
     def succeeded(self) -> None:
         """Note a good answer; closes a breaker that is half open."""
         self.answered()
-        self._failed_for.clear()
+        self._forget_failures()
         if self.state == HALF_OPEN:
             self._breaker.close()
             self._note(HALF_OPEN)
 
-    def failed(self, failure: AttemptFailed, client: str | None = None) -> None:
-        """Note a failed attempt. client: whose request it was; None for a probe, and one that failed here before."""
+    def failed(self, failure: AttemptFailed, client: str | None = None, begun: bool = False) -> None:
+        """Note a failed attempt.
+
+        client: whose request it was; None for a probe, and one that failed here before. begun: its stream had begun.
+        """
         self.failures[failure.kind] += 1
         self.last_failure, self._failed_at = failure.kind, self._clock()
         if failure.settings:
@@ -123,7 +131,8 @@ class Replica:
         if failure.away:
             self._times_away += 1
         elif client is not None:
-            self._failed_for[client] += 1
+            self._times_failed += not (begun and failure.breaks_off and self._another_broke_off())
+            self._failed_for.add(client)
         if self.state != OPEN and self._broken:
             self.open()
 
@@ -131,16 +140,28 @@ class Replica:
     def _broken(self) -> bool:
         """Whether the failures since the last answer are the server's own."""
         most = 1 if self.state == HALF_OPEN else self._fail_max
-        together = self._times_away + self._failed_for.total()
+        together = self._times_away + self._times_failed
         parties = len(self._failed_for) + bool(self._times_away)
         return self._times_away >= most or (together >= most and parties >= min(2, self._fail_max))
+
+    def _another_broke_off(self) -> bool:
+        """Return whether a stream that breaks off now does so together with one before; else it is the first."""
+        now = self._clock()
+        another = now < self._broke_off_at + TOGETHER
+        if not another:
+            self._broke_off_at = now
+        return another
+
+    def _forget_failures(self) -> None:
+        self._times_failed = 0
+        self._failed_for.clear()
 
     def half_open(self) -> None:
         """Let one request through."""
         self._breaker.half_open()
         self._trial = None
         self._times_away = 0
-        self._failed_for.clear()
+        self._forget_failures()
         log.info("The breaker of %s, server %d, is half open: one request tries it.", self.model, self.number)
 
     def open(self) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
-from engine.errors import Overloaded, ValidationError
+from engine.errors import Overloaded, UpstreamFailed, ValidationError
 from engine.types import Status
-from tests.fake_upstream import FakeUpstream
+from tests.fake_upstream import FakeUpstream, Script, event
 from tests.fakes import Clock
 from tests.upstream.conftest import Open, asking
 from tests.upstream.test_backend import SAID
 from tests.upstream.test_faults import failure_of, state_of, until
-from upstream.failures import of_exception
+from upstream.failures import AttemptFailed, of_exception
+from upstream.replica import TOGETHER, Replica
 
 
 def test_a_trial_that_refuses_a_clients_mistake_closes_the_breaker(server: FakeUpstream, opened: Open) -> None:
@@ -127,3 +128,58 @@ def test_another_key_is_sent_from_then_on(server: FakeUpstream, opened: Open) ->
     assert server.heard[0].headers["authorization"] == "Bearer second"
     clock.advance(2)
     until(lambda: server.probed_with["authorization"] == "Bearer second")
+
+
+BEGUN = event({"choices": [{"delta": {"content": "The "}}]})
+
+
+@pytest.mark.parametrize("last", [[], [event({"error": {"message": "The process is gone."}})]])
+def test_a_process_that_is_lost_takes_no_other_of_its_server_along(
+    server: FakeUpstream, opened: Open, last: list[bytes]
+) -> None:
+    """All its streams break off at once, of several clients, and the next request is asked of the others."""
+    backend = opened(retries=0)
+    server.script.raw, server.script.ending, server.script.gap = [BEGUN, *last], "cut", 0.05
+    streams = [backend.submit(asking(client=f"c{number % 7}", request_id=str(number))) for number in range(11)]
+    assert {type(failure_of(one)) for one in streams} == {UpstreamFailed}
+    assert (state_of(backend), sum(backend.reports()[0].failures.values())) == ("closed", 11)
+    server.script = Script()
+    assert backend.submit(asking()).result().text == SAID
+
+
+def test_a_server_that_breaks_every_stream_is_left_alone_in_the_end(server: FakeUpstream, opened: Open) -> None:
+    """However many break off together, and though one client's are always the first."""
+    clock = Clock()
+    backend = opened(clock=clock, retries=0, breaker_failures=3)
+    server.script.always = "half"
+    for clients in ("aab", "aab", "a"):
+        assert state_of(backend) == "closed", clients
+        for client in clients:
+            failure_of(backend.submit(asking(client=client)))
+        clock.advance(TOGETHER)
+    assert state_of(backend) == "open"
+
+
+def test_streams_that_break_off_in_a_row_without_a_pause_are_no_single_failure() -> None:
+    """A second is counted from the first of them."""
+    clock = Clock()
+    replica = Replica("avibe", 0, "http://a/v1", fail_max=3, reset=10, clock=clock)
+    lost = AttemptFailed("half", UpstreamFailed("Half."), breaks_off=True)
+    for number in range(9):
+        assert replica.state == "closed", number
+        replica.failed(lost, "ab"[number % 2], begun=True)
+        clock.advance(TOGETHER / 4)
+    assert replica.state == "open"
+
+
+@pytest.mark.parametrize("fault", ["500", "reset", "nonsense"])
+def test_what_fails_in_no_stream_that_broke_off_counts_each_time(
+    server: FakeUpstream, opened: Open, fault: str
+) -> None:
+    """A request that fails before its stream begins, and an answer that is none."""
+    backend = opened(clock=Clock(), retries=0, breaker_failures=3)
+    server.script.always = fault
+    for client in "aba":
+        assert state_of(backend) == "closed"
+        failure_of(backend.submit(asking(client=client)))
+    assert state_of(backend) == "open"

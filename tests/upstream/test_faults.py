@@ -36,7 +36,7 @@ from upstream.backend import UpstreamBackend
 from upstream.failures import AttemptFailed, retry_after_of
 from upstream.fleet import Fleet
 from upstream.loop import THREADS, UpstreamLoop
-from upstream.replica import Replica
+from upstream.replica import TOGETHER, Replica
 from upstream.standing_in import StandingIn
 
 PATIENCE = 60.0
@@ -294,7 +294,8 @@ def test_a_trial_closes_the_breaker_with_the_first_part_of_its_answer(server: Fa
 @pytest.mark.parametrize("fault", ["500", "reset", "nonsense", "half", "stall"])
 def test_what_one_client_provokes_closes_the_model_for_nobody(server: FakeUpstream, opened: Open, fault: str) -> None:
     """However often it asks; the failures of others count, each request once, and a good answer forgets them."""
-    backend = opened(retries=2, breaker_failures=3, **limits_for(fault))
+    moved = Clock()
+    backend = opened(clock=lambda: moved() + time.monotonic(), retries=2, breaker_failures=3, **limits_for(fault))
     server.script.always = fault
     for number in range(4):
         failure_of(backend.submit(asking(client="poisonous", request_id=str(number))))
@@ -303,7 +304,9 @@ def test_what_one_client_provokes_closes_the_model_for_nobody(server: FakeUpstre
     assert backend.submit(asking(client="other")).result().text == SAID
     server.script.always = fault
     for client in ("poisonous", "other"):
+        moved.advance(TOGETHER)
         failure_of(backend.submit(asking(client=client)))
+    moved.advance(TOGETHER)
     assert state_of(backend) == "closed"  # two requests of six attempts
     failure_of(backend.submit(asking(client="other")))
     assert state_of(backend) == "open"
