@@ -37,7 +37,20 @@ AWAY = "No server that answers for this model can be reached; try again later."
 
 MOST_RETRY_AFTER = 60.0  # seconds
 FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]]{0,63}")
-TOO_LONG = ("context_length_exceeded", "maximum context length", "maximum model length", "context window")
+TOO_LONG = (  # in what servers say of a request that does not fit, in lower case
+    "context_length_exceeded",  # OpenAI's code
+    "maximum context length",  # OpenAI, vLLM, SGLang and Ollama
+    "maximum model length",  # vLLM, of a prompt
+    "context window",  # OpenAI's newer models, and llama-cpp-python
+    "longer than the model's context length",  # SGLang
+    "tokens) exceeds the maximum allowed length",  # SGLang
+    "exceeds the context length",  # Ollama
+    "exceed_context_size_error",  # llama.cpp's type
+    "available context size",  # llama.cpp's message
+    "larger than the max context size",  # llama.cpp, of older releases
+    "maximum number of tokens allowed",  # Gemini
+    "prompt is too long",  # Anthropic
+)
 LIMITS = (ValidationError, PayloadTooLarge)  # what one server refuses and another may take
 
 

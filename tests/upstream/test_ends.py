@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.upstream.conftest import Open, asking
 from tests.upstream.test_faults import until
 from upstream import call
 from upstream.answer import AnswerReader
+from upstream.failures import of_status
 
 SCHEMA = {"type": "object", "required": ["a"]}
 
@@ -155,6 +157,40 @@ def test_a_refusal_is_what_its_status_says(
         backend.submit(asking()).result()
     assert type(refused.value) is kind
     assert (len(server.heard), backend.reports()[0].state) == (1, "closed")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {
+            "code": 400,
+            "message": "request (5026 tokens) exceeds the available context size (4096 tokens), try increasing it",
+            "type": "exceed_context_size_error",
+            "n_prompt_tokens": 5026,
+            "n_ctx": 4096,
+        },
+        {"message": "the request exceeds the available context size. try increasing the context size"},
+        {"message": "You passed 5001 input tokens, which is over the maximum model length of 4096."},
+        {"message": "The input (5026 tokens) is longer than the model's context length (4096 tokens)."},
+        {"message": "Input length (5026 tokens) exceeds the maximum allowed length (4091 tokens)."},
+        {"message": "Requested token count exceeds the model's maximum context length of 4096 tokens."},
+        {"message": "the input length exceeds the context length"},
+        {"message": "Your input exceeds the context window of this model.", "code": "context_length_exceeded"},
+        {"message": "The input token count (1300000) exceeds the maximum number of tokens allowed (1048575)."},
+        {"message": "prompt is too long: 210000 tokens > 200000 maximum"},
+    ],
+)
+def test_a_prompt_that_is_too_long_is_told_apart_in_each_servers_words(error: dict[str, Any]) -> None:
+    """Clients shorten their conversation for it, and for no other refusal."""
+    refused = of_status(400, None, json.dumps({"error": error}).encode(), 4096).error
+    assert isinstance(refused, ContextTooLong)
+
+
+@pytest.mark.parametrize("message", ["The name exceeds the maximum allowed length.", "temperature is too high"])
+def test_another_refusal_is_about_no_context(message: str) -> None:
+    """Whatever length it is about."""
+    refused = of_status(400, None, json.dumps({"error": {"message": message}}).encode(), 4096).error
+    assert type(refused) is ValidationError
 
 
 def test_a_reason_with_every_part_ends_nothing(
