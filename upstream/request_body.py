@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from config import Upstream
@@ -106,14 +106,30 @@ def _chat(upstream: Upstream, prompt: ChatPrompt, rules: AnswerRules | None) -> 
     images = iter(prompt.images)
     body: dict[str, Any] = {"messages": [_message(message, images) for message in prompt.messages]}
     if prompt.tools:
-        body["tools"] = prompt.tools
+        body["tools"] = [_tool(tool, rules) for tool in prompt.tools]
     if "thinking" in upstream.takes:
         body["chat_template_kwargs"] = {"enable_thinking": prompt.thinking}
     if prompt.continues:
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     elif not prompt.opens_answer:
         body["add_generation_prompt"] = False
-    return body if rules is None else body | _ruled(rules)
+    if rules is not None:
+        body |= _ruled(rules)
+    if upstream.kind == "llamacpp" and isinstance(body.get("tool_choice"), dict):
+        body |= _chosen(body["tools"], body["tool_choice"]["function"]["name"])
+    return body
+
+
+def _tool(tool: Mapping[str, Any], rules: AnswerRules | None) -> Mapping[str, Any]:
+    """Return a tool with what the request says of its being strict: vLLM holds free calls to their schema only then."""
+    function = tool["function"]
+    strict = None if rules is None or rules.strict is None else rules.strict.get(function["name"])
+    return tool if strict is None else {**tool, "function": {**function, "strict": strict}}
+
+
+def _chosen(tools: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """Return the fields that have one function called, for servers that know the words of `tool_choice` alone."""
+    return {"tools": [tool for tool in tools if tool["function"]["name"] == name], "tool_choice": "required"}
 
 
 def _message(message: Mapping[str, Any], images: Iterator[EncodedImage]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ class AnswerRules:
 
     schema: a JSON schema; regex: a regular expression of the whole answer; choice: the texts that are allowed; lark: a
     grammar; at most one of these. call: `auto`, `required`, or the name of the one function to be called; arguments:
-    the schemas of the functions by name; parallel: whether it may have several calls; tools_field: what refusals call
-    the functions.
+    the schemas of the functions by name; strict: what the request says, by name, of whether a free call must conform to
+    them, too; parallel: whether it may have several calls; tools_field: what refusals call the functions.
     """
 
     field: str = ""
@@ -28,6 +28,7 @@ class AnswerRules:
     lark: str | None = None
     call: str = "auto"
     arguments: Mapping[str, Mapping[str, Any]] | None = None
+    strict: Mapping[str, bool] | None = None
     parallel: bool = True
     tools_field: str = "tools"
 

@@ -23,7 +23,8 @@ MAX_TOOLS = 1024  # with those that are deferred, of which the model is not told
 class CustomTool(Passing):
     """A tool that the client runs. type: absent or `custom`; tools that Anthropic runs are refused by name.
 
-    defer_loading: the model is told of it once a search of the client has found it.
+    defer_loading: the model is told of it once a search of the client has found it; strict: forced calls always conform
+    to the schema.
     """
 
     type: str | None = None
@@ -31,6 +32,7 @@ class CustomTool(Passing):
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     defer_loading: bool | None = None
+    strict: bool | None = None
 
 
 class Choice(AnthropicRequest):

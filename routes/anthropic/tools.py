@@ -57,4 +57,4 @@ def _function(tool: CustomTool, path: str) -> FunctionTool:
         )
     if tool.input_schema is None:
         raise ValidationError(f"{path}.input_schema is required.", f"{path}.input_schema")
-    return FunctionTool(tool.name, tool.description, tool.input_schema, f"{path}.input_schema")
+    return FunctionTool(tool.name, tool.description, tool.input_schema, f"{path}.input_schema", tool.strict)

@@ -108,6 +108,7 @@ def _rules(task: ChatTask) -> AnswerRules | None:
         rules,
         call=toolbox.call,
         arguments=toolbox.arguments(),
+        strict=toolbox.strict(),
         parallel=toolbox.parallel,
         tools_field=task.names.tools,
     )

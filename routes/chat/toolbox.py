@@ -31,12 +31,16 @@ class Schemas(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FunctionTool:
-    """A function. parameters: a JSON schema of its arguments; path: where that stands in the request."""
+    """A function. parameters: a JSON schema of its arguments; path: where that stands in the request; strict: as asked.
+
+    Here forced calls always conform to the schema; a server elsewhere may hold a free call to it if it is strict.
+    """
 
     name: str
     description: str | None
     parameters: dict[str, Any] | None
     path: str
+    strict: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,10 @@ class Toolbox:
     def arguments(self) -> dict[str, dict[str, Any]]:
         """Return the schemas of the functions that the answer may call, by name."""
         return {} if self._choice == "none" else {name: _parameters(tool) for name, tool in self._tools.items()}
+
+    def strict(self) -> dict[str, bool]:
+        """Return what the request says of functions being strict, by name."""
+        return {name: tool.strict for name, tool in self._tools.items() if tool.strict is not None}
 
     @property
     def sole(self) -> str:

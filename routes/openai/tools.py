@@ -103,4 +103,5 @@ def toolbox(
 
 
 def _function(function: Function, path: str) -> FunctionTool:
-    return FunctionTool(function.name, function.description, function.parameters, f"{path}.function.parameters")
+    where = f"{path}.function.parameters"
+    return FunctionTool(function.name, function.description, function.parameters, where, function.strict)

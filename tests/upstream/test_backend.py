@@ -118,6 +118,27 @@ def test_a_call_of_the_history_has_an_object_as_its_arguments(
 
 
 @pytest.mark.parametrize(
+    ("kind", "names", "choice"),
+    [
+        ("vllm", ["look", "find"], {"type": "function", "function": {"name": "find"}}),
+        ("llamacpp", ["find"], "required"),
+    ],
+)
+def test_a_function_that_must_be_called_is_named_as_the_server_takes_it(
+    server: FakeUpstream, opened: Open, kind: str, names: list[str], choice: object
+) -> None:
+    """llama.cpp refuses a name, so that it is given that function alone."""
+    tools = tuple({"type": "function", "function": {"name": name}} for name in ("look", "find"))
+    rules = AnswerRules(call="find", arguments={"look": {}, "find": {}})
+    call = {"index": 0, "id": "x", "function": {"name": "find", "arguments": "{}"}}
+    server.script.deltas, server.script.finish = [{"tool_calls": [call]}], "tool_calls"
+    prompt = ChatPrompt(({"role": "user", "content": "Look."},), tools=tools)
+    opened(kind=kind, takes=KINDS[kind]).submit(asking(prompt=prompt, rules=rules)).result()
+    body = server.heard[0].body
+    assert ([tool["function"]["name"] for tool in body["tools"]], body["tool_choice"]) == (names, choice)
+
+
+@pytest.mark.parametrize(
     ("kind", "values", "field"),
     [
         ("openai", {"top_k": 5}, "top_k"),

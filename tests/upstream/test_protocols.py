@@ -217,6 +217,25 @@ def test_a_call_comes_as_a_call(client: FlaskClient, server: FakeUpstream) -> No
     assert told.json["content"][0]["input"] == {"q": "a"}
 
 
+@pytest.mark.parametrize("strict", [{}, {"strict": True}, {"strict": False}, {"strict": None}])
+def test_a_tool_is_as_strict_as_its_client_says(
+    client: FlaskClient, server: FakeUpstream, strict: dict[str, bool | None]
+) -> None:
+    """In each protocol: servers hold free calls to their schema only where they are told to."""
+    function = TOOL["function"] | strict  # type: ignore[operator]
+    schema = {"name": "look", "input_schema": function["parameters"]}
+    asked: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"messages": HELLO, "tools": [{"type": "function", "function": function}]},
+        "/v1/responses": {"input": "Hello", "tools": [{"type": "function", **function}]},
+        "/v1/messages": {"max_tokens": 50, "messages": HELLO, "tools": [schema | strict]},
+    }
+    told = {name: value for name, value in strict.items() if value is not None}
+    for path, body in asked.items():
+        assert client.post(path, json=body | {"model": "avibe"}).status_code == 200, path
+        (sent,) = server.heard[-1].body["tools"]
+        assert sent == {"type": "function", "function": TOOL["function"] | told}, path  # type: ignore[operator]
+
+
 def test_an_answer_to_a_schema_is_checked(client: FlaskClient, server: FakeUpstream) -> None:
     """A server that ignores the schema gets its answer turned into an error, never a 200 with something else."""
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}

@@ -41,10 +41,10 @@ def namespaces(tools: Sequence[AskedFunction | Namespace]) -> Namespaces:
 
 def _functions(asked: AskedFunction | Namespace, path: str) -> Iterator[FunctionTool]:
     if isinstance(asked, AskedFunction):
-        yield FunctionTool(asked.name, asked.description, asked.parameters, f"{path}.parameters")
+        yield FunctionTool(asked.name, asked.description, asked.parameters, f"{path}.parameters", asked.strict)
         return
     for index, tool in enumerate(asked.tools):
         # The model reads of functions alone, so what is said of all of them stands before each.
         said = "\n".join(text for text in (asked.description, tool.description) if text) or None
         name = full_name(asked.name, tool.name)
-        yield FunctionTool(name, said, tool.parameters, f"{path}.tools[{index}].parameters")
+        yield FunctionTool(name, said, tool.parameters, f"{path}.tools[{index}].parameters", tool.strict)
