@@ -12,7 +12,16 @@ from typing import Any
 
 from engine.errors import UpstreamFailed
 from engine.text.estimate import text_tokens
-from engine.types import ChatPrompt, Completion, FinishReason, GenerationRequest, Piece, Timings, TokenLogprob
+from engine.types import (
+    UNKNOWN_TOKEN,
+    ChatPrompt,
+    Completion,
+    FinishReason,
+    GenerationRequest,
+    Piece,
+    Timings,
+    TokenLogprob,
+)
 from upstream.calls import NONSENSE, Calls, text_of
 
 # Finish reasons as servers name them, and what they pass on of Anthropic's, Gemini's, Mistral's and others' models.
@@ -20,7 +29,6 @@ ENDS = "stop eos eos_token end_turn stop_sequence tool_calls tool_use function_c
 LENGTHS = "length max_tokens max_output_tokens model_length".split()
 FILTERS = "content_filter safety sensitive refusal recitation blocklist prohibited_content".split()
 THINK, THINK_END = "<think>\n", "\n</think>\n\n"
-UNKNOWN_TOKEN = -1
 MOST_BYTES = 64 * 1024  # of an answer, beside MOST_BYTES_A_TOKEN for each of its tokens
 MOST_BYTES_A_TOKEN = 128
 MOST_DATA_A_TOKEN, MOST_DATA_A_SCORE = 2048, 512  # bytes of events for each token, and for each of its alternatives

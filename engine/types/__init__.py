@@ -1,6 +1,16 @@
 """The types at the engine's interface: requests, answers, states and limits. No torch here."""
 
-from engine.types.answers import Completion, Echo, FinishReason, Piece, Spelled, Spent, Timings, TokenLogprob
+from engine.types.answers import (
+    UNKNOWN_TOKEN,
+    Completion,
+    Echo,
+    FinishReason,
+    Piece,
+    Spelled,
+    Spent,
+    Timings,
+    TokenLogprob,
+)
 from engine.types.models import EngineConfig, ModelIdentity, ModelInfo, ModelSpec, Vocabulary, is_further, model_of
 from engine.types.prompts import ChatPrompt, EncodedImage, Prompt, TextPrompt, TokensPrompt
 from engine.types.requests import Cancellation, DetokenizeRequest, GenerationRequest, Priority, TokenizeRequest
@@ -9,6 +19,7 @@ from engine.types.sampling import SamplingParams, TokenMask
 from engine.types.states import BackendState, BackendStats, Progress, QueuePosition, ServerReport, Status
 
 __all__ = [
+    "UNKNOWN_TOKEN",
     "AnswerRules",
     "BackendState",
     "BackendStats",

@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple, Protocol
 
 FinishReason = Literal["stop", "length", "abort"]
 
+UNKNOWN_TOKEN = -1  # the id of a token of a server elsewhere
+
 
 class Echo(Protocol):
     """A prompt that is shown with its answer. Reading it takes milliseconds for a long one."""
@@ -43,6 +45,13 @@ class TokenLogprob:
     data: bytes | None = None
     top_data: tuple[bytes, ...] = ()
     offset: int = 0
+
+    @property
+    def in_text(self) -> bool:
+        """Whether it is one of the text: without a text, ours are control tokens, a server's also parts of characters,
+        as vLLM has them.
+        """
+        return bool(self.token) or self.token_id == UNKNOWN_TOKEN
 
 
 class Piece(NamedTuple):

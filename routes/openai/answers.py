@@ -64,7 +64,7 @@ def chat_logprobs(tokens: Sequence[TokenLogprob], as_ids: bool = False) -> ChatL
 
 def chosen_tokens(tokens: Sequence[TokenLogprob], as_ids: bool = False) -> Sequence[ChosenTokenLogprob]:
     """Return the entries of `chat_logprobs`."""
-    return built_later([token for token in tokens if as_ids or token.token], partial(_chosen, as_ids=as_ids))
+    return built_later([token for token in tokens if as_ids or token.in_text], partial(_chosen, as_ids=as_ids))
 
 
 def _chosen(token: TokenLogprob, as_ids: bool) -> ChosenTokenLogprob:
@@ -89,7 +89,7 @@ def text_logprobs(
     before: how many characters stand before the answer in the text that is shown; as_ids: as for chats; every: show
     tokens without a text too.
     """
-    return _text_logprobs([_Entry(token, before) for token in tokens if every or as_ids or token.token], as_ids)
+    return _text_logprobs([_Entry(token, before) for token in tokens if every or as_ids or token.in_text], as_ids)
 
 
 def echo_logprobs(echo: Echo, tokens: Sequence[TokenLogprob], as_ids: bool = False) -> TextLogprobs:

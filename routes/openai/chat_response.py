@@ -65,7 +65,7 @@ class ChatResponse(RunResponse):
             if piece is None:
                 completions[index] = self._run.completion(index)
                 yield choices[index].end(completions[index])
-            elif piece.text or piece.token_ids:
+            elif piece.text or piece.token_ids or piece.logprobs:
                 yield choices[index].show(piece)
             else:
                 yield sse.KEEP_ALIVE

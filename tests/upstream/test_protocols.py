@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from config import load_settings
 from engine.errors import Overloaded
 from models import ModelSet
-from tests.fake_upstream import FakeUpstream, Script
+from tests.fake_upstream import FakeUpstream, Script, event
 from tests.fakes import FakeMachine, ScriptedBackend
 from tests.upstream.conftest import Open
 from tests.upstream.test_backend import SAID
@@ -234,6 +234,52 @@ def test_a_tool_is_as_strict_as_its_client_says(
         assert client.post(path, json=body | {"model": "avibe"}).status_code == 200, path
         (sent,) = server.heard[-1].body["tools"]
         assert sent == {"type": "function", "function": TOOL["function"] | told}, path  # type: ignore[operator]
+
+
+def logprobs_of(path: str, body: Any) -> list[Any]:
+    """Return the entries of tokens in an answer, or in one event of its stream."""
+    if path == "/v1/responses":
+        content = [part for item in body.get("output", ()) for part in item["content"]] or [body]
+        return content[0].get("logprobs") or []
+    found = (body["choices"] or [{}])[0].get("logprobs") or {}
+    return found.get("content") or found.get("tokens") or []
+
+
+@pytest.mark.parametrize("first", ["Hi", " "])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/chat/completions", {"messages": HELLO, "logprobs": True}),
+        ("/v1/completions", {"prompt": "Hello", "logprobs": 1}),
+        ("/v1/responses", {"input": "Hello", "include": ["message.output_text.logprobs"]}),
+    ],
+)
+def test_tokens_of_characters_that_never_become_whole_are_told(
+    client: FlaskClient, server: FakeUpstream, path: str, asked: dict[str, Any], streamed: bool, first: str
+) -> None:
+    """vLLM sends them without a text; behind the last text there is none that they could come with."""
+
+    def sent(text: str, **more: Any) -> bytes:
+        token = {"token": text, "logprob": -1.0, "bytes": list(text.encode()), "top_logprobs": []}
+        legacy = {"tokens": [text], "token_logprobs": [-1.0], "top_logprobs": [{text: -1.0}]}
+        shape = {"text": text, "logprobs": legacy} if "prompt" in asked else {"delta": {"content": text}}
+        return event({"choices": [{"logprobs": {"content": [token]}, **shape, **more}]})
+
+    server.script.raw = [sent(first), sent(""), sent(""), sent("", finish_reason="length"), event("[DONE]")]
+    response = client.post(
+        path,
+        json={"model": "avibe", "max_output_tokens" if "input" in asked else "max_tokens": 9}
+        | asked
+        | {"stream": streamed},
+    )
+    assert response.status_code == 200, response.text
+    if not streamed:
+        assert len(logprobs_of(path, response.json)) == 4
+        return
+    events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
+    deltas = [one for one in events if one.get("type", "response.output_text.delta") == "response.output_text.delta"]
+    assert sum(len(logprobs_of(path, one)) for one in deltas) == 4
 
 
 def test_an_answer_to_a_schema_is_checked(client: FlaskClient, server: FakeUpstream) -> None:

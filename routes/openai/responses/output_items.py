@@ -47,6 +47,9 @@ class OutputItems:
         shown = b"" if self._parser is None else b"".join([self._add(part) for part in self._parser.finish()])
         if self._open is None and not self.items:
             shown += self._enter(OpenMessage)
+        rest = [one for one in self._pending if one.in_text and not one.token]  # of a character that never became whole
+        if rest and isinstance(self._open, OpenMessage):
+            shown += self._open.add_with("", rest)
         return shown + self._close("completed" if complete else "incomplete")
 
     def _add(self, part: Part) -> bytes:

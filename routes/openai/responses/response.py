@@ -93,7 +93,7 @@ class Answer:
         for _, piece in self._run.pieces(idle):
             if piece is None:
                 return
-            if not piece.text and not piece.token_ids:
+            if not (piece.text or piece.token_ids or piece.logprobs):
                 yield sse.KEEP_ALIVE
             else:
                 yield output.feed(piece.text, len(piece.token_ids), piece.logprobs)
