@@ -33,6 +33,8 @@ TEXT = re.compile(r"[!-~]{1,256}")
 WORD = re.compile(r"[A-Za-z0-9._-]{1,63}")
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
+MAX_SERVED_NAME = 512  # characters
+SERVED_NAME = f"1 to {MAX_SERVED_NAME} printable characters without spaces around them"
 ANYTHING = re.compile(r".+")
 CHECKPOINT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 WHITE = re.compile(r"\s")
@@ -295,9 +297,16 @@ def bearer() -> Kind[str]:
     return Kind(parse, "1 to 4096 printable ASCII characters without spaces", lambda _: MASK)
 
 
-def alias() -> Kind[str]:
-    """The name of a model, as any server may have it."""
-    return Kind(lambda text: _matching(ALIAS, text), "1 to 128 letters, digits, and ._:/@+-")
+def parse_served_name(text: str) -> str:
+    """Return what a server elsewhere calls its model, which may be a path with any letters. Raises ValueError."""
+    if not 1 <= len(text) <= MAX_SERVED_NAME or not text.isprintable() or text != text.strip():
+        raise ValueError
+    return text
+
+
+def served_name() -> Kind[str]:
+    """The name of a model at a server elsewhere."""
+    return Kind(parse_served_name, SERVED_NAME)
 
 
 def header_list() -> Kind[tuple[tuple[str, str], ...]]:

@@ -24,10 +24,10 @@ class UpstreamSettings(Group):
         None, kinds.upstream(), "the same for Avision", unset="none: the checkpoint answers"
     )
     vibe_upstream_model: str | None = setting(
-        None, kinds.alias(), "what the upstream calls Avibe", unset="avibe, or what UPSTREAMS_FILE says"
+        None, kinds.served_name(), "what the upstream calls Avibe", unset="avibe, or what UPSTREAMS_FILE says"
     )
     vision_upstream_model: str | None = setting(
-        None, kinds.alias(), "what the upstream calls Avision", unset="avision, or what UPSTREAMS_FILE says"
+        None, kinds.served_name(), "what the upstream calls Avision", unset="avision, or what UPSTREAMS_FILE says"
     )
     vibe_upstream_key: str | None = setting(None, kinds.bearer(), "key that Avibe's upstream asks for", secret=True)
     vision_upstream_key: str | None = setting(None, kinds.bearer(), "key that Avision's upstream asks for", secret=True)

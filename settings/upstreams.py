@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from settings.kinds import ALIAS, ANY_COUNT, MODEL_NAMES, SECONDS_A_DAY, VERSION, base_address
+from settings.kinds import ANY_COUNT, MODEL_NAMES, SECONDS_A_DAY, SERVED_NAME, VERSION, base_address, parse_served_name
 from settings.money import Figures, parse_price
 from settings.upstream_kinds import CAPABILITIES, KINDS
 
@@ -150,6 +150,12 @@ def _text(pattern: re.Pattern[str]) -> Callable[[Any], str]:
     return parse
 
 
+def _served_name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return parse_served_name(value)
+
+
 def _seconds(low: float, high: float = SECONDS_A_DAY) -> tuple[Callable[[Any], float], str]:
     def parse(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -198,7 +204,7 @@ def _kind(value: Any) -> str:
 FIELDS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "name": (_text(VERSION), "1 to 32 letters, digits, dots, hyphens or underscores"),
     "urls": (_urls, f"1 to {MAX_URLS} different base addresses such as http://gpu1:8000/v1"),
-    "model": (_text(ALIAS), "the name of the model at the server, such as Qwen/Qwen3-8B"),
+    "model": (_served_name, f"the name of the model at the server, {SERVED_NAME}"),
     "kind": (_kind, " or ".join(KINDS)),
     "ca_file": (Path, "the path of a file of certificates"),
     "vision": (_switch, "true or false"),

@@ -57,6 +57,31 @@ def test_urls_alone_are_enough() -> None:
     assert not found["avibe"].loads
 
 
+@pytest.mark.parametrize("name", ["/srv/models/Qwen3-8B", "./Модели/Qwen 3", "~/m", "C:\\models\\m.gguf", "a" * 512])
+def test_a_server_may_call_its_model_anything(tmp_path: Path, name: str) -> None:
+    """`transformers serve` calls it by its path."""
+    path = tmp_path / "upstreams.toml"
+    path.write_text(f"[[upstream]]\nname = 'a'\nurls = '{URL}'\nmodel = '{name}'\n", encoding="utf-8")
+    found = upstreams(UPSTREAMS_FILE=str(path), VIBE_UPSTREAM=URL, VIBE_UPSTREAM_MODEL=name)
+    assert (found["a"].model, found["avibe"].model) == (name, name)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x7f", "a\u2028b", "\ud800", "a" * 513])
+def test_a_name_that_no_server_has_is_refused(name: str) -> None:
+    """It has control characters, or no end."""
+    (mistake,) = mistakes(VIBE_UPSTREAM=URL, VIBE_UPSTREAM_MODEL=name)
+    assert mistake.startswith("VIBE_UPSTREAM_MODEL")
+
+
+@pytest.mark.parametrize("name", ["", " a", "a\\tb", "\\u0000", "a" * 513])
+def test_a_name_in_the_file_is_refused_as_well(tmp_path: Path, name: str) -> None:
+    """By the same rule."""
+    path = tmp_path / "upstreams.toml"
+    path.write_text(f'[[upstream]]\nname = "a"\nurls = "{URL}"\nmodel = "{name}"\n')
+    (mistake,) = mistakes(UPSTREAMS_FILE=str(path))
+    assert "model: expected the name" in mistake
+
+
 def test_a_file_names_further_models(tmp_path: Path) -> None:
     """With all that may be said of each; they have prices and threads of their own."""
     key = tmp_path / "key"
