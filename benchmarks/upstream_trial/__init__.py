@@ -1,0 +1,1 @@
+"""What `upstream_servers` starts, asks and judges: real servers behind the service."""
