@@ -21,7 +21,7 @@ class Client:
     async def ask(self, wait: float) -> float:
         """Ask after some seconds; return the seconds to the first text. Raises SystemExit for what is no answer."""
         await asyncio.sleep(wait)
-        if self._streams is None:
+        if self._streams is None or self._streams[0].at_eof():  # some servers close what is silent for seconds
             self._streams = await asyncio.open_connection(self._host, self._port)
         reader, writer = self._streams
         began, data, first = time.perf_counter(), b"", 0.0
