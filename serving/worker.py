@@ -193,7 +193,8 @@ class ServiceWorker(AcceptingWorker):
         """Seconds in which a request has to start."""
         if self.wsgi is None:
             return BEGIN_WITHIN
-        return float(self.wsgi.extensions["services"].settings.engine.queue_timeout)
+        engine = self.wsgi.extensions["services"].settings.engine
+        return float(min(engine.queue_timeout, engine.request_timeout))
 
     def _models_compute_here(self) -> bool:
         return any(backend.info.on_processor for _, backend in self.models)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import itertools
+import json
 import time
 from collections.abc import Iterator
 
@@ -15,11 +17,14 @@ from benchmarks.proof.service import DEADLINE, Service, serving
 from benchmarks.proof.size import Size
 from benchmarks.proof.traffic import CHAT, IMAGE, TEXT, Answer, OwnCpu, ask, request
 
+COUNT = "/v1/messages/count_tokens"
 GRACE = 1.0  # seconds beyond the deadline
 QUIET_SECONDS = 5.0
 AT_ONCE = 6  # of the images that take the most memory
 MANY_AT_ONCE = 64  # of the schemas that take long
 SMALL_AT_ONCE = 40
+COUNTED_AT_ONCE = 90  # of the questions whose tokens are counted, of one client
+PARTS = [{"type": "text", "text": ""}] * 19_000  # a third of a second of work, in 1.5 KB
 GOOD = request(TEXT, b'{"prompt":"hi","max_tokens":2}', "10.9.9.9")
 Attack = tuple[str, list[bytes]]  # what it is, and the requests that are sent together
 
@@ -36,7 +41,13 @@ def attacks(size: Size) -> Iterator[Attack]:
     for kind in zip(*clients, strict=True):
         requests = [request(CHAT, body, f"10.2.{number}.1") for number, (_, body) in enumerate(kind)]
         yield f"schemas at once: {kind[0][0]}", requests
+    yield "counts at once", [_counted()] * COUNTED_AT_ONCE
     yield from _image_attacks(size)
+
+
+def _counted() -> bytes:
+    body = {"model": "avibe", "messages": [{"role": "user", "content": PARTS}]}
+    return request(COUNT, gzip.compress(json.dumps(body).encode()), "10.3.0.1", Content_Encoding="gzip")
 
 
 def _image_attacks(size: Size) -> Iterator[Attack]:

@@ -321,12 +321,12 @@ def test_on_one_core_one_request_is_worked_on_at_once(idle, monkeypatch, cores, 
     assert idle._turns._lines[0].free == turns
 
 
-def shared(worker, queue_timeout=30.0):
+def shared(worker, queue_timeout=30.0, request_timeout=300.0):
     """Let a worker share its cores; return what its gate asks of a client's line."""
     asked = []
     of_worker = SimpleNamespace(
         gate=SimpleNamespace(ask_of_lines=asked.append),
-        settings=SimpleNamespace(engine=SimpleNamespace(queue_timeout=queue_timeout)),
+        settings=SimpleNamespace(engine=SimpleNamespace(queue_timeout=queue_timeout, request_timeout=request_timeout)),
         models=[("avibe", SimpleNamespace(info=SimpleNamespace(on_processor=True)))],
     )
     worker.tpool, worker.wsgi = None, SimpleNamespace(extensions={"services": of_worker})
@@ -335,10 +335,10 @@ def shared(worker, queue_timeout=30.0):
     return full
 
 
-@pytest.mark.parametrize(("queue_timeout", "patience"), [(30.0, PATIENT), (1.0, 0.5)])
-def test_a_request_waits_for_others_for_half_of_its_time_in_the_queue_at_most(idle, queue_timeout, patience):
-    """The other half is left for the engine's queue."""
-    shared(idle, queue_timeout)
+@pytest.mark.parametrize(("times", "patience"), [((30.0, 300.0), PATIENT), ((1.0, 300.0), 0.5), ((30.0, 1.0), 0.5)])
+def test_a_request_waits_for_others_for_half_of_its_time_in_the_queue_at_most(idle, times, patience):
+    """The other half is left for the engine's queue; it has no more than all of its time for that."""
+    shared(idle, *times)
     for _ in range(OFTEN):
         idle._turns.begin("many", lambda turn: turn.leave())
     idle._turns.begin("other", lambda turn: turn.leave())
