@@ -86,9 +86,12 @@ def misspelt(name: str, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(name: str, by: str, found: list[str], slip: list[str]) -> list[Verdict]:
+    wrong = f"{MISSPELT[name][1]}x"
     return [
         judged(f"{name} is right by {by}", not found, "; ".join(found) or "no mistake"),
-        judged(f"a misspelt field of {name} is found", any("x" in one for one in slip), "; ".join(slip) or "it is not"),
+        judged(
+            f"a misspelt field of {name} is found", any(wrong in one for one in slip), "; ".join(slip) or "it is not"
+        ),
     ]
 
 

@@ -31,6 +31,7 @@ AT_ONCE = 2  # on more than one core
 PATIENCE = 0.5  # seconds
 LATE_AT_ONCE = 2
 LONGEST = 5.0
+GIVEN_UP_AT_ONCE = 128  # each costs the polling thread some tenths of a millisecond
 LAST_PART = 0.02  # seconds that the last part of a stream waits for a turn: its client sees a pause
 MANY = 4  # requests in service; fewer are never too many for one client
 OFTEN = 16  # requests begun lately; likewise
@@ -90,9 +91,12 @@ class Turns:
 
     def hasten(self) -> None:
         """Let those go on that have waited long enough to begin; to be called from time to time."""
+        first, second = self._lines
         for line in self._lines:
             for waiter in line.overdue():
                 waiter.gone_by()
+        while first.lend(second):
+            pass
 
     @contextmanager
     def serving(self, turn: Turn) -> Iterator[None]:
@@ -238,6 +242,7 @@ class _Line:
 
     def __init__(self, turns: int, patience: float, service: _InService, clock: Callable[[], float]) -> None:
         self.free = turns
+        self.borrowed: list[_Line] = []  # whose turns some of those that are not free are
         self._patience, self._service, self._clock = patience, service, clock
         self._waiters: list[_Waiter] = []
 
@@ -274,15 +279,33 @@ class _Line:
                 return []
             now = self._clock()
             late = [waiter for waiter in self._waiters if waiter.until is not None and now >= waiter.until]
+            del late[GIVEN_UP_AT_ONCE:]
             if late:
-                self._waiters = [waiter for waiter in self._waiters if waiter.until is None or now < waiter.until]
+                gone = set(map(id, late))
+                self._waiters = [waiter for waiter in self._waiters if id(waiter) not in gone]
         return late
+
+    def lend(self, other: _Line) -> bool:
+        """Give a turn that is free here to one who waits in another line; return whether there were both.
+
+        It is a turn of that line until it is given back there, and of this one again once nobody waits in that one.
+        """
+        with self._service.lock:
+            if not self.free or not other._waiters:
+                return False
+            self.free -= 1
+            waiter = other._next()
+            other._waiters.remove(waiter)
+            other.borrowed.append(self)
+        waiter.given()
+        return True
 
     def give_back(self) -> None:
         """Give the turn to the client with the fewest requests, the longest waiting one among equals."""
         with self._service.lock:
             if not self._waiters:
-                self.free += 1
+                owner = self.borrowed.pop() if self.borrowed else self
+                owner.free += 1
                 return
             waiter = self._next()
             self._waiters.remove(waiter)

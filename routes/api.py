@@ -12,7 +12,7 @@ from edge.request_state import request_state
 from edge.route_table import JSON
 from routes import generation, request_reading
 from routes.batch import MODEL, Batch
-from routes.chat.models import charge_named
+from routes.chat.models import charge_batch
 from routes.generation import GenerationResult, Started
 from routes.response_models import Figures, GeneratedText, GenerationAnswer
 from routes.services import services
@@ -35,7 +35,7 @@ def text_generate() -> Response:
 def text_batch() -> Response:
     """Generate up to 256 texts; each is sent as soon as it is done."""
     requests = charge_if_refused(request_reading.texts_in_json)
-    charge_named(MODEL, len(requests))
+    charge_batch(MODEL, len(requests))
     batch = Batch(requests, partial(_priced, request_id=request_state().request_id))
     return EventStream(batch.lines(), batch.end).response(JSON_LINES)
 

@@ -15,6 +15,7 @@ import contextlib
 import selectors
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -107,6 +108,7 @@ class Intake:
         self._arriving: dict[Connection, _Arrival] = {}  # in the order in which they began to wait
         self._discarding: dict[Connection, tuple[float, int]] = {}  # until when, and how many bytes more
         self._buffer, self._looked_at = new_buffer(READ_BYTES), new_buffer(LOOKED_AT_BYTES)
+        self._waiting_of: Counter[str] = Counter()  # those that arrive, by the key of their address
         self._stopping = False
         self.refused = 0
 
@@ -123,6 +125,7 @@ class Intake:
 
     def _expect(self, conn: Connection, seconds: float, fresh: bool) -> None:
         arrival = self._arriving[conn] = _Arrival(self._clock() + seconds)
+        self._waiting_of[conn.budget_key] += 1
         conn.sock.setblocking(False)
         early, conn.leftover = conn.leftover, b""
         if early:
@@ -177,6 +180,8 @@ class Intake:
 
         peer: the key of the address that it is to be of, None for any.
         """
+        if peer is not None and peer not in self._waiting_of:
+            return False
         conn = next((conn for conn in self._arriving if peer in (None, conn.budget_key)), None)
         if conn is None:
             return False
@@ -356,7 +361,10 @@ class Intake:
         self._end(conn)
 
     def _leave(self, conn: Connection) -> None:
-        arrival = self._arriving.pop(conn)
+        arrival, peer = self._arriving.pop(conn), conn.budget_key
+        self._waiting_of[peer] -= 1
+        if not self._waiting_of[peer]:
+            del self._waiting_of[peer]
         if arrival.polled:
             self._forget(conn)
 

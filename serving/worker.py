@@ -226,12 +226,15 @@ class ServiceWorker(AcceptingWorker):
             self._held_back.put(conn)
 
     def _probe(self, conn: Connection) -> None:
-        future = self._probing.submit(self.handle, conn)
-        future.add_done_callback(lambda done: self.method_queue.defer(self._finish_probe, conn, done))
+        with contextlib.suppress(RuntimeError):  # the threads have ended, and so will the process
+            future = self._probing.submit(self.handle, conn)
+            future.add_done_callback(lambda done: self.method_queue.defer(self._finish_probe, conn, done))
 
     def _finish_probe(self, conn: Connection, future: Future[bool]) -> None:
-        self._probes.ended()
-        self.finish_request(conn, future)
+        try:
+            self.finish_request(conn, future)
+        finally:
+            self._probes.ended()
 
     def _hand_over(self, conn: Connection) -> None:
         self._turns.begin(conn.asked_by, partial(self._begin, conn), is_light(conn), partial(self._refuse_late, conn))

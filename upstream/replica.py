@@ -161,6 +161,7 @@ class Replica:
         self._breaker.half_open()
         self._trial = None
         self._times_away = 0
+        self._broke_off_at = float("-inf")
         self._forget_failures()
         log.info("The breaker of %s, server %d, is half open: one request tries it.", self.model, self.number)
 

@@ -88,10 +88,10 @@ def judge(sent: Sequence[Sent], victim: int, killed_at: float, again: int, repli
     """Return the verdicts. victim: the process that was killed; again: how many answered afterwards."""
     failed = [one for one in sent if not one.whole]
     early = [one for one in failed if one.pid is None]
-    there = [one for one in failed if one.pid == victim]
+    there = [one for one in failed if one.pid == victim and one.ended >= killed_at]
     untyped = [one for one in there if one.errors != (CODE,)]
     slowest = max((one.ended - killed_at for one in there), default=0.0)
-    others = [one for one in failed if one.pid not in (None, victim)]
+    others = [one for one in failed if one.pid is not None and one not in there]
     return [
         judged("streams were cut by the kill", bool(there), f"{len(there)} of {len(sent)}"),
         judged("none failed that had not begun", not early, _codes(early)),

@@ -35,4 +35,6 @@ class Client:
                 first = time.perf_counter() - began
             if b"\r\n\r\n" in data and not data.startswith(b"HTTP/1.1 200"):
                 raise SystemExit(f"refused: {data[:500]!r}")
+        if not first:
+            raise SystemExit(f"an answer without a text: {data[-500:]!r}")
         return first

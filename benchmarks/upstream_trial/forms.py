@@ -49,7 +49,8 @@ def _formed(trial: Trial, form: Callable[[Any], str], **fields: Any) -> str:
         _, _, body = trial.chat(**fields)
     except Failed:
         alone = trial.direct(**fields)
-        require(alone.status != 200 or not _fits(form(alone.body)), "status 502, where the server keeps to the form")
+        fails = alone.status >= 500 or (alone.status == 200 and not _fits(form(alone.body)))
+        require(fails, f"status 502, where the server itself keeps to the form ({alone.status})")
         return BROKEN
     require(_fits(form(body)), f"{form(body)!r}, {body['choices'][0]['finish_reason']}")
     return YES

@@ -73,6 +73,8 @@ class Trial:
     def direct(self, **fields: Any) -> Answer:
         """Return the server's own answer to the request that the service makes of such a chat."""
         body = self.asked(**fields) | {"model": self.served.model}
+        if self.served.kind == "llamacpp" and isinstance(body.get("tool_choice"), dict):
+            body["tool_choice"] = "required"  # it does not know a function by name
         if "thinking" in self.served.takes:
             body["chat_template_kwargs"] = {"enable_thinking": False}
         return client.post(self.process.address, CHAT, body)

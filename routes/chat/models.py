@@ -28,6 +28,14 @@ def find_model(model_id: str) -> tuple[str, Backend]:
     return found
 
 
+def charge_batch(model_id: str, answers: int) -> None:
+    """Charge a batch for so many answers of the model of this name, which need not be in flight at the same time.
+
+    Raises as `find_model` and `charge_for`.
+    """
+    charge_for(*charge_if_refused(partial(find_model, model_id)), answers)
+
+
 def charge_named(model_id: str, answers: int = 1, prompts: int = 1) -> None:
     """Charge a request for so many answers to each of its prompts by the model of this name.
 

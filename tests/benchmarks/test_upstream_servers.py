@@ -141,14 +141,16 @@ def test_a_check_tells_a_wrong_answer(run: Callable[[Trial], str], right: bytes,
 
 
 def test_a_form_that_the_server_breaks_is_a_typed_502() -> None:
-    """That it keeps to the form by itself makes the same answer wrong, and so does another error."""
+    """A server that keeps to it by itself, or refuses the request, makes the answer wrong; so does another error."""
     failed = b'{"error": {"code": "upstream_error"}}'
     words = []
-    for status, body, alone in ((502, failed, "nonsense"), (502, failed, FITS), (503, failed, "nonsense")):
-        with scripted(status, body) as front, scripted(200, chat(alone)) as server:
+    cases = ((502, "nonsense", 200), (502, "", 500), (502, FITS, 200), (502, "", 400), (503, "nonsense", 200))
+    for status, text, alone in cases:
+        with scripted(status, failed) as front, scripted(alone, chat(text)) as server:
             one = replace(trial(front.address), process=cast(Process, SimpleNamespace(address=server.address)))
             words.append(tried(Check("it", forms.shaped), one))
-    assert words == [BROKEN, "NO: status 502, where the server keeps to the form", "NO: status 503, upstream_error"]
+    kept, refused = (f"NO: status 502, where the server itself keeps to the form ({alone})" for alone in (200, 400))
+    assert words == [BROKEN, BROKEN, kept, refused, "NO: status 503, upstream_error"]
 
 
 def test_the_prompt_is_one_that_is_answered_with_words() -> None:

@@ -163,6 +163,42 @@ def test_what_has_no_thread_is_given_up_instead_of_begun_without_a_turn():
     assert among._lines[0].free == 1
 
 
+def test_a_turn_that_is_free_is_lent_to_those_who_have_waited():
+    """They wait in the second line alone by then; it goes back to the first one once nobody waits in that one."""
+    now, started = [0.0], []
+    among = Turns(1, patience=0.5, late=1, longest=5.0, clock=lambda: now[0])
+    for client in "abcd":
+        among.begin(client, started.append)
+    now[0] = 0.6
+    among.hasten()
+    assert [turn.client for turn in started] == ["a", "b"]
+    started[0].leave()
+    assert [line.free for line in among._lines] == [1, 0]
+    among.hasten()
+    assert [turn.client for turn in started] == ["a", "b", "c"]
+    for turn in started:
+        turn.leave()
+    assert [turn.client for turn in started] == ["a", "b", "c", "d"]
+    started[3].leave()
+    assert [line.free for line in among._lines] == [1, 1]
+    assert among._lines[1].borrowed == []
+
+
+def test_not_all_who_have_waited_too_long_are_given_up_at_once(monkeypatch):
+    """The polling thread has others to serve; the next call does the rest."""
+    monkeypatch.setattr(turns, "GIVEN_UP_AT_ONCE", 3)
+    now, given_up = [0.0], []
+    among = Turns(1, patience=0.0, late=0, longest=0.0, clock=lambda: now[0], begin_within=1.0)
+    for number in range(6):
+        among.begin("a", lambda turn: None, True, lambda number=number: given_up.append(number))
+    among.hasten()
+    among.hasten()
+    now[0] = 1.1
+    for expected in (3, 5):
+        among.hasten()
+        assert given_up == [*range(1, 1 + expected)]
+
+
 def test_whoever_waits_to_begin_is_hastened_when_its_time_has_come(pool):
     """Not before; a thread that waits to go on is left to itself."""
     now = [0.0]

@@ -31,6 +31,12 @@ def send(client, *prompts):
     return client.post(BATCH, json={"prompts": list(prompts)}, headers={"X-Request-ID": "mine"})
 
 
+def test_a_batch_may_have_more_texts_than_its_client_may_have_at_once(client, avibe):
+    """They wait for each other, so that none of them is too many."""
+    avibe.most = 2
+    assert len(lines(send(client, *"abcde"))) == 5
+
+
 @pytest.fixture
 def few(avibe):
     """A text model with capacity for three sequences."""

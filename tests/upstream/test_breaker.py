@@ -172,6 +172,21 @@ def test_streams_that_break_off_in_a_row_without_a_pause_are_no_single_failure()
     assert replica.state == "open"
 
 
+def test_what_broke_off_before_a_breaker_is_half_open_excuses_no_trial_after_it() -> None:
+    """Its trials break off as well, within the same second: two of them open it again."""
+    clock = Clock()
+    replica = Replica("avibe", 0, "http://a/v1", fail_max=2, reset=0, clock=clock)
+    lost = AttemptFailed("half", UpstreamFailed("Half."), breaks_off=True)
+    refused = AttemptFailed("500", UpstreamFailed("500."))
+    for failure, client, begun in ((lost, "a", True), (refused, "b", False)):
+        replica.failed(failure, client, begun=begun)
+    assert replica.state == "open"
+    replica.half_open()
+    for client in "ab":
+        replica.failed(lost, client, begun=True)
+    assert replica.state == "open"
+
+
 @pytest.mark.parametrize("fault", ["500", "reset", "nonsense"])
 def test_what_fails_in_no_stream_that_broke_off_counts_each_time(
     server: FakeUpstream, opened: Open, fault: str
