@@ -94,7 +94,7 @@ def loss_row(copies: int, load: float, rule: str, effort: Effort, seed: int = 0)
     rate, half, at = copies * load, effort.settle / 2, effort.settle
     window = (half, at + effort.measured)
     seen = Fleet(Scenario(H100, copies, lambda _: rate, rate, window, rule, (at,), seed=seed)).run()
-    before, soon = seen.between(half, at - 5), seen.between(at, at + 10)
+    before, soon = seen.between(half, at - min(5.0, half / 2)), seen.between(at, at + 10)
     after = seen.between(at, at + effort.measured)
     lost = seen.errors.get("lost", 0)
     return (
@@ -145,7 +145,7 @@ def ideal(rate: Callable[[float], float], copies: int, window: tuple[float, floa
 
 
 def _ms(outcomes: list[Outcome], percent: float) -> str:
-    return f"{1e3 * first_token(outcomes, percent):,.0f}"
+    return f"{1e3 * first_token(outcomes, percent):,.0f}" if outcomes else "n/a"
 
 
 def _failed(outcomes: list[Outcome]) -> int:
