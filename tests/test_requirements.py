@@ -21,8 +21,8 @@ NEEDED = (
     "flask gunicorn torch transformers accelerate pillow psutil python-dotenv flask-cors limits redis "
     "prometheus-client pydantic nvidia-ml-py"
 ).split()
-# Imported only where it happens to be installed.
-OPTIONAL = {"torchvision", "gguf", "xllamacpp"}
+# Imported only where they happen to be installed, or by programs of other environments.
+OPTIONAL = {"torchvision", "gguf", "ray", "starlette", "vllm", "xllamacpp"}
 # Brought by torch's CUDA build, and imported only where a card is used.
 WITH_CUDA = {"triton"}
 # Known to type checkers alone, which bring it along.
