@@ -108,7 +108,7 @@ def create_app():
         end_serving=lambda: None,
         body_budget=BodyBudget(2**28, 2**27),
         gate=OpenGate(),
-        settings=SimpleNamespace(engine=SimpleNamespace(queue_timeout=30.0)),
+        settings=SimpleNamespace(engine=SimpleNamespace(queue_timeout=30.0, request_timeout=300.0)),
     )
     if (FOLDER / "refuse").exists():
         raise StartError("VIBE_MODEL_DIR=/models: there is no such folder.")

@@ -22,4 +22,4 @@ def test_every_function_that_tests_compile_is_recorded():
     for path in Path(__file__).parent.glob("test_*.py"):
         for _, function in re.findall(r'compiled_by\(\s*f?"([\w.{}]+):(\w+)"', path.read_text(encoding="utf-8")):
             named.add(f"{path.stem}:{function}")
-    assert named == set(LAUNCHING)
+    assert named == {":".join(name.split(":")[:2]) for name in LAUNCHING}  # without the precision
