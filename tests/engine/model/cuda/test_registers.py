@@ -20,6 +20,8 @@ def test_every_function_that_tests_compile_is_recorded():
     """A new kernel is not forgotten."""
     named = set()
     for path in Path(__file__).parent.glob("test_*.py"):
-        for _, function in re.findall(r'compiled_by\(\s*f?"([\w.{}]+):(\w+)"', path.read_text(encoding="utf-8")):
+        for _, function in re.findall(
+            r'compiled_by\(\s*f?"([\w.{}]+):(\w+)(?::{precision})?"', path.read_text(encoding="utf-8")
+        ):
             named.add(f"{path.stem}:{function}")
     assert named == {":".join(name.split(":")[:2]) for name in LAUNCHING}  # without the precision
