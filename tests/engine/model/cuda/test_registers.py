@@ -18,10 +18,8 @@ def test_a_kernel_takes_what_its_greatest_variant_takes():
 
 def test_every_function_that_tests_compile_is_recorded():
     """A new kernel is not forgotten."""
-    named = set()
+    named, compiled = set(), re.compile(r'compiled_by\(\s*f?"([\w.{}]+):(\w+)(?::{precision})?"')
     for path in Path(__file__).parent.glob("test_*.py"):
-        for _, function in re.findall(
-            r'compiled_by\(\s*f?"([\w.{}]+):(\w+)(?::{precision})?"', path.read_text(encoding="utf-8")
-        ):
+        for _, function in compiled.findall(path.read_text(encoding="utf-8")):
             named.add(f"{path.stem}:{function}")
     assert named == {":".join(name.split(":")[:2]) for name in LAUNCHING}  # without the precision
