@@ -66,6 +66,7 @@ SWITCH_INTERVAL = 0.0005
 MAX_BODY_BYTES = 64 * MIB
 PROBING_THREADS = 2
 PROBES_AT_ONCE = 2 * PROBING_THREADS  # so that each thread has another one when it has served one
+BEGIN_SHARE = 0.9  # of the time that a request may take; the rest is left for its work
 LIGHT_OF_A_CLIENT = 256  # in service or waiting for a turn; more are refused
 READING = (b"GET ", b"HEAD ")
 
@@ -194,7 +195,7 @@ class ServiceWorker(AcceptingWorker):
         if self.wsgi is None:
             return BEGIN_WITHIN
         engine = self.wsgi.extensions["services"].settings.engine
-        return float(min(engine.queue_timeout, engine.request_timeout))
+        return float(min(engine.queue_timeout, BEGIN_SHARE * engine.request_timeout))
 
     def _models_compute_here(self) -> bool:
         return any(backend.info.on_processor for _, backend in self.models)
