@@ -41,6 +41,9 @@ class LaunchedStep(Protocol):
 
     sequences: list[tuple[Sequence, int]]
 
+    def choose(self) -> None:
+        """Have its tokens chosen, which a grammar allows once it has accepted those of the step before."""
+
     def collect(self) -> list[tuple[Sequence, int, Choice]]:
         """Wait for the step; return each sequence that sampled, the order of its start then, and its choice."""
 
@@ -49,7 +52,8 @@ class Runner(Protocol):
     """Computes the steps: `ModelRunner`, or a scripted one in tests.
 
     A runner on a device of its own also has `launch(plan) -> LaunchedStep`, so that the next step is launched before
-    the tokens of the last one are read. It counts these for penalties; a grammar is the host's, and waits for them.
+    the tokens of the last one are read. It counts these for penalties; a grammar is the host's: a step with one is
+    computed meanwhile too, and chooses its tokens afterwards.
     """
 
     ahead: int  # for how many tokens beyond its last one a running sequence needs blocks
@@ -97,7 +101,7 @@ class EngineCore:
         self._eos_token_ids = eos_token_ids
         self._counters = counters
         self._launch: Callable[[Plan], LaunchedStep] | None = getattr(runner, "launch", None)
-        self._in_flight: LaunchedStep | None = None
+        self._in_flight: tuple[LaunchedStep, list[Sequence]] | None = None  # with those whose token does not count
         self._grammars_until = 0.0
         self.scheduler = Scheduler(
             room,
@@ -112,8 +116,6 @@ class EngineCore:
 
     def step(self) -> bool:
         """Compute one step of all running sequences; return False if there was nothing to do."""
-        if self._in_flight is not None and self._needs_tokens():
-            self._collect()
         self._end_overdue()
         plan = self._schedule()
         if not plan and self._in_flight is None:
@@ -208,30 +210,47 @@ class EngineCore:
         if launched is not None:
             for sequence, count in plan.rows:
                 sequence.num_computed += count
-            for sequence, _ in launched.sequences:
-                sequence.pending += 1
-        self._collect()
-        self._in_flight = launched
+        again = self._collect()
+        if launched is not None:
+            failure = self._choose(plan, launched, again)
         if failure is not None and (left := plan.running()):
             for part in self._split_or_fail(left, failure):
                 if part := part.running():  # of one sequence, both halves: the first may have ended it
                     self._postprocess(self._run(part))
 
-    def _collect(self) -> None:
-        """Read and process the tokens of the step in flight, except for sequences that have left since its launch."""
-        launched, self._in_flight = self._in_flight, None
-        if launched is None:
-            return
+    def _choose(self, plan: Plan, launched: LaunchedStep, again: list[Sequence]) -> Exception | None:
+        """Have the tokens of a launched step chosen; return why that failed: it is then as if it were not launched.
+
+        again: the sequences whose token of the step before was not taken, though this one has computed it.
+        """
+        failed: Exception | None = None
+        try:
+            launched.choose()
+        except Exception as error:
+            failed, undone = error, plan.rows
+        else:
+            undone = [row for row in plan.rows if row[0] in again]
+            self._in_flight = launched, again
+            for sequence, _ in launched.sequences:
+                sequence.pending += sequence not in again
+        for sequence, count in undone:
+            sequence.num_computed -= count
+        return failed
+
+    def _collect(self) -> list[Sequence]:
+        """Read and process the tokens of the step in flight, except for sequences that have left since its launch.
+
+        Returns the sequences whose token was not taken.
+        """
+        if self._in_flight is None:
+            return []
+        (launched, void), self._in_flight = self._in_flight, None
         choices = []
         for sequence, order, choice in launched.collect():
-            if sequence.phase is Phase.RUNNING and sequence.order == order:
+            if sequence.phase is Phase.RUNNING and sequence.order == order and sequence not in void:
                 sequence.pending -= 1
                 choices.append((sequence, choice))
-        self._postprocess(choices)
-
-    def _needs_tokens(self) -> bool:
-        """Return whether a running sequence can go on only once the host has read its last token."""
-        return any(s.pending and s.sampling.token_mask is not None for s in self.scheduler.running)
+        return self._postprocess(choices)
 
     def _split_or_fail(self, plan: Plan, error: Exception) -> tuple[Plan, ...]:
         """Return what to run in place of a failed step: its halves, or nothing once the sequence at fault is found."""
@@ -254,13 +273,14 @@ class EngineCore:
 
     # --- postprocess ---
 
-    def _postprocess(self, choices: list[tuple[Sequence, Choice]]) -> None:
+    def _postprocess(self, choices: list[tuple[Sequence, Choice]]) -> list[Sequence]:
+        """Take the tokens of a step; return the sequences whose token was not taken and is chosen again."""
         self._counters.steps += 1
         now = self._clock()
         self._grammars_until = now + GRAMMAR_SECONDS
         if self._runner.drafts:
             self._count_drafts(choices)
-        before = None
+        before, again = None, []
         for sequence, choice in choices:
             if sequence is before:  # its draft was right, and is a token now
                 if sequence.phase is not Phase.RUNNING:
@@ -271,12 +291,14 @@ class EngineCore:
                 self._reject(sequence)
                 continue
             try:
-                self._accept(sequence, choice, now)
+                if not self._accept(sequence, choice, now):
+                    again.append(sequence)
             except Exception as error:
                 self._fail_sequence(sequence, error)
         for sequence, _ in choices:
             if sequence.sampling.token_mask is not None and sequence.phase is Phase.RUNNING:
                 sequence.sampling.token_mask.prepare()
+        return again
 
     def _count_drafts(self, choices: list[tuple[Sequence, Choice]]) -> None:
         """Count the drafts of a step. choices: of each sequence one, and another for each draft that was right."""
@@ -287,15 +309,16 @@ class EngineCore:
                 self._counters.accepted_draft_tokens += right
                 sequence.verified(right)
 
-    def _accept(self, sequence: Sequence, choice: Choice, now: float) -> None:
+    def _accept(self, sequence: Sequence, choice: Choice, now: float) -> bool:
+        """Append a token to its answer; return False where its grammar did not take it."""
         token_id = choice.token_id
         if not sequence.sampling.max_tokens:
             self._finish(sequence, "length", now)
-            return
+            return True
         mask = sequence.sampling.token_mask
         if mask is not None and (self._clock() > self._grammars_until or not mask.accept(token_id)):
             sequence.num_computed -= 1  # its last token is computed again, and the next one chosen by the same number
-            return
+            return False
         sequence.append(token_id)
         self._counters.generation_tokens += 1
         if sequence.first_token_at is None:
@@ -311,6 +334,7 @@ class EngineCore:
         elif sequence.unsent_text and sequence.generation.streaming:
             if now - sequence.last_push >= STREAM_INTERVAL:
                 sequence.generation.push(sequence.take_piece(now))
+        return True
 
     def _reject(self, sequence: Sequence) -> None:
         """Fail a sequence whose logits are not finite; what it has computed, and the cause, are not found again."""

@@ -147,19 +147,21 @@ class Sequence:
     def ready(self) -> bool:
         """Whether its next token can be chosen without a wait for its grammar."""
         mask = self.sampling.token_mask
-        return mask is None or mask.ready
+        return mask is None or (mask.quick if self.pending else mask.ready)
 
     @property
     def mask_seconds(self) -> float:
         """By how many seconds its grammar is likely to lengthen a step."""
         mask = self.sampling.token_mask
-        return 0.0 if mask is None else mask.step_seconds
+        if mask is None:
+            return 0.0
+        return mask.usual_seconds if self.pending else mask.step_seconds
 
     @property
     def mask_spent(self) -> float:
-        """The seconds that its grammar has taken so far."""
+        """The seconds that its grammar has taken so far, with those that a token on its way is likely to take."""
         mask = self.sampling.token_mask
-        return 0.0 if mask is None else mask.spent
+        return 0.0 if mask is None else mask.spent + self.pending * mask.usual_seconds
 
     @property
     def remaining(self) -> int:

@@ -103,8 +103,13 @@ class GrammarMask:
     def ready(self) -> bool:
         """Whether the next mask is there, or is likely to be by the time that a step needs it."""
         if self._next is not None and not self._next.done():
-            return self._last <= SLOW_SECONDS and not self._late
+            return self.quick
         return not (self._late and self._shared.locked())
+
+    @property
+    def quick(self) -> bool:
+        """Whether the mask after a token that is not accepted yet is likely to be there by the time a step needs it."""
+        return self._last <= SLOW_SECONDS and not self._late
 
     @property
     def late(self) -> bool:
@@ -116,6 +121,11 @@ class GrammarMask:
         """By how many seconds the answer is likely to lengthen a step: of its next mask, and of accepting its token."""
         there = self._next is None or self._next.done()
         return self._accepting + (0.0 if there else self._waited)
+
+    @property
+    def usual_seconds(self) -> float:
+        """The same where the token before that mask is not accepted yet."""
+        return self._accepting + self._waited
 
     @property
     def spent(self) -> float:

@@ -17,8 +17,16 @@ class TokenMask(Protocol):
         """Whether `bitmask` will not take long; until then the sequence sits steps out."""
 
     @property
+    def quick(self) -> bool:
+        """Whether `bitmask` will not take long soon after a token that is not accepted yet."""
+
+    @property
     def step_seconds(self) -> float:
         """By how many seconds the sequence is likely to lengthen a step, beside what it computes."""
+
+    @property
+    def usual_seconds(self) -> float:
+        """The same of the step after one whose token is not accepted yet."""
 
     @property
     def spent(self) -> float:

@@ -56,13 +56,21 @@ class ScriptedRunner:
 
 
 class LaunchingRunner(ScriptedRunner):
-    """The same for steps that are launched one ahead. on_collect: called with the step whose tokens are read."""
+    """The same for steps that are launched one ahead.
+
+    on_collect: called with the step whose tokens are read; on_choose: with the one whose tokens are to be chosen.
+    """
 
     ahead = 1
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.on_collect = lambda launched: None
+        self.on_collect = self.on_choose = lambda launched: None
+
+    def run(self, plan):
+        launched = self.launch(plan)
+        launched.choose()
+        return [(sequence, choice) for sequence, _, choice in launched.collect()]
 
     def launch(self, plan):
         self.on_run(plan)
@@ -76,6 +84,9 @@ class ScriptedStep:
 
     def __init__(self, runner, sequences):
         self.runner, self.sequences = runner, sequences
+
+    def choose(self):
+        self.runner.on_choose(self)
 
     def collect(self):
         self.runner.on_collect(self)

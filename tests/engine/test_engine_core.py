@@ -298,8 +298,8 @@ def test_a_shared_block_that_is_not_finite_is_not_found_again():
 class Grammar:
     """Follows a script of allowed tokens, and raises `error` beyond it."""
 
-    ready = True
-    step_seconds = spent = 0.0
+    ready = quick = True
+    step_seconds = usual_seconds = spent = 0.0
 
     def __init__(self, *tokens, error=None):
         self.left, self.taken = list(tokens), []
@@ -340,6 +340,8 @@ class Slow(Grammar):
         self.asked += 1
         return self.ready_now
 
+    quick = ready
+
 
 def test_a_row_without_its_mask_sits_steps_out():
     """Others go on meanwhile, those that come later too; once it is there, the row goes on."""
@@ -366,7 +368,8 @@ class Heavy(Grammar):
 
     def __init__(self, *tokens, seconds):
         super().__init__(*tokens)
-        self.step_seconds, self.spent = seconds, 0.0
+        self.step_seconds = self.usual_seconds = seconds
+        self.spent = 0.0
 
     def accept(self, token_id):
         self.spent += self.step_seconds
@@ -448,6 +451,8 @@ def test_an_engine_that_waits_for_masks_alone_is_not_idle(monkeypatch):
     slow = core.come(max_tokens=3, token_mask=mask, timeout=50.0)
     core.run(1)
     mask.ready_now = False
+    core.run(1)  # reads a step that was launched ahead, or waits already
+    pauses.clear()
     assert core.run(5) == 5
     assert pauses == [GRAMMAR_PAUSE] * 5
     core.now += 100.0
@@ -802,24 +807,49 @@ def test_the_next_step_is_launched_before_the_tokens_of_the_last_are_read():
 
 
 @one_ahead
-@pytest.mark.parametrize(
-    ("params", "order"),
-    [
-        ({"presence_penalty": 1.0}, ["launch", "launch", "read", "launch", "read", "read"]),
-        ({"token_mask": Grammar(0, 0, 0)}, ["launch", "read"] * 3),
-    ],
-    ids=["penalty", "grammar"],
-)
-def test_a_grammar_alone_is_told_of_a_token_before_the_next_step(params, order):
-    """A penalty depends on the last token too, and is applied where that is: its step is launched ahead."""
-    core = Core()
-    found = []
+def test_a_grammar_is_told_of_a_token_while_the_next_step_is_computed():
+    """Which is launched before; its token is chosen once the grammar knows the last one."""
+    core, mask, found = Core(), Grammar(0, 0, 0), []
     core.runner.on_run = lambda plan: found.append("launch")
-    core.runner.on_collect = lambda launched: found.append("read")
-    submitted = core.come(max_tokens=3, **params)
+    core.runner.on_choose = lambda launched: found.append(f"choose after {len(mask.taken)}")
+    submitted = core.come(max_tokens=3, token_mask=mask)
     core.run()
-    assert found == order
+    assert found == ["launch", "choose after 0", "launch", "choose after 1", "launch", "choose after 2"]
     assert outcome(submitted).output_tokens == 3
+    core.assert_clean()
+
+
+@one_ahead
+def test_what_is_computed_with_a_token_that_its_grammar_did_not_take_does_not_count():
+    """The step in flight chose another token for it, which nobody gets; others of the step keep theirs."""
+    core, mask = Core(), Late(0, 0, 0)
+    mask.looks = 2  # the first token is taken, and then every third
+    late, other = core.come(max_tokens=3, token_mask=mask), core.come(max_tokens=9)
+    computed = []
+    core.runner.on_run = lambda plan: computed.extend(s.num_computed for s, _ in plan.rows if s is late)
+    core.run()
+    first = late.num_prompt
+    assert computed == [0, *[first, first + 1] * 3, first + 1, first + 1]  # the last token has none behind it
+    assert lengths([late, other]) == [3, 9]
+    core.assert_clean()
+
+
+@one_ahead
+def test_tokens_that_cannot_be_chosen_are_computed_again_in_halves():
+    """As after a step that cannot be launched: only the sequence at fault fails, and no token is lost."""
+    core = Core(max_num_seqs=3)
+    bad, *good = (core.come(max_tokens=5, token_mask=mask) for mask in (Grammar(*[0] * 5), Grammar(*[0] * 5), None))
+    core.run(3)
+
+    def fail(launched):
+        if any(sequence is bad for sequence, _ in launched.sequences):
+            raise ValueError("no")
+
+    core.runner.on_choose = fail
+    core.run()
+    assert isinstance(outcome(bad), ModelError)
+    assert lengths(good) == [5, 5]
+    core.assert_clean()
 
 
 @one_ahead

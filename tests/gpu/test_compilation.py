@@ -26,8 +26,8 @@ LIMITS = {"max_num_batched_tokens": 1024, "max_num_seqs": 16}
 class EveryToken:
     """A grammar that allows every token."""
 
-    ready = True
-    step_seconds = spent = 0.0
+    ready = quick = True
+    step_seconds = usual_seconds = spent = 0.0
 
     def __init__(self, vocabulary):
         self._words = np.full(-(-vocabulary // 32), -1, dtype=np.int32)

@@ -18,7 +18,7 @@ from engine.model.cuda.sampling import Sampler, adjust_rows, allow_tokens, is_ra
 from engine.model.cuda.sampling_kernels import HEAD
 from engine.model.sampler import to_device
 from engine.model.scoring import log_probabilities_in_parts
-from engine.schedule.sequence import Sequence
+from engine.schedule.sequence import Phase, Sequence
 
 # Of the rows that `Chooser.check` samples: temperature, top_k, top_p, min_p, and whether there is a grammar.
 GREEDY, PLAIN = (0.0, 0.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 0.0, 0.0)
@@ -149,7 +149,7 @@ class Chooser:
                 continue
             if sequence.adjustments is not None:
                 adjusted.append((row, sequence))
-            if sequence.sampling.token_mask is not None:
+            if sequence.sampling.token_mask is not None and sequence.phase is not Phase.FINISHED:
                 masked.append(row)
                 words.append(np.ascontiguousarray(sequence.sampling.token_mask.bitmask()).view(np.int32).ravel())
         device = self.logits.device

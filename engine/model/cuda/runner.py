@@ -132,7 +132,9 @@ class CudaRunner:
 
     def run(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
         """Compute one step; return the choice of each row whose tokens are all computed. Appends no tokens."""
-        return [(sequence, choice) for sequence, _, choice in self.launch(plan).collect()]
+        launched = self.launch(plan)
+        launched.choose()
+        return [(sequence, choice) for sequence, _, choice in launched.collect()]
 
     def logits(self, sequence: Sequence) -> Tensor:
         """Return the logits [1, vocabulary] after the whole prompt of a sequence that holds a row and blocks."""

@@ -48,17 +48,25 @@ InsertImages = Callable[[Tensor], None]
 MOST_WARM_UPS = 32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Launched:
     """A step that the device computes. sequences: those that sample a token, with the order of their start.
 
-    arrived: waits until the device has done it; scores: the prompts whose tokens it scores.
+    arrived: waits until the device has done it; scores: the prompts whose tokens it scores; sample: launches the
+    sampler where that is still to be done; returns the tokens on their way, and what waits for them.
     """
 
     sequences: list[tuple[Sequence, int]]
     choices: Choices | None
     arrived: Callable[[], None]
     scores: Scores | None = None
+    sample: Callable[[], tuple[Choices, Callable[[], None]]] | None = None
+
+    def choose(self) -> None:
+        """Launch the sampler, if the step has been launched without it."""
+        if self.sample is not None:
+            sample, self.sample = self.sample, None
+            self.choices, self.arrived = sample()
 
     def collect(self) -> list[tuple[Sequence, int, Choice]]:
         """Wait for the step; return each sequence with the order of its start at the launch, and its choice.
@@ -142,12 +150,13 @@ class FlatStep:
                 else:
                     states = self._compute(layout, insert_images, [row for span in spans for row in span.rows])
                 scores = self._launch_scores(spans, states) if spans else None
-                choices = None
-                if done:
-                    rows = self._bucket_of_rows(len(done))
-                    choices = self._chooser.choose(done, layout.views(self._device_inputs), rows)
+                # A grammar is told of the tokens before first, while the device computes.
+                waits = any(sequence.pending and sequence.sampling.token_mask is not None for sequence in done)
+                choices = self._choices(done, layout) if done and not waits else None
                 self._arrived = self._streams.mark()
-                return Launched([(sequence, sequence.order) for sequence in done], choices, self._arrived, scores)
+                rows = [(sequence, sequence.order) for sequence in done]
+                sample = partial(self._sample, done, layout, replayed) if waits else None
+                return Launched(rows, choices, self._arrived, scores, sample)
         except BaseException:
             self.forget()  # new blocks of its sequences may not have reached the device's tables
             raise
@@ -189,6 +198,18 @@ class FlatStep:
         done = StepInputs(layout, staging.numpy()).fill(plan, self._tables)
         self._device_inputs[: layout.size].copy_(staging, non_blocking=True)
         return done
+
+    @torch.inference_mode()
+    def _sample(self, done: list[Sequence], layout: InputLayout, urgent: bool) -> tuple[Choices, Callable[[], None]]:
+        """Launch the sampler of the step that was launched last; return its tokens, and what waits for them."""
+        with self._streams.turn(urgent):
+            choices = self._choices(done, layout)
+            self._arrived = self._streams.mark()
+            return choices, self._arrived
+
+    def _choices(self, done: list[Sequence], layout: InputLayout) -> Choices:
+        rows = self._bucket_of_rows(len(done))
+        return self._chooser.choose(done, layout.views(self._device_inputs), rows)
 
     def _layout(self, tokens: int) -> InputLayout:
         return _layout(self._sizes, bucket_of(tokens))

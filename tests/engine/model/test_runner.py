@@ -242,8 +242,8 @@ def test_a_shared_prefix_of_a_thousand_tokens_is_not_copied(text_folder, maybe_k
 class Digits:
     """A grammar of three tokens out of `allowed`, then the end token."""
 
-    ready = True
-    step_seconds = spent = 0.0
+    ready = quick = True
+    step_seconds = usual_seconds = spent = 0.0
 
     def __init__(self, allowed, end, vocabulary):
         self.allowed, self.end, self.vocabulary, self.taken = allowed, end, vocabulary, []

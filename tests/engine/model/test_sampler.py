@@ -200,8 +200,8 @@ def test_a_row_that_is_not_finite_is_reported_and_the_others_are_drawn(value, ch
 class Allowing:
     """A grammar that allows a fixed set of tokens."""
 
-    ready = True
-    step_seconds = spent = 0.0
+    ready = quick = True
+    step_seconds = usual_seconds = spent = 0.0
 
     def __init__(self, *tokens, words=1):
         bits = np.zeros(words, dtype=np.uint32)

@@ -127,7 +127,8 @@ class Sampler:
                 number = min(float(numbers[row]), BELOW_ONE)
                 token = int(torch.searchsorted(sums, number * sums[-1], right=True))
             tokens[row] = token
-            finite[row] = int(logits[row].isfinite().all())
+            counted = logits[row][logits[row] != -torch.inf] if parameters[row, 4] else logits[row]
+            finite[row] = int(len(counted) > 0 and bool(counted.isfinite().all()))
             if slot >= 0:
                 last_tokens[slot] = token
 
@@ -153,8 +154,11 @@ def adjust_rows(logits, words, last_tokens, rows):
 
 
 def allow_tokens(logits, rows, words):
-    assert words.shape == (1, 1), "only the warm-up has a grammar"
-    logits[rows] = -torch.inf
+    bits = (words[:, :, None] >> torch.arange(32, dtype=torch.int32)) & 1
+    allowed = torch.zeros(len(rows), logits.shape[1], dtype=torch.bool)
+    known = bits.flatten(1)[:, : logits.shape[1]].bool()
+    allowed[:, : known.shape[1]] = known
+    logits[rows] = logits[rows].masked_fill(~allowed, -torch.inf)
 
 
 def put_in_place(monkeypatch):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -218,6 +219,62 @@ def test_penalties_of_steps_launched_ahead_give_the_answers_of_the_processor(tex
     assert len(set(expected)) == len(expected)
     crowded = Driver(*text_runner(text_folder), pool=BlockPool(1 + 8), max_num_seqs=4)
     assert answers_of(crowded, params) == expected
+    assert crowded.counters.preemptions
+
+
+class Chain:
+    """A grammar that allows other tokens after each token of the answer. every: of its tokens, the one that it takes.
+
+    What it does not take is to be chosen again, by the same mask.
+    """
+
+    ready = quick = True
+    step_seconds = usual_seconds = spent = 0.0
+
+    def __init__(self, vocabulary, every=1):
+        self.vocabulary, self.every, self.state, self.asked = vocabulary, every, 1, 0
+
+    def allowed(self):
+        """Return whether each token is allowed next."""
+        return (np.arange(self.vocabulary) + self.state) % 5 == 0
+
+    def bitmask(self):
+        """Return one bit for each token."""
+        bits = np.zeros(-(-self.vocabulary // 32) * 32, dtype=bool)
+        bits[: self.vocabulary] = self.allowed()
+        return np.packbits(bits, bitorder="little").view(np.int32)
+
+    def accept(self, token_id):
+        """Go on, unless it is not one to be taken."""
+        assert self.allowed()[token_id]
+        self.asked += 1
+        if self.asked % self.every:
+            return False
+        self.state = (31 * self.state + token_id) % 1009
+        return True
+
+    def prepare(self):
+        """It is always there."""
+
+
+def test_grammars_of_steps_launched_ahead_give_the_answers_of_the_processor(text_folder, torch_kernels):
+    """Whichever tokens they take; with penalties too, beside rows without any, and preempted."""
+    kinds = (1, {}), (1, {"frequency_penalty": 0.7}), (3, {}), (2, {"repetition_penalty": 1.4}), (None, {})
+    loaded = load_model(text_spec(text_folder), lambda progress: None)
+
+    def params():
+        for every, more in kinds:
+            yield more if every is None else more | {"token_mask": Chain(loaded.vocab_size, every)}
+
+    config = EngineConfig(max_num_seqs=4)
+    processor = make_runner(loaded.model, FULL, config, CONTEXT, lambda progress: None)
+    expected = answers_of(Driver(loaded, processor), params())
+    loaded, cuda = text_runner(text_folder)
+    assert answers_of(Driver(loaded, cuda, max_num_seqs=4, max_num_batched_tokens=16), params()) == expected
+    assert expected[0] == expected[2]
+    assert len(set(expected)) == len(expected) - 1
+    crowded = Driver(loaded, cuda, pool=BlockPool(1 + 8), max_num_seqs=4)
+    assert answers_of(crowded, params()) == expected
     assert crowded.counters.preemptions
 
 

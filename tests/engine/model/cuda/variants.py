@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import torch
 
 from engine.schedule.adjustments import Adjustments
+from engine.schedule.sequence import Phase
 from engine.types import SamplingParams
 from tests.engine.model.cuda.compile_kernels import ROOT, CompilingDriver, compiling
 
@@ -70,6 +71,7 @@ def ask(row, sampling):
     """Have a row sampled by parameters of `kinds`."""
     row.sampling, row.adjustments = sampling, sampling.adjustments
     row.biases = () if row.adjustments is None else (row.adjustments.bias_ids, row.adjustments.biases)
+    row.phase = Phase.RUNNING
     row.adjusts_logits = sampling.token_mask is not None or row.adjustments is not None
 
 
