@@ -100,12 +100,15 @@ class EngineLoop:
                     self.core = self._make_core()
 
     def _work(self, core: EngineCore) -> None:
+        unchecked = True
         while not self._ending:
             self._wake.clear()
             self.beat = self._clock()
-            if not core.step():
-                core.check_idle()
-                self._wake.wait(IDLE_BEAT)
+            if core.step():
+                unchecked = True
+            elif not self._wake.wait(IDLE_BEAT) and unchecked:
+                core.check_idle()  # not at once: it takes milliseconds, and the next request may be here already
+                unchecked = False
 
     def _on_loop_death(self, core: EngineCore, error: BaseException) -> None:
         """Fail all requests of the dead loop, and decide whether it restarts."""

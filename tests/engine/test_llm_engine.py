@@ -14,6 +14,7 @@ import torch
 
 from engine.admission import prefix_keys
 from engine.cores import Cores
+from engine.engine_core import EngineCore
 from engine.engine_loop import DEATHS_WINDOW
 from engine.errors import (
     ContextTooLong,
@@ -659,6 +660,19 @@ def test_inconsistent_accounting_restarts_an_idle_engine(start):
     wait_until(lambda: engine.stats().engine_restarts_total == 1)
     assert engine.submit(ask()).result().output_tokens == 8
     assert engine._room.num_in_flight() == 0
+
+
+def test_an_idle_engine_checks_its_accounting_once_and_not_before_a_beat(start, monkeypatch):
+    """The check takes milliseconds, and where requests come one after the other the next one would wait for it."""
+    checks, beat = [], threading.Event()
+    monkeypatch.setattr("engine.engine_loop.IDLE_BEAT", 0.01)
+    monkeypatch.setattr(EngineCore, "check_idle", lambda core: checks.append(len(core.scheduler.running)))
+    engine = start()
+    for done in (1, 2):
+        engine.submit(ask()).result()
+        wait_until(lambda done=done: len(checks) >= done)
+        beat.wait(0.1)
+    assert checks in ([0, 0], [0, 0, 0])  # the first may be from before the first request
 
 
 # --- start ---
