@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from operator import add as plus
 from typing import Any
 
@@ -28,7 +29,7 @@ USERS_A_DAY = 1_000  # of each account
 OTHERS = "(others)"
 NAMED = ("key:", "jwt:")
 FORGET_SECONDS = 300.0  # for one statement that deletes
-AT_ONCE = 400  # values or rows in one statement
+AT_ONCE = 400  # values in one statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +104,17 @@ def _move(connection: Connection, journal: str, before: int, after: int) -> bool
 
 
 def _add_rows(connection: Connection, table: Table, rows: Mapping[Key, Figures]) -> None:
-    names = [column.name for column in table.primary_key]
+    names = [*(column.name for column in table.primary_key), *FIGURES]
     # In the order of their keys, in which all copies lock rows.
-    values = [dict(zip((*names, *FIGURES), (*key, *figures), strict=True)) for key, figures in sorted(rows.items())]
-    for part in _parts(values, AT_ONCE // 8):
-        statement = _insert(connection)(table).values(part)
-        sums = {name: table.c[name] + statement.excluded[name] for name in FIGURES}
-        connection.execute(statement.on_conflict_do_update(index_elements=names, set_=sums))
+    values = [dict(zip(names, (*key, *figures), strict=True)) for key, figures in sorted(rows.items())]
+    if values:
+        connection.execute(_summing(_insert(connection), table), values)
 
 
 def _name(connection: Connection, names: Mapping[str, tuple[str, int]]) -> None:
     values = [{"account": account, "name": name, "at": at} for account, (name, at) in sorted(names.items())]
-    for part in _parts(values, AT_ONCE // 8):
-        statement = _insert(connection)(USAGE_ACCOUNTS).values(part)
-        latest = {"name": statement.excluded.name, "at": statement.excluded.at}
-        changed = (USAGE_ACCOUNTS.c.name != statement.excluded.name) | (USAGE_ACCOUNTS.c.at < statement.excluded.at)
-        connection.execute(statement.on_conflict_do_update(index_elements=["account"], set_=latest, where=changed))
+    if values:
+        connection.execute(_naming(_insert(connection)), values)
 
 
 def _bounded(connection: Connection, sums: Sums, bounds: Bounds) -> Sums:
@@ -184,6 +180,26 @@ def _known(connection: Connection, table: Table, here: Any, name: str, values: I
 
 def _parts(values: list[Any], size: int) -> Iterable[list[Any]]:
     return (values[at : at + size] for at in range(0, len(values), size))
+
+
+# One statement for any number of rows, so that SQLAlchemy compiles it once: that takes milliseconds.
+
+
+@cache
+def _summing(insert: Any, table: Table) -> Any:
+    """Return the statement that adds the figures of a row to those of its key."""
+    statement = insert(table)
+    sums = {name: table.c[name] + statement.excluded[name] for name in FIGURES}
+    return statement.on_conflict_do_update(index_elements=[*table.primary_key], set_=sums)
+
+
+@cache
+def _naming(insert: Any) -> Any:
+    """Return the statement that keeps the latest name of an account."""
+    statement = insert(USAGE_ACCOUNTS)
+    latest = {"name": statement.excluded.name, "at": statement.excluded.at}
+    changed = (USAGE_ACCOUNTS.c.name != statement.excluded.name) | (USAGE_ACCOUNTS.c.at < statement.excluded.at)
+    return statement.on_conflict_do_update(index_elements=["account"], set_=latest, where=changed)
 
 
 def _insert(connection: Connection) -> Any:
