@@ -18,7 +18,7 @@ from functools import partial
 from flask import Request
 
 from config import Settings
-from edge import caller, failover, turns
+from edge import caller, failover, in_service
 from edge.authentication import Authenticator, credential
 from edge.rate_limit import OverBudget, Quota, RateLimiter
 from edge.ready_made import ReadyMade, Refused, Sentences
@@ -185,7 +185,7 @@ class Gate:
         return None if error is None else self._refuse(case, error, quota, models[0] if len(models) == 1 else None)
 
     def _crowded(self, client: str) -> RetryLater | None:
-        return Overloaded(BUSY, math.ceil(turns.PATIENT)) if self._line_is_full(client) else None
+        return Overloaded(BUSY, math.ceil(in_service.PATIENT)) if self._line_is_full(client) else None
 
     def _refuse(
         self, case: Refused, error: ServiceError, quota: Quota | None = None, backend: Backend | None = None

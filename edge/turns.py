@@ -6,10 +6,7 @@ requests would not be done any sooner. So a request is given a thread with its t
 waits, and takes one again before it goes on.
 
 A turn goes to the client with the fewest requests in service, so that the hundred of one are not in front of the one of
-another. Where the models compute on the cores of these threads, that is not enough: all work for a client with many
-times the requests of the others lengthens their answers, and is better not begun while they are served. That is so of
-many at once, and of many one after the other as well, each of which is over before the next one comes: a client that
-had many times the requests of the others lately begins no more while one of theirs is in service.
+another. Whether a request is better not begun yet, `in_service` tells.
 
 Who has waited for PATIENCE seconds goes on beside those that have a turn, a few at once as well; and no thread waits
 for longer than LONGEST seconds more, whatever holds the others up. A request that has no thread yet is not begun
@@ -21,11 +18,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, KeysView
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+
+from edge.in_service import PATIENT, InService
 
 AT_ONCE = 2  # on more than one core
 PATIENCE = 0.5  # seconds
@@ -33,12 +31,6 @@ LATE_AT_ONCE = 2
 LONGEST = 5.0
 GIVEN_UP_AT_ONCE = 128  # each costs the polling thread some tenths of a millisecond
 LAST_PART = 0.02  # seconds that the last part of a stream waits for a turn: its client sees a pause
-MANY = 4  # requests in service; fewer are never too many for one client
-OFTEN = 16  # requests begun lately; likewise
-TIMES = 4  # too many are so many times what the others have, or had, on average
-LATELY = 1.0  # seconds, after which requests that were begun count half
-COURTESY = 0.3  # seconds that a request waits for the others' sake while its client has many in service
-PATIENT = 2.0  # the same, unless told otherwise, while its client had many begun lately
 BEGIN_WITHIN = 30.0  # seconds, unless told otherwise
 
 
@@ -47,7 +39,8 @@ class Turns:
 
     late: how many go on without one; longest: seconds after which no thread waits for that; begin_within: seconds after
     which a request without a thread is given up. shares_cores: whether a model computes on this process's cores, asked
-    with a lock held. patient: seconds for which who had many waits for the others' sake.
+    with a lock held. patient: seconds for which who had many waits for the others' sake. on_free: called, with no lock
+    held, when a turn is given back that nobody waits for; it may not wait.
     """
 
     def __init__(
@@ -60,9 +53,11 @@ class Turns:
         clock: Callable[[], float] = time.monotonic,
         patient: float = PATIENT,
         begin_within: float = BEGIN_WITHIN,
+        on_free: Callable[[], None] = lambda: None,
     ) -> None:
-        self._service = _InService(at_once, shares_cores, clock, patient)
-        first, second = _Line(at_once, patience, self._service, clock), _Line(late, longest, self._service, clock)
+        self._service = InService(at_once, shares_cores, clock, patient)
+        first = _Line(at_once, patience, self._service, clock, on_free)
+        second = _Line(late, longest, self._service, clock)
         self._lines, self._patience = (first, second), (patience, max(0.0, begin_within - patience))
 
     def begin(
@@ -88,6 +83,11 @@ class Turns:
         """Return how many requests of a client are in service or wait for a turn, of those that are light or not."""
         with self._service.lock:
             return self._service.number_of(client, light)
+
+    @property
+    def free(self) -> bool:
+        """Whether a request that begins now has its turn at once, without going on beside those that have one."""
+        return self._lines[0].free > 0
 
     def hasten(self) -> None:
         """Let those go on that have waited long enough to begin; to be called from time to time."""
@@ -119,111 +119,6 @@ class Turns:
             return self._service.courtesy(client, light)
 
 
-class _InService:
-    """The requests in service by client, also those that wait for a turn. lock: guards all and the lines."""
-
-    def __init__(
-        self, at_once: int, shares_cores: Callable[[], bool], clock: Callable[[], float], patient: float
-    ) -> None:
-        self.lock = threading.Lock()
-        self._at_once, self._shares_cores, self._patient = at_once, shares_cores, patient
-        self._counts: Counter[str] = Counter()
-        self._heavy: Counter[str] = Counter()  # those of them that are not light
-        self._total = 0
-        self._begun = _Lately(clock)
-
-    def enter(self, client: str, light: bool) -> None:
-        with self.lock:
-            self._counts[client] += 1
-            self._total += 1
-            if not light:
-                self._heavy[client] += 1
-                self._begun.count(client)
-
-    def leave(self, client: str, light: bool) -> None:
-        with self.lock:
-            self._total -= 1
-            _count_down(self._counts, client)
-            if not light:
-                _count_down(self._heavy, client)
-
-    # --- with the lock held ---
-
-    def number(self, client: str) -> int:
-        return self._counts[client]
-
-    def number_of(self, client: str, light: bool) -> int:
-        return self._counts[client] - self._heavy[client] if light else self._heavy[client]
-
-    def courtesy(self, client: str, light: bool) -> float:
-        own = self._counts[client]
-        others = len(self._counts) - (own > 0)
-        if not light and self._had_many(client) and self._shares_cores():
-            return self._patient
-        return COURTESY if others and _are_many(own, self._total, others) and self._shares_cores() else 0.0
-
-    def _had_many(self, client: str) -> bool:
-        """Return whether a client had its part lately. Between the others' requests it begins as many as have turns.
-
-        What the others have in service counts as theirs lately, too, however long ago it was begun.
-        """
-        begun = self._begun.of(client)
-        if begun < OFTEN:
-            return False
-        own, total = self._heavy[client], self._heavy.total()
-        others = len(self._begun.clients | self._heavy.keys()) - 1
-        if begun * others < TIMES * (self._begun.total - begun + total - own):
-            return False
-        return total > own or (self._begun.total > begun and own >= self._at_once)
-
-
-def _count_down(counts: Counter[str], client: str) -> None:
-    counts[client] -= 1
-    if not counts[client]:
-        del counts[client]
-
-
-def _are_many(own: int, total: int, others: int) -> bool:
-    """Return whether a client has many of all, and many times what so many others have on average."""
-    return own >= MANY and own * others >= TIMES * (total - own)
-
-
-class _Lately:
-    """How many requests each client has begun lately; every LATELY seconds half of them are forgotten."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._counts: Counter[str] = Counter()
-        self.total, self._halved = 0, clock()
-
-    @property
-    def clients(self) -> KeysView[str]:
-        """Who has begun any."""
-        return self._counts.keys()
-
-    def count(self, client: str) -> None:
-        self._forget()
-        self._counts[client] += 1
-        self.total += 1
-
-    def of(self, client: str) -> int:
-        self._forget()
-        return self._counts[client]
-
-    def _forget(self) -> None:
-        times, self._halved = _passed(self._halved, self._clock())
-        if times and self.total:
-            left = ((client, number >> times) for client, number in self._counts.items())
-            self._counts = Counter({client: number for client, number in left if number})
-            self.total = self._counts.total()
-
-
-def _passed(since: float, now: float) -> tuple[int, float]:
-    """Return how many whole times LATELY has passed, and when the last of them ended."""
-    times = max(0, int((now - since) / LATELY))
-    return times, since + times * LATELY
-
-
 @dataclass(slots=True, eq=False)
 class _Waiter:
     """Who waits in a line. given: called, with no lock held, when its turn comes.
@@ -240,8 +135,15 @@ class _Waiter:
 class _Line:
     """So many turns, and those who wait for one, at most `patience` seconds."""
 
-    def __init__(self, turns: int, patience: float, service: _InService, clock: Callable[[], float]) -> None:
-        self.free = turns
+    def __init__(
+        self,
+        turns: int,
+        patience: float,
+        service: InService,
+        clock: Callable[[], float],
+        on_free: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.free, self._on_free = turns, on_free
         self.borrowed: list[_Line] = []  # whose turns some of those that are not free are
         self._patience, self._service, self._clock = patience, service, clock
         self._waiters: list[_Waiter] = []
@@ -303,13 +205,13 @@ class _Line:
     def give_back(self) -> None:
         """Give the turn to the client with the fewest requests, the longest waiting one among equals."""
         with self._service.lock:
-            if not self._waiters:
+            waiter = self._next() if self._waiters else None
+            if waiter is None:
                 owner = self.borrowed.pop() if self.borrowed else self
                 owner.free += 1
-                return
-            waiter = self._next()
-            self._waiters.remove(waiter)
-        waiter.given()
+            else:
+                self._waiters.remove(waiter)
+        (owner._on_free if waiter is None else waiter.given)()
 
     def _next(self) -> _Waiter:
         """Return the waiter whose turn it is; hundreds of clients with a request each are not all looked at."""

@@ -2,8 +2,10 @@
 
 Where the models compute on the cores of the threads that serve requests, even a thread that only begins and waits takes
 time from the answers of the others. So such a request stays with the poller until others would not notice it any more,
-or for as long as courtesy asks, and until the poller looks again. What asks for an answer is refused from its head once
-LINE requests of its client wait: more would only wait longer. What is light waits in a line of its own, and shortly.
+or for as long as courtesy asks, and until the poller looks again. Between the others' requests it goes on once there is
+a turn for it: all that wait would go on at once else, and meet the next request of somebody else. What asks for an
+answer is refused from its head once LINE requests of its client wait: more would only wait longer. What is light waits
+in a line of its own, and shortly.
 """
 
 from __future__ import annotations
@@ -20,11 +22,16 @@ LINE = 32  # requests of one client, of each kind
 Courtesy = Callable[[str, bool], float]
 
 
+def _always() -> bool:
+    return True
+
+
 class HeldBack:
     """The connections whose requests wait. Used by the polling thread alone.
 
     courtesy: for how many seconds one more request of a client is to wait at most, given whether it is light;
-    hand_over: gives a thread a connection to serve, and counts its request; drop: ends one whose client has left.
+    hand_over: gives a thread a connection to serve, and counts its request; drop: ends one whose client has left;
+    free: whether one that is handed over need not wait for its turn.
     """
 
     def __init__(
@@ -33,8 +40,10 @@ class HeldBack:
         hand_over: Callable[[Connection], None],
         drop: Callable[[Connection], None],
         clock: Callable[[], float] = time.monotonic,
+        free: Callable[[], bool] = _always,
     ) -> None:
         self._courtesy, self._hand_over, self._drop, self._clock = courtesy, hand_over, drop, clock
+        self._free = free
         self._lines: dict[tuple[str, bool], deque[tuple[float, Connection]]] = {}  # with when they came
 
     def put(self, conn: Connection) -> None:
@@ -49,20 +58,31 @@ class HeldBack:
         else:
             self._lines.setdefault(line, deque()).append((self._clock(), conn))
 
+    def __bool__(self) -> bool:
+        """Return whether any request waits."""
+        return bool(self._lines)
+
     def full(self, client: str) -> bool:
         """Return whether so many requests of a client wait for answers that another one is to be refused."""
         return len(self._lines.get((client, False), ())) >= LINE
 
     def hand_on(self, everything: bool = False) -> None:
-        """Hand over what need not wait any longer; to be called when a request has ended, and from time to time."""
+        """Hand over what need not wait any longer.
+
+        To be called when a request has ended, when a turn is free, and from time to time.
+        """
         if not self._lines:
             return
         now = self._clock()
         for line, waiting in list(self._lines.items()):
-            while waiting and (everything or now - waiting[0][0] >= self._courtesy(*line)):
+            while waiting and (everything or self._goes_on(line, now - waiting[0][0])):
                 self._hand_over(waiting.popleft()[1])
             if not waiting:
                 del self._lines[line]
+
+    def _goes_on(self, line: tuple[str, bool], waited: float) -> bool:
+        courtesy = self._courtesy(*line)
+        return waited >= courtesy and (courtesy > 0 or self._free())
 
     def drop_who_left(self) -> None:
         """End what waits for answers to clients that have left; to be called from time to time.

@@ -32,8 +32,9 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.http.message import Request
 
 from edge import errors
+from edge.in_service import PATIENT
 from edge.route_table import MIB
-from edge.turns import AT_ONCE, BEGIN_WITHIN, PATIENT, Turn, Turns
+from edge.turns import AT_ONCE, BEGIN_WITHIN, Turn, Turns
 from engine.errors import BUSY, WAITED_TOO_LONG, DeadlineExceeded, Overloaded, StartError
 from engine.loading.control_groups import usable_cores
 from engine.thread_start import start_threads
@@ -182,12 +183,22 @@ class ServiceWorker(AcceptingWorker):
             shares_cores=self._models_compute_here,
             patient=min(PATIENT, self._queue_timeout / 2),
             begin_within=self._queue_timeout,
+            on_free=self._on_free_turn,
         )
-        self._held_back = HeldBack(self._turns.courtesy, self._hand_over, lambda conn: self._intake.drop(conn))
+        self._held_back = HeldBack(
+            self._turns.courtesy,
+            self._hand_over,
+            lambda conn: self._intake.drop(conn),
+            free=lambda: self._turns.free,
+        )
         self._probes = Probing(PROBES_AT_ONCE, self._probe)
         self._handing_over = threading.Lock()  # held while a request is given a thread
         if self.wsgi is not None:
             self.wsgi.extensions["services"].gate.ask_of_lines(self._held_back.full)
+
+    def _on_free_turn(self) -> None:
+        if self._held_back:
+            self.method_queue.defer(self._held_back.hand_on)
 
     @property
     def _queue_timeout(self) -> float:

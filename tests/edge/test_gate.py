@@ -11,10 +11,10 @@ from flask import Request
 
 from edge.authentication import TRIES_PER_MINUTE
 from edge.gate import GATED, NAMING_BYTES, arrival
+from edge.in_service import PATIENT
 from edge.ready_made import IDS_AT_ONCE, TEMPLATES
 from edge.request_head import read_head
 from edge.services import services
-from edge.turns import PATIENT
 from engine.errors import NotReady, Overloaded
 from engine.types import Status
 from keys.registry import Actor

@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 
 from edge import turns
-from edge.turns import COURTESY, LATELY, MANY, OFTEN, PATIENT, TIMES, Turns
+from edge.in_service import BETWEEN, COURTESY, LATELY, MANY, OFTEN, PATIENT, TIMES
+from edge.turns import Turn, Turns
 from tests.fakes import PATIENCE
 
 
@@ -105,6 +106,25 @@ def test_many_clients_with_a_request_each_are_not_all_looked_at(monkeypatch):
     monkeypatch.setattr(among._service, "number", lambda client: looked.append(client) or number_of(client))
     first.leave()
     assert [turn.client for turn in started] == looked == ["0"]
+
+
+def test_a_turn_that_nobody_waits_for_is_told_as_free():
+    """Once those who wait have had theirs, and where it was lent, once it is back; not the turns beside them."""
+    told = []
+    among = Turns(1, PATIENCE, late=1, on_free=lambda: told.append(among.free))
+    assert among.free
+    first = begun(among, "a")
+    assert not among.free
+    started = []
+    among.begin("b", started.append)
+    first.leave()
+    assert (told, among.free) == ([], False)
+    started[0].leave()
+    assert (told, among.free) == ([True], True)
+    beside = Turn(among._lines[1:], "c")
+    beside.take()
+    beside.leave()
+    assert told == [True]
 
 
 def test_an_error_ends_the_turn(pool):
@@ -379,14 +399,15 @@ def test_who_reads_a_stream_makes_nobody_wait():
     assert not clients.courtesy()
 
 
-def test_it_goes_on_between_the_requests_of_others_as_many_as_have_turns():
+@pytest.mark.parametrize("turns", [1, BETWEEN, BETWEEN + 1])
+def test_it_goes_on_between_the_requests_of_others_a_few_at_once(turns):
     """For the next one of the others would find all of them in service; where no others come, there is no bound."""
-    clients = OneByOne(turns=2)
+    clients = OneByOne(turns=turns)
     clients.serve("other", 1)
     clients.serve("many", OFTEN)
-    for _ in range(2):
+    for _ in range(max(BETWEEN, turns)):
         assert not clients.courtesy()
-        begun(clients.among, "many")
+        clients.among.begin("many", lambda turn: None)
     assert clients.courtesy() == PATIENT
     clients.now = LATELY  # the other's one request counts no longer
     assert not clients.courtesy()

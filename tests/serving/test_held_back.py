@@ -92,9 +92,25 @@ def test_only_so_many_go_on_as_others_do_not_notice(poller):
     assert poller.served == conns[:2]
 
 
+def test_who_waited_for_others_goes_on_one_after_the_other(poller):
+    """Once a turn is free for it; who has waited for as long as courtesy asks waits for that no longer."""
+    conns = [poller.come("many") for _ in range(3)]
+    poller.held._free = lambda: len(poller.served) < turns
+    poller.too_many.clear()
+    for turns in (0, 1, 1, 2):
+        poller.held.hand_on()
+        assert poller.served == conns[:turns]
+    poller.too_many.add("many")
+    poller.now = COURTESY
+    poller.held.hand_on()
+    assert poller.served == conns
+    assert not poller.held
+
+
 def test_at_the_end_all_are_served(poller):
     """A service that drains loses none of them."""
     conns = [poller.come("many"), poller.come("many")]
+    poller.held._free = lambda: False
     poller.held.hand_on(everything=True)
     assert poller.served == conns
 

@@ -20,8 +20,9 @@ from types import SimpleNamespace
 import pytest
 from gunicorn.workers.gthread import ThreadWorker
 
+from edge.in_service import COURTESY, OFTEN, PATIENT
 from edge.route_table import ROUTES, Need
-from edge.turns import AT_ONCE, COURTESY, OFTEN, PATIENT, Turns
+from edge.turns import AT_ONCE, Turns
 from engine.cores import Cores
 from engine.errors import DeadlineExceeded, Overloaded
 from engine.types import ModelInfo
@@ -269,6 +270,30 @@ def test_a_request_that_cannot_be_ended_is_dropped(idle, caplog):
     conn = SimpleNamespace(sock=SimpleNamespace(end_request=end_request))
     idle.finish_request(conn, future)
     assert idle._intake.dropped == [conn]
+
+
+def test_a_request_that_is_held_back_goes_on_when_a_turn_is_free(idle):
+    """The thread that gives it back tells the polling one, if anything waits."""
+    too_many, sock = ["many"], SimpleNamespace(request_head=b"POST / HTTP/1.1", request=None, has_left=False)
+    deferred, served = [], []
+    idle._share_cores()
+    idle.method_queue = SimpleNamespace(defer=deferred.append)
+    idle._held_back._courtesy = lambda client, light: PATIENCE * (client in too_many)
+    idle._held_back._hand_over = served.append
+    turns = []
+    idle._turns.begin("other", turns.append)
+    while idle._turns.free:
+        idle._turns.begin("other", turns.append)
+    for turn in turns[1:]:
+        turn.leave()
+    assert deferred == []
+    conn = SimpleNamespace(asked_by="many", sock=sock)
+    idle.enqueue_req(conn)
+    too_many.clear()
+    turns[0].leave()
+    for hand_on in deferred:
+        hand_on()
+    assert (len(deferred), served) == (1, [conn])
 
 
 def test_a_request_that_is_held_back_goes_on_when_others_end(idle):
