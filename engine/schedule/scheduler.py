@@ -356,6 +356,7 @@ class Scheduler:
         self._of_clients.setdefault(sequence.request.client, []).append(sequence)
         self._next_deadline = min(self._next_deadline, sequence.waits_until)
         self._held[sequence.request.priority][sequence.request.client] += 1
+        self._shares.started(sequence)
 
     def _release(self, sequence: Sequence) -> list[int]:
         held, client = self._held[sequence.request.priority], sequence.request.client

@@ -9,9 +9,9 @@ A lone client is not held back, but while others come and go its steps are kept 
 for the one that is being computed.
 
 Equal shares of each step are unequal over time where a client has had all steps between the others' requests. So one
-with many times their sequences stands back while all others together have had less than it lately: its share is
-computed in one step of so many, by which its oldest answer goes on. Its interactive sequences and those of its batches
-are judged apart.
+with many times their sequences, or that has started many lately, stands back while all others together have had less
+than it lately: its share is computed in one step of so many, by which its oldest answer goes on. Its interactive
+sequences and those of its batches are judged apart.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class StepShares:
         self._overhead = overhead
         self._steps, self._steps_alone = 0, EXPECTED_FOR
         self._computed: Counter[Flow] = Counter()  # tokens of each lately
+        self._started: Counter[Flow] = Counter()  # sequences of each lately
 
     def limits(self, held: Mapping[Priority, Counter[str]], newcomer: Sequence | None) -> StepLimits:
         """Return the limits of the next step. held: slots of clients; newcomer: the first that starts in it."""
@@ -76,14 +77,19 @@ class StepShares:
             return StepLimits(alone=True)
         return StepLimits(self._overhead, ALONE * self._overhead, alone=True, exempt=exempt)
 
+    def started(self, sequence: Sequence) -> None:
+        """Count a sequence that has started."""
+        self._started[_flow(sequence)] += 1
+
     def count(self, decode: Iterable[Sequence], prefill: Iterable[tuple[Sequence, int]]) -> None:
         """Count what a step computes, for the shares of the next ones, unless no others are expected."""
         if self._steps_alone > EXPECTED_FOR:
             self._computed.clear()
+            self._started.clear()
             return
         self._steps += 1
         if not self._steps % LATELY:
-            self._computed = Counter({flow: tokens // 2 for flow, tokens in self._computed.items() if tokens > 1})
+            self._computed, self._started = _halved(self._computed), _halved(self._started)
         for sequence in decode:
             self._computed[_flow(sequence)] += 1
         for sequence, tokens in prefill:
@@ -99,17 +105,24 @@ class StepShares:
         """Return what has many sequences, and has had more than all with few together. rows: the median client's."""
         if not self._steps % NOT_BACK:
             return frozenset()
-        most = max(MANY - 1, TIMES * rows)
-        many = [
-            (client, priority)
-            for priority in (Priority.INTERACTIVE, Priority.BATCH)
-            for client, count in held[priority].items()
-            if count > most
-        ]
+        many = self._with_many(held, rows)
         if not many:
             return frozenset()
         few = self._computed.total() - sum(self._computed[flow] for flow in many)
         return frozenset(flow for flow in many if self._computed[flow] > few)
+
+    def _with_many(self, held: Mapping[Priority, Counter[str]], rows: int) -> list[Flow]:
+        """Return what has many sequences, or has started many lately; both are more than the others have."""
+        counts = {
+            (client, priority): count
+            for priority in (Priority.INTERACTIVE, Priority.BATCH)
+            for client, count in held[priority].items()
+        }
+        most, most_started = max(MANY - 1, TIMES * rows), MANY - 1
+        if any(self._started[flow] > most_started for flow in counts):  # as hardly ever
+            started = sorted(self._started[flow] for flow in {*self._started, *counts})
+            most_started = max(most_started, TIMES * started[(len(started) - 1) // 2])
+        return [flow for flow, count in counts.items() if count > most or self._started[flow] > most_started]
 
 
 def divided(clients: Iterable[list[Sequence]], limits: StepLimits) -> tuple[list[Sequence], list[Sequence]]:
@@ -129,6 +142,10 @@ def divided(clients: Iterable[list[Sequence]], limits: StepLimits) -> tuple[list
         within += [sequence for sequence in beyond if sequence.request.priority is Priority.HIGH]
         beyond = [sequence for sequence in beyond if sequence.request.priority is not Priority.HIGH]
     return within, beyond
+
+
+def _halved(numbers: Counter[Flow]) -> Counter[Flow]:
+    return Counter({flow: number // 2 for flow, number in numbers.items() if number > 1})
 
 
 def _flow(sequence: Sequence) -> Flow:

@@ -112,6 +112,31 @@ def test_a_client_with_many_sequences_stands_back_while_others_have_had_less(tok
     assert len(within) + len(beyond) == sum(slots.values())
 
 
+@pytest.mark.parametrize(
+    ("started", "named"),
+    [
+        ({"a": MANY}, "a"),
+        ({"a": MANY - 1}, ""),
+        ({"a": MANY, "b": 2}, ""),  # not so many times as many as the median client
+        ({"a": 2 * TIMES + 1, "b": 2, "c": 2}, "a"),
+        ({"a": MANY, "b": MANY}, ""),  # both are alike
+        ({"gone": MANY}, ""),
+    ],
+)
+def test_a_client_that_has_started_many_lately_stands_back_as_well(started, named):
+    """However few of them run at once: what is over soon is work too. It is forgotten as what was computed is."""
+    shares = shares_after(a=9, b=8)
+    for client, many in started.items():
+        for _ in range(many):
+            shares.started(sequence(client))
+    slots = held(a=1, b=1)
+    assert shares.limits(slots, None).back == back(*named)
+    for _ in range(2 * LATELY):
+        shares.count([], [])
+    shares.count([], [(sequence("a"), 90)])
+    assert not shares.limits(slots, None).back
+
+
 def test_a_batch_stands_back_and_not_its_clients_chat():
     """They are judged apart: what the batch has had is not held against the chat."""
     shares = StepShares(8)
