@@ -281,7 +281,10 @@ class Scheduler:
     def _divided(self, limits: StepLimits) -> tuple[list[Sequence], list[Sequence]]:
         """Return the running sequences within their clients' shares, the oldest first, and those beyond them."""
         clients: Iterable[list[Sequence]] = self._of_clients.values()
-        if self._held[Priority.BATCH]:
+        if limits.pooled:
+            alone = [[s for s in sequences if s.request.priority is not Priority.BATCH] for sequences in clients]
+            clients = [*alone, [s for s in self.running if s.request.priority is Priority.BATCH]]
+        elif self._held[Priority.BATCH]:
             clients = [self._oldest_first([*sequences]) for sequences in clients]
         within, beyond = divided(clients, limits)
         return self._oldest_first(within), beyond
@@ -296,7 +299,16 @@ class Scheduler:
 
     def _modest(self, decode: list[Sequence], limits: StepLimits) -> list[Sequence]:
         """Return the sequences of clients that have no more than their share: drafts of others lengthen steps too."""
-        return [s for s in decode if not limits.beyond(s, len(self._of_clients[s.request.client]))]
+        return [s for s in decode if not limits.beyond(s, self._sharing(s, limits))]
+
+    def _sharing(self, sequence: Sequence, limits: StepLimits) -> int:
+        """Return how many sequences run that have one share with this one, which is among them."""
+        client, priority = sequence.request.client, sequence.request.priority
+        if not limits.pooled:
+            return len(self._of_clients[client])
+        if priority is Priority.BATCH:
+            return self._held[Priority.BATCH].total()
+        return self._held[Priority.INTERACTIVE][client] + self._held[Priority.HIGH][client]
 
     def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks, limits: StepLimits) -> list[Sequence]:
         """Start waiting sequences while there are slots, blocks and tokens; return those beyond their clients' share.
@@ -310,7 +322,7 @@ class Scheduler:
             self._start(sequence)
             if not self._on_start(sequence):
                 continue
-            if limits.beyond(sequence, len(self._of_clients[sequence.request.client])):
+            if limits.beyond(sequence, self._sharing(sequence, limits)):
                 beyond.append(sequence)
                 break
             if count := chunks.take(sequence):

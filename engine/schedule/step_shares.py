@@ -5,8 +5,11 @@ each computes as many sequences as the median client has. What one has beyond th
 step by an eighth at most, together with a share: half of what one client may cost the others, since its requests cost
 processor time too. Clients that are alike and those of high priority are not held back.
 
-A lone client is not held back, but while others come and go its steps are kept short, for a request that arrives waits
-for the one that is being computed.
+Batches, of however many clients, have the share of one client together while anything else runs: the sequences that
+started first go on, beside chats that hardly notice.
+
+A lone client is not held back, nor are batches by themselves, but while others come and go their steps are kept short,
+for a request that arrives waits for the one that is being computed.
 
 Equal shares of each step are unequal over time where a client has had all steps between the others' requests. So one
 with many times their sequences, or that has started many lately, stands back while all others together have had less
@@ -38,8 +41,8 @@ Flow = tuple[str, Priority]  # the sequences of a client with one priority
 class StepLimits:
     """The limits of one step. rows: sequences of each client that are computed in any case; tokens: of the whole step.
 
-    alone: one client has all slots, and nobody else starts; exempt: some that run are of high priority; back: whose
-    sequences are not computed in any case. None for no limit.
+    alone: one client, or batches, have all slots, and nobody else starts; exempt: some that run are of high priority; back: whose
+    sequences are not computed in any case; pooled: all batches have the share of one client. None for no limit.
     """
 
     rows: int | None = None
@@ -47,9 +50,10 @@ class StepLimits:
     alone: bool = False
     exempt: bool = False
     back: frozenset[Flow] = frozenset()
+    pooled: bool = False
 
     def beyond(self, sequence: Sequence, count: int) -> bool:
-        """Return whether a sequence is beyond its client's share, of which `count` sequences run up to this one."""
+        """Return whether a sequence is beyond a share, of which `count` sequences run up to this one."""
         return self.rows is not None and count > self.rows and sequence.request.priority is not Priority.HIGH
 
 
@@ -59,19 +63,27 @@ class StepShares:
     def __init__(self, overhead: int) -> None:
         self._overhead = overhead
         self._steps, self._steps_alone = 0, EXPECTED_FOR
+        self._steps_of_batches = EXPECTED_FOR  # since anything else ran
         self._computed: Counter[Flow] = Counter()  # tokens of each lately
         self._started: Counter[Flow] = Counter()  # sequences of each lately
 
     def limits(self, held: Mapping[Priority, Counter[str]], newcomer: Sequence | None) -> StepLimits:
         """Return the limits of the next step. held: slots of clients; newcomer: the first that starts in it."""
-        running, exempt = _running(held), bool(held[Priority.HIGH])
-        counts = list(running.values())
-        if newcomer is not None and newcomer.request.client not in running:
+        exempt, batches = bool(held[Priority.HIGH]), held[Priority.BATCH].total()
+        others = exempt or held[Priority.INTERACTIVE] or (newcomer is not None and not _in_batch(newcomer))
+        pooled = bool(batches and others)
+        if batches and not others and self._overhead and self._steps_of_batches < EXPECTED_FOR:
+            self._steps_of_batches += 1
+            return StepLimits(self._overhead, ALONE * self._overhead, alone=True, pooled=True)
+        self._steps_of_batches = 0 if pooled else EXPECTED_FOR
+        running = _running(held, pooled)
+        counts = [*running.values(), batches] if pooled else [*running.values()]
+        if newcomer is not None and newcomer.request.client not in running and not (pooled and _in_batch(newcomer)):
             counts.append(1)
         if len(counts) > 1:
             self._steps_alone = 0
             rows = sorted(counts)[(len(counts) - 1) // 2]
-            return StepLimits(rows, exempt=exempt, back=self._standing_back(held, rows))
+            return StepLimits(rows, exempt=exempt, back=self._standing_back(held, rows), pooled=pooled)
         self._steps_alone += 1
         if self._steps_alone > EXPECTED_FOR or not self._overhead:
             return StepLimits(alone=True)
@@ -128,7 +140,8 @@ class StepShares:
 def divided(clients: Iterable[list[Sequence]], limits: StepLimits) -> tuple[list[Sequence], list[Sequence]]:
     """Return the sequences within their clients' shares and those beyond them.
 
-    clients: the sequences of each, in the order of their starts, which each client's keep.
+    clients: the sequences of each, in the order of their starts, which each client's keep; those of batches by
+    themselves where these are pooled.
     """
     within, beyond = list[Sequence](), list[Sequence]()
     for sequences in clients:
@@ -152,10 +165,14 @@ def _flow(sequence: Sequence) -> Flow:
     return sequence.request.client, sequence.request.priority
 
 
-def _running(held: Mapping[Priority, Counter[str]]) -> Counter[str]:
-    """Return how many sequences each client runs."""
+def _in_batch(sequence: Sequence) -> bool:
+    return sequence.request.priority is Priority.BATCH
+
+
+def _running(held: Mapping[Priority, Counter[str]], pooled: bool) -> Counter[str]:
+    """Return how many sequences each client runs. pooled: without those of batches."""
     running = held[Priority.INTERACTIVE]
-    for other in (Priority.HIGH, Priority.BATCH):
+    for other in (Priority.HIGH,) if pooled else (Priority.HIGH, Priority.BATCH):
         if held[other]:
             running = running + held[other]
     return running
