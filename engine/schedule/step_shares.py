@@ -41,8 +41,9 @@ Flow = tuple[str, Priority]  # the sequences of a client with one priority
 class StepLimits:
     """The limits of one step. rows: sequences of each client that are computed in any case; tokens: of the whole step.
 
-    alone: one client, or batches, have all slots, and nobody else starts; exempt: some that run are of high priority; back: whose
-    sequences are not computed in any case; pooled: all batches have the share of one client. None for no limit.
+    alone: one client, or batches, have all slots, and nobody else starts; exempt: some that run are of high priority;
+    back: whose sequences are not computed in any case; pooled: all batches have the share of one client. None for no
+    limit.
     """
 
     rows: int | None = None

@@ -14,7 +14,7 @@ from engine.schedule.plan import Plan
 from engine.schedule.priority_queues import BATCH_EVERY
 from engine.schedule.scheduler import Scheduler
 from engine.schedule.sequence import Phase
-from engine.schedule.step_shares import NOT_BACK
+from engine.schedule.step_shares import EXPECTED_FOR, NOT_BACK
 from engine.schedule.waiting_room import WaitingRoom
 from tests.engine.sequences import sequence
 
@@ -617,6 +617,21 @@ class TestShares:
         assert set(floor.step().decode) == {*made["greedy"][:4], *made["a"], *made["b"]}  # (29 + 3) // 8 = 4
         for _ in range(3):  # it has had more now
             assert set(floor.step().decode) == {*made["greedy"][:2], *made["a"], *made["b"]}  # (29 + 2) // 8 - 1 = 2
+
+    def test_batches_of_many_clients_go_on_one_at_a_time_beside_a_chat(self):
+        """The one that started first; all of them once the chat is over and none is expected, a few until then."""
+        floor = Floor(slots=32, budget=128, overhead=4)
+        made = [floor.come(client, tokens=2, max_tokens=2000, batch=True) for client in "abcdefgh"]
+        floor.step()
+        assert floor.step().decode == made
+        chat = floor.come("i", tokens=2)
+        assert floor.step().prefill == [(chat, 2)]
+        for _ in range(3):
+            assert floor.step().decode == [made[0], chat]
+        floor.scheduler.finish(chat)
+        for _ in range(EXPECTED_FOR):
+            assert floor.step().decode == made[:4]
+        assert floor.step().decode == made
 
     def test_a_lone_client_is_not_held_back(self):
         """All its rows decode in every step, and again once the others have gone."""

@@ -181,3 +181,51 @@ def test_what_was_computed_long_ago_counts_for_less_and_less():
         shares.count([sequence("b")], [])
         steps += 1
     assert 2 * LATELY < steps < 4 * LATELY
+
+
+def batches(*clients, chats=0, high=0):
+    """Return the slots of batches of these clients, one each, beside those of somebody's chats."""
+    return {
+        Priority.HIGH: Counter(boss=high) if high else Counter(),
+        Priority.INTERACTIVE: Counter(chat=chats) if chats else Counter(),
+        Priority.BATCH: Counter(clients),
+    }
+
+
+@pytest.mark.parametrize(
+    ("slots", "newcomer"),
+    [
+        (batches(*"abcdefgh", chats=1), None),
+        (batches(*"abcdefgh", high=1), None),
+        (batches(*"abcdefgh"), sequence("chat")),
+        (batches(*"aaaaaaaa", chats=1), sequence("i", batch=True)),
+    ],
+    ids=["chat", "high priority", "a chat that starts", "a batch that starts"],
+)
+def test_batches_have_the_share_of_one_client_beside_anything_else(slots, newcomer):
+    """However many clients have sent them; the sequence that started first goes on."""
+    shares = StepShares(8)
+    limits = shares.limits(slots, newcomer)
+    assert (limits.pooled, limits.rows, limits.alone) == (True, 1, False)
+    assert shares.excess(limits, 2) == 0
+    assert limits.beyond(sequence("z", batch=True), 9)
+
+
+def test_batches_by_themselves_are_divided_among_their_clients():
+    """As chats are, where nothing else has run lately or steps have no fixed cost."""
+    for shares in (StepShares(8), StepShares(0)):
+        limits = shares.limits(batches("a", "a", "a", "b", "c"), None)
+        assert (limits.pooled, limits.rows, limits.alone, limits.tokens) == (False, 1, False, None)
+
+
+def test_steps_of_batches_are_short_while_others_come_and_go():
+    """A chat that comes waits for the step that is computed; not for ever, nor where a long one costs no more."""
+    shares, slots = StepShares(8), batches(*"abcdefgh")
+    shares.limits(batches(*"abcdefgh", chats=1), None)
+    for _ in range(EXPECTED_FOR):
+        limits = shares.limits(slots, None)
+        assert (limits.pooled, limits.rows, limits.tokens, shares.excess(limits, 9)) == (True, 8, 8 * ALONE, 0)
+    assert not shares.limits(slots, None).pooled
+    free = StepShares(0)
+    free.limits(batches(*"abcdefgh", chats=1), None)
+    assert not free.limits(slots, None).pooled
