@@ -13,13 +13,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from edge.gate import GATED
 from serving.connection import Connection
 
 LINE = 32  # requests of one client, of each kind
+PACE = 0.1  # seconds after which one more of a line goes on, also where all turns are taken
 
 Courtesy = Callable[[str, bool], float]
+_Key = tuple[str, bool]  # the client, and whether what waits is light
 
 
 def _always() -> bool:
@@ -44,19 +47,20 @@ class HeldBack:
     ) -> None:
         self._courtesy, self._hand_over, self._drop, self._clock = courtesy, hand_over, drop, clock
         self._free = free
-        self._lines: dict[tuple[str, bool], deque[tuple[float, Connection]]] = {}  # with when they came
+        self._lines: dict[_Key, _Line] = {}
 
     def put(self, conn: Connection) -> None:
         """Hand a connection over, at once or when its client no longer has too many."""
-        line = conn.asked_by, is_light(conn)
-        waiting = self._lines.get(line)
-        if waiting is None and not self._courtesy(*line):
+        key, now = (conn.asked_by, is_light(conn)), self._clock()
+        line = self._lines.get(key)
+        if line is None and not self._courtesy(*key):
             self._hand_over(conn)
-        elif waiting is not None and len(waiting) >= LINE:  # they came past the gate together
-            self._hand_over(waiting.popleft()[1])
-            waiting.append((self._clock(), conn))
-        else:
-            self._lines.setdefault(line, deque()).append((self._clock(), conn))
+            return
+        if line is None:
+            line = self._lines[key] = _Line(now)
+        elif len(line.waiting) >= LINE:  # they came past the gate together
+            self._hand_over(line.next(now))
+        line.waiting.append((now, conn))
 
     def __bool__(self) -> bool:
         """Return whether any request waits."""
@@ -64,7 +68,8 @@ class HeldBack:
 
     def full(self, client: str) -> bool:
         """Return whether so many requests of a client wait for answers that another one is to be refused."""
-        return len(self._lines.get((client, False), ())) >= LINE
+        line = self._lines.get((client, False))
+        return line is not None and len(line.waiting) >= LINE
 
     def hand_on(self, everything: bool = False) -> None:
         """Hand over what need not wait any longer.
@@ -74,29 +79,44 @@ class HeldBack:
         if not self._lines:
             return
         now = self._clock()
-        for line, waiting in list(self._lines.items()):
-            while waiting and (everything or self._goes_on(line, now - waiting[0][0])):
-                self._hand_over(waiting.popleft()[1])
-            if not waiting:
-                del self._lines[line]
+        for key, line in list(self._lines.items()):
+            while line.waiting and (everything or self._goes_on(key, line, now)):
+                self._hand_over(line.next(now))
+            if not line.waiting:
+                del self._lines[key]
 
-    def _goes_on(self, line: tuple[str, bool], waited: float) -> bool:
-        courtesy = self._courtesy(*line)
-        return waited >= courtesy and (courtesy > 0 or self._free())
+    def _goes_on(self, key: _Key, line: _Line, now: float) -> bool:
+        courtesy = self._courtesy(*key)
+        if now - line.waiting[0][0] < courtesy:
+            return False
+        return courtesy > 0 or self._free() or now - line.last >= PACE
 
     def drop_who_left(self) -> None:
         """End what waits for answers to clients that have left; to be called from time to time.
 
         What is light is done all the same: it may be meant to change something, as the stop of an answer is.
         """
-        for line, waiting in list(self._lines.items()):
-            _, light = line
-            left = [] if light else [one for one in waiting if one[1].sock.has_left]
+        for key, line in list(self._lines.items()):
+            _, light = key
+            left = [] if light else [one for one in line.waiting if one[1].sock.has_left]
             for one in left:
-                waiting.remove(one)
+                line.waiting.remove(one)
                 self._drop(one[1])
-            if not waiting:
-                del self._lines[line]
+            if not line.waiting:
+                del self._lines[key]
+
+
+@dataclass(slots=True)
+class _Line:
+    """The requests of one client that wait, with when they came. last: when one went on, or else the first came."""
+
+    last: float
+    waiting: deque[tuple[float, Connection]] = field(default_factory=deque)
+
+    def next(self, now: float) -> Connection:
+        """Take the first of them, which goes on now."""
+        self.last = now
+        return self.waiting.popleft()[1]
 
 
 def is_light(conn: Connection) -> bool:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from edge.request_head import read_head
-from serving.held_back import LINE, HeldBack
+from serving.held_back import LINE, PACE, HeldBack
 
 COURTESY = 0.5
 ASKS = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n"
@@ -94,7 +94,7 @@ def test_only_so_many_go_on_as_others_do_not_notice(poller):
 
 def test_who_waited_for_others_goes_on_one_after_the_other(poller):
     """Once a turn is free for it; who has waited for as long as courtesy asks waits for that no longer."""
-    conns = [poller.come("many") for _ in range(3)]
+    conns = [poller.come("many") for _ in range(4)]
     poller.held._free = lambda: len(poller.served) < turns
     poller.too_many.clear()
     for turns in (0, 1, 1, 2):
@@ -105,6 +105,17 @@ def test_who_waited_for_others_goes_on_one_after_the_other(poller):
     poller.held.hand_on()
     assert poller.served == conns
     assert not poller.held
+
+
+def test_who_waited_goes_on_also_where_others_take_every_turn(poller):
+    """One of a line in so much time, from the last one on that did."""
+    conns = [poller.come("many") for _ in range(3)]
+    poller.held._free = lambda: False
+    poller.too_many.clear()
+    for at, served in ((0.9, 0), (1.0, 1), (1.9, 1), (2.0, 2), (3.5, 3)):
+        poller.now = at * PACE
+        poller.held.hand_on()
+        assert poller.served == conns[:served]
 
 
 def test_at_the_end_all_are_served(poller):
