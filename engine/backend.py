@@ -211,9 +211,12 @@ class Generation:
             return Spent(self.prompt_tokens if self._pushed else 0, self._pushed)
 
     @property
-    def streaming(self) -> bool:
-        """True once a consumer reads the parts as they come; until then the engine may join them."""
-        return self._streaming
+    def reading(self) -> bool:
+        """True while a consumer reads the parts as they come; else the engine may join them.
+
+        Else the thousands of parts of clients that do not read would be visited by each full collection of garbage.
+        """
+        return self._streaming and not self._pieces
 
     @property
     def ready(self) -> bool:

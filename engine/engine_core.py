@@ -331,9 +331,8 @@ class EngineCore:
         reason = sequence.finish_reason(token_id, self._eos_token_ids)
         if reason is not None:
             self._finish(sequence, reason, now)
-        elif sequence.unsent_text and sequence.generation.streaming:
-            if now - sequence.last_push >= STREAM_INTERVAL:
-                sequence.generation.push(sequence.take_piece(now))
+        elif sequence.unsent_text and now - sequence.last_push >= STREAM_INTERVAL and sequence.generation.reading:
+            sequence.generation.push(sequence.take_piece(now))
         return True
 
     def _reject(self, sequence: Sequence) -> None:

@@ -60,9 +60,9 @@ def test_a_consumer_that_is_told_is_called_for_each_part_and_the_end():
     generation.push(Piece("a"))
     generation.tell(lambda: told.append(generation.ready))
     stream = generation.pieces()
-    assert (generation.streaming, generation.ready) == (True, True)
+    assert (generation.reading, generation.ready) == (False, True)
     assert [next(stream).text, next(stream).text] == ["a", ""]
-    assert not generation.ready
+    assert (generation.reading, generation.ready) == (True, False)
     generation.push(Piece("b"))
     generation.finish(DONE)
     assert told == [True, True]
@@ -200,7 +200,7 @@ def test_parts_are_read_in_the_order_in_which_they_come():
     first.push(Piece("a"))
     mailbox.add(1, first, streaming=True)
     mailbox.add(2, second, streaming=True)
-    assert first.streaming
+    assert first.reading
     second.push(Piece("b"))
     first.push(Piece("c"))
     first.finish(DONE)

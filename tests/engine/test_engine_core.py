@@ -503,8 +503,10 @@ def test_streamed_pieces_joined_are_the_whole_answer(monkeypatch):
     submitted = core.come(max_tokens=9, logprobs=2)
     stream = submitted.generation.pieces(idle=0.0)
     assert next(stream).text == ""
-    core.run()
-    pieces = list(stream)
+    pieces = []
+    while core.run(1):
+        pieces += [piece for _ in range(submitted.generation.unread) if (piece := next(stream)).text]
+    pieces += stream
     completion = outcome(submitted)
     assert [piece.text for piece in pieces] == ["a", "bcd", "efg", "hi"]
     assert sum((piece.token_ids for piece in pieces), ()) == tuple(range(9))
@@ -512,6 +514,23 @@ def test_streamed_pieces_joined_are_the_whole_answer(monkeypatch):
     first = completion.logprobs[0]
     assert (first.token_id, first.logprob, [value for _, _, value in first.top]) == (0, -0.5, [-0.1, -0.2])
     assert completion.text == "abcdefghi"
+
+
+def test_the_parts_of_a_client_that_does_not_read_are_joined():
+    """Not kept one by one: a full collection of garbage would visit thousands of them."""
+    core = Core()
+    core.runner.choose = lambda row: Choice(row.num_output % 26, True)
+    submitted = core.come(max_tokens=400)
+    stream = submitted.generation.pieces(idle=0.0)
+    assert next(stream).text == ""
+    core.run(300)
+    assert len(submitted.generation._pieces) == 1
+    assert next(stream).text == "a"
+    core.run()
+    pieces = list(stream)
+    assert len(pieces) == 2
+    assert "a" + "".join(piece.text for piece in pieces) == outcome(submitted).text
+    assert 1 + sum(len(piece.token_ids) for piece in pieces) == 400
 
 
 @pytest.mark.parametrize(
