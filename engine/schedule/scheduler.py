@@ -281,12 +281,13 @@ class Scheduler:
     def _divided(self, limits: StepLimits) -> tuple[list[Sequence], list[Sequence]]:
         """Return the running sequences within their clients' shares, the oldest first, and those beyond them."""
         clients: Iterable[list[Sequence]] = self._of_clients.values()
+        pool: list[Sequence] = []
         if limits.pooled:
-            alone = [[s for s in sequences if s.request.priority is not Priority.BATCH] for sequences in clients]
-            clients = [*alone, [s for s in self.running if s.request.priority is Priority.BATCH]]
+            clients = [[s for s in sequences if s.request.priority is not Priority.BATCH] for sequences in clients]
+            pool = self._shares.in_turn([s for s in self.running if s.request.priority is Priority.BATCH])
         elif self._held[Priority.BATCH]:
             clients = [self._oldest_first([*sequences]) for sequences in clients]
-        within, beyond = divided(clients, limits)
+        within, beyond = divided(clients, limits, pool)
         return self._oldest_first(within), beyond
 
     def _oldest_first(self, sequences: list[Sequence]) -> list[Sequence]:
@@ -296,6 +297,14 @@ class Scheduler:
         if self._held[Priority.BATCH]:
             sequences.sort(key=lambda sequence: sequence.request.priority)
         return sequences
+
+    def _in_turn(self, beyond: list[Sequence], limits: StepLimits) -> list[Sequence]:
+        """Return what is beyond the shares in the order in which it goes on."""
+        if not limits.pooled:
+            return self._oldest_first(beyond)
+        chats = [sequence for sequence in beyond if sequence.request.priority is not Priority.BATCH]
+        batches = [sequence for sequence in beyond if sequence.request.priority is Priority.BATCH]
+        return self._oldest_first(chats) + self._shares.in_turn(batches)
 
     def _modest(self, decode: list[Sequence], limits: StepLimits) -> list[Sequence]:
         """Return the sequences of clients that have no more than their share: drafts of others lengthen steps too."""
@@ -313,7 +322,8 @@ class Scheduler:
     def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks, limits: StepLimits) -> list[Sequence]:
         """Start waiting sequences while there are slots, blocks and tokens; return those beyond their clients' share.
 
-        The clients with the fewest slots come first, so once one is beyond its share, the others that wait are too.
+        The clients with the fewest slots come first, so once one is beyond its share, the others that wait are too;
+        but a batch, whose turn has come among the starts, does not keep the chats that wait behind it.
         """
         beyond = []
         while chunks.left and self._free_slots:
@@ -324,6 +334,8 @@ class Scheduler:
                 continue
             if limits.beyond(sequence, self._sharing(sequence, limits)):
                 beyond.append(sequence)
+                if limits.pooled and sequence.request.priority is Priority.BATCH and len(beyond) == 1:
+                    continue
                 break
             if count := chunks.take(sequence):
                 prefill.append((sequence, count))
@@ -341,7 +353,7 @@ class Scheduler:
         """Add what is beyond its client's share: a token where nothing else is computed, or what hardly matters."""
         tokens = len(decode) + sum(count for _, count in prefill)
         spare = max(self._shares.excess(limits, tokens), not tokens)
-        for sequence in self._oldest_first(beyond) if spare > 0 else ():
+        for sequence in self._in_turn(beyond, limits) if spare > 0 else ():
             if min(spare, chunks.left) <= 0:
                 return
             if sequence.remaining == 1:
@@ -368,7 +380,8 @@ class Scheduler:
         self._of_clients.setdefault(sequence.request.client, []).append(sequence)
         self._next_deadline = min(self._next_deadline, sequence.waits_until)
         self._held[sequence.request.priority][sequence.request.client] += 1
-        self._shares.started(sequence)
+        if sequence.started_at is None:  # it was not preempted
+            self._shares.started(sequence)
 
     def _release(self, sequence: Sequence) -> list[int]:
         held, client = self._held[sequence.request.priority], sequence.request.client

@@ -5,8 +5,8 @@ each computes as many sequences as the median client has. What one has beyond th
 step by an eighth at most, together with a share: half of what one client may cost the others, since its requests cost
 processor time too. Clients that are alike and those of high priority are not held back.
 
-Batches, of however many clients, have the share of one client together while anything else runs: the sequences that
-started first go on, beside chats that hardly notice.
+Batches, of however many clients, have a small share together while anything else runs, beside chats that hardly notice:
+one sequence, of the client that has had least, or as many as lengthen the step by an eighth.
 
 A lone client is not held back, nor are batches by themselves, but while others come and go their steps are kept short,
 for a request that arrives waits for the one that is being computed.
@@ -29,6 +29,7 @@ from engine.types import Priority
 EXCESS_SHARE = 8  # a step may be longer by one part in so many for clients that have more than their share
 ALONE = 2  # times the fixed cost of a step: a lone client's tokens while others come and go, half of them sequences
 EXPECTED_FOR = 500  # steps in which others are expected again, after the last one that was shared
+POOL = 1  # sequences of batches in each step beside anything else
 MANY = 8  # sequences; with fewer no client stands back
 TIMES = 4  # what a client that stands back has more of, than so many times the median client
 LATELY = 500  # steps, after which what was computed counts half
@@ -42,8 +43,7 @@ class StepLimits:
     """The limits of one step. rows: sequences of each client that are computed in any case; tokens: of the whole step.
 
     alone: one client, or batches, have all slots, and nobody else starts; exempt: some that run are of high priority;
-    back: whose sequences are not computed in any case; pooled: all batches have the share of one client. None for no
-    limit.
+    back: whose sequences are not computed in any case; pooled: all batches have one share. None for no limit.
     """
 
     rows: int | None = None
@@ -53,9 +53,15 @@ class StepLimits:
     back: frozenset[Flow] = frozenset()
     pooled: bool = False
 
+    @property
+    def pool(self) -> int:
+        """How many sequences of batches are computed in any case, where these have one share."""
+        return (self.rows or POOL) if self.alone else POOL
+
     def beyond(self, sequence: Sequence, count: int) -> bool:
         """Return whether a sequence is beyond a share, of which `count` sequences run up to this one."""
-        return self.rows is not None and count > self.rows and sequence.request.priority is not Priority.HIGH
+        rows = self.pool if self.pooled and _in_batch(sequence) else self.rows
+        return rows is not None and count > rows and sequence.request.priority is not Priority.HIGH
 
 
 class StepShares:
@@ -70,21 +76,27 @@ class StepShares:
 
     def limits(self, held: Mapping[Priority, Counter[str]], newcomer: Sequence | None) -> StepLimits:
         """Return the limits of the next step. held: slots of clients; newcomer: the first that starts in it."""
-        exempt, batches = bool(held[Priority.HIGH]), held[Priority.BATCH].total()
-        others = exempt or held[Priority.INTERACTIVE] or (newcomer is not None and not _in_batch(newcomer))
-        pooled = bool(batches and others)
-        if batches and not others and self._overhead and self._steps_of_batches < EXPECTED_FOR:
+        exempt, batches = bool(held[Priority.HIGH]), bool(held[Priority.BATCH])
+        others = exempt or bool(held[Priority.INTERACTIVE]) or (newcomer is not None and not _in_batch(newcomer))
+        if others:
+            self._steps_of_batches = 0
+        elif batches and self._overhead and self._steps_of_batches < EXPECTED_FOR:
             self._steps_of_batches += 1
+            self._steps_alone += 1
             return StepLimits(self._overhead, ALONE * self._overhead, alone=True, pooled=True)
-        self._steps_of_batches = 0 if pooled else EXPECTED_FOR
+        pooled = batches and others
         running = _running(held, pooled)
-        counts = [*running.values(), batches] if pooled else [*running.values()]
+        counts = [*running.values()]
         if newcomer is not None and newcomer.request.client not in running and not (pooled and _in_batch(newcomer)):
             counts.append(1)
+        if pooled and len(counts) < 2:
+            self._steps_alone = 0
+            return StepLimits(exempt=exempt, pooled=True)
         if len(counts) > 1:
             self._steps_alone = 0
             rows = sorted(counts)[(len(counts) - 1) // 2]
-            return StepLimits(rows, exempt=exempt, back=self._standing_back(held, rows), pooled=pooled)
+            back = self._standing_back(held, rows, len(counts), pooled)
+            return StepLimits(rows, exempt=exempt, back=back, pooled=pooled)
         self._steps_alone += 1
         if self._steps_alone > EXPECTED_FOR or not self._overhead:
             return StepLimits(alone=True)
@@ -110,27 +122,34 @@ class StepShares:
 
     def excess(self, limits: StepLimits, tokens: int) -> int:
         """Return how many tokens what is beyond the shares may add to a step of so many."""
-        if limits.alone or limits.rows is None:
+        if limits.alone or (limits.rows is None and not limits.pooled):
             return 0
-        return (self._overhead + tokens) // EXCESS_SHARE - limits.rows
+        return (self._overhead + tokens) // EXCESS_SHARE - (limits.rows or POOL)
 
-    def _standing_back(self, held: Mapping[Priority, Counter[str]], rows: int) -> frozenset[Flow]:
-        """Return what has many sequences, and has had more than all with few together. rows: the median client's."""
+    def in_turn(self, batches: list[Sequence]) -> list[Sequence]:
+        """Return the sequences of batches, those of the client first that has had least lately."""
+        return sorted(batches, key=lambda sequence: self._computed[_flow(sequence)])
+
+    def _standing_back(
+        self, held: Mapping[Priority, Counter[str]], rows: int, clients: int, pooled: bool
+    ) -> frozenset[Flow]:
+        """Return what has many sequences, and has had more than all with few together.
+
+        rows: the median client's; clients: how many run or start. What batches have had is held against them alone
+        where they are pooled.
+        """
         if not self._steps % NOT_BACK:
             return frozenset()
-        many = self._with_many(held, rows)
-        if not many:
+        kinds = (Priority.INTERACTIVE,) if pooled else (Priority.INTERACTIVE, Priority.BATCH)
+        many = self._with_many({(client, kind): count for kind in kinds for client, count in held[kind].items()}, rows)
+        if len({client for client, _ in many}) == clients:  # some have many sequences, and others have started many
             return frozenset()
-        few = self._computed.total() - sum(self._computed[flow] for flow in many)
-        return frozenset(flow for flow in many if self._computed[flow] > few)
+        had = {flow: tokens for flow, tokens in self._computed.items() if not pooled or flow[1] is not Priority.BATCH}
+        few = sum(had.values()) - sum(had.get(flow, 0) for flow in many)
+        return frozenset(flow for flow in many if had.get(flow, 0) > few)
 
-    def _with_many(self, held: Mapping[Priority, Counter[str]], rows: int) -> list[Flow]:
+    def _with_many(self, counts: Mapping[Flow, int], rows: int) -> list[Flow]:
         """Return what has many sequences, or has started many lately; both are more than the others have."""
-        counts = {
-            (client, priority): count
-            for priority in (Priority.INTERACTIVE, Priority.BATCH)
-            for client, count in held[priority].items()
-        }
         most, most_started = max(MANY - 1, TIMES * rows), MANY - 1
         if any(self._started[flow] > most_started for flow in counts):  # as hardly ever
             started = sorted(self._started[flow] for flow in {*self._started, *counts})
@@ -138,11 +157,13 @@ class StepShares:
         return [flow for flow, count in counts.items() if count > most or self._started[flow] > most_started]
 
 
-def divided(clients: Iterable[list[Sequence]], limits: StepLimits) -> tuple[list[Sequence], list[Sequence]]:
+def divided(
+    clients: Iterable[list[Sequence]], limits: StepLimits, pool: Iterable[Sequence] = ()
+) -> tuple[list[Sequence], list[Sequence]]:
     """Return the sequences within their clients' shares and those beyond them.
 
-    clients: the sequences of each, in the order of their starts, which each client's keep; those of batches by
-    themselves where these are pooled.
+    clients: the sequences of each, in the order of their starts, which each client's keep; pool: those of batches,
+    where they have one share, in the order in which they go on.
     """
     within, beyond = list[Sequence](), list[Sequence]()
     for sequences in clients:
@@ -155,7 +176,8 @@ def divided(clients: Iterable[list[Sequence]], limits: StepLimits) -> tuple[list
     if limits.exempt:
         within += [sequence for sequence in beyond if sequence.request.priority is Priority.HIGH]
         beyond = [sequence for sequence in beyond if sequence.request.priority is not Priority.HIGH]
-    return within, beyond
+    batches = [*pool]
+    return within + batches[: limits.pool], beyond + batches[limits.pool :]
 
 
 def _halved(numbers: Counter[Flow]) -> Counter[Flow]:

@@ -13,6 +13,7 @@ from engine.schedule.step_shares import (
     LATELY,
     MANY,
     NOT_BACK,
+    POOL,
     TIMES,
     StepShares,
     divided,
@@ -88,6 +89,15 @@ def back(*clients, priority=Priority.INTERACTIVE):
     return frozenset((client, priority) for client in clients)
 
 
+def batches(*clients, chats=0, high=0):
+    """Return the slots of batches of these clients, one each, beside those of somebody's chats."""
+    return {
+        Priority.HIGH: Counter(boss=high) if high else Counter(),
+        Priority.INTERACTIVE: Counter(chat=chats) if chats else Counter(),
+        Priority.BATCH: Counter(clients),
+    }
+
+
 @pytest.mark.parametrize(
     ("tokens", "slots", "named"),
     [
@@ -137,15 +147,23 @@ def test_a_client_that_has_started_many_lately_stands_back_as_well(started, name
     assert not shares.limits(slots, None).back
 
 
-def test_a_batch_stands_back_and_not_its_clients_chat():
+def test_a_batch_is_beyond_its_share_and_not_its_clients_chat():
     """They are judged apart: what the batch has had is not held against the chat."""
     shares = StepShares(8)
     shares.count([], [(sequence("a", batch=True), 90), (sequence("b"), 8)])
     slots = NOBODY | {Priority.INTERACTIVE: Counter(a=1, b=1), Priority.BATCH: Counter(a=MANY)}
     limits = shares.limits(slots, None)
-    assert limits.back == back("a", priority=Priority.BATCH)
+    assert not limits.back
     chat, batch, other = sequence("a"), [sequence("a", batch=True) for _ in range(MANY)], sequence("b")
-    assert divided([[chat, *batch], [other]], limits) == ([chat, other], batch)
+    assert divided([[chat], [other]], limits, batch) == ([chat, other, batch[0]], batch[1:])
+
+
+def test_a_batch_stands_back_for_other_batches():
+    """Where nothing else runs, they are judged as chats are."""
+    shares = StepShares(8)
+    shares.count([], [(sequence("a", batch=True), 90), (sequence("b", batch=True), 8)])
+    limits = shares.limits(batches(*"a" * MANY, "b"), None)
+    assert limits.back == back("a", priority=Priority.BATCH)
 
 
 def test_high_priority_never_stands_back():
@@ -183,32 +201,58 @@ def test_what_was_computed_long_ago_counts_for_less_and_less():
     assert 2 * LATELY < steps < 4 * LATELY
 
 
-def batches(*clients, chats=0, high=0):
-    """Return the slots of batches of these clients, one each, beside those of somebody's chats."""
-    return {
-        Priority.HIGH: Counter(boss=high) if high else Counter(),
-        Priority.INTERACTIVE: Counter(chat=chats) if chats else Counter(),
-        Priority.BATCH: Counter(clients),
-    }
-
-
 @pytest.mark.parametrize(
     ("slots", "newcomer"),
     [
-        (batches(*"abcdefgh", chats=1), None),
+        (batches(*"abcdefgh", chats=10), None),
         (batches(*"abcdefgh", high=1), None),
         (batches(*"abcdefgh"), sequence("chat")),
-        (batches(*"aaaaaaaa", chats=1), sequence("i", batch=True)),
+        (batches(*"aaaaaaaa", chats=10), sequence("i", batch=True)),
+        (batches("chat", chats=10), None),
     ],
-    ids=["chat", "high priority", "a chat that starts", "a batch that starts"],
+    ids=["chats", "high priority", "a chat that starts", "a batch that starts", "its own chats"],
 )
-def test_batches_have_the_share_of_one_client_beside_anything_else(slots, newcomer):
-    """However many clients have sent them; the sequence that started first goes on."""
-    shares = StepShares(8)
+def test_batches_have_one_share_beside_anything_else(slots, newcomer):
+    """However many clients have sent them, and more where that costs little; chats of one client are not held back."""
+    shares = shares_after(chat=900)
     limits = shares.limits(slots, newcomer)
-    assert (limits.pooled, limits.rows, limits.alone) == (True, 1, False)
-    assert shares.excess(limits, 2) == 0
-    assert limits.beyond(sequence("z", batch=True), 9)
+    assert (limits.pooled, limits.rows, limits.pool, limits.alone, limits.back) == (
+        True,
+        None,
+        POOL,
+        False,
+        frozenset(),
+    )
+    assert shares.excess(limits, 7) == 0
+    assert StepShares(256).excess(limits, 8) == 32
+    assert limits.beyond(sequence("z", batch=True), POOL + 1)
+    assert not limits.beyond(sequence("chat"), 10)
+    chats, pool = [sequence("chat") for _ in range(10)], [sequence(client, batch=True) for client in "abc"]
+    assert divided([chats], limits, pool) == ([*chats, pool[0]], pool[1:])
+
+
+def test_chats_share_steps_as_without_the_batches_beside_them():
+    """What a batch has had lately is not held against those who stand back for other chats."""
+    slots = batches(*"abcd", chats=1) | {Priority.INTERACTIVE: Counter(chat=1, many=MANY)}
+    for had, back_of in (({"many": 9, "chat": 8}, "many"), ({"many": 8, "chat": 8}, "")):
+        shares = shares_after(**had)
+        shares.count([], [(sequence("a", batch=True), 500)])
+        limits = shares.limits(slots, None)
+        assert (limits.pooled, limits.rows) == (True, 1)
+        assert limits.back == (back(back_of) if back_of else frozenset())
+
+
+def test_batches_go_on_in_turn():
+    """The client that has had least is the next, with its sequence that started first."""
+    shares = StepShares(8)
+    shares.limits(batches("a", "b", chats=1), None)
+    a, second, b = (sequence(client, batch=True) for client in "aab")
+    had = Counter()
+    for _ in range(10):
+        first = shares.in_turn([a, second, b])[0]
+        shares.count([first], [])
+        had[first] += 1
+    assert had == {a: 5, b: 5}
 
 
 def test_batches_by_themselves_are_divided_among_their_clients():
@@ -218,14 +262,28 @@ def test_batches_by_themselves_are_divided_among_their_clients():
         assert (limits.pooled, limits.rows, limits.alone, limits.tokens) == (False, 1, False, None)
 
 
-def test_steps_of_batches_are_short_while_others_come_and_go():
+@pytest.mark.parametrize("before", [batches(*"abcdefgh", chats=1), held(chat=1)], ids=["beside them", "before them"])
+@pytest.mark.parametrize("slots", [batches(*"abcdefgh"), batches("a")], ids=["eight clients", "one"])
+def test_steps_of_batches_are_short_while_others_come_and_go(before, slots):
     """A chat that comes waits for the step that is computed; not for ever, nor where a long one costs no more."""
-    shares, slots = StepShares(8), batches(*"abcdefgh")
-    shares.limits(batches(*"abcdefgh", chats=1), None)
+    shares = StepShares(8)
+    shares.limits(before, None)
     for _ in range(EXPECTED_FOR):
         limits = shares.limits(slots, None)
-        assert (limits.pooled, limits.rows, limits.tokens, shares.excess(limits, 9)) == (True, 8, 8 * ALONE, 0)
-    assert not shares.limits(slots, None).pooled
+        assert (limits.pooled, limits.rows, limits.pool) == (True, 8, 8)
+        assert (limits.tokens, shares.excess(limits, 9)) == (8 * ALONE, 0)
+    limits = shares.limits(slots, None)
+    assert (limits.pooled, limits.tokens) == (False, None)
     free = StepShares(0)
-    free.limits(batches(*"abcdefgh", chats=1), None)
+    free.limits(before, None)
     assert not free.limits(slots, None).pooled
+
+
+def test_nobody_stands_back_where_all_have_or_had_many():
+    """One by its sequences and the other by its starts: neither would be computed."""
+    shares = shares_after(a=9, b=8)
+    for _ in range(MANY):
+        shares.started(sequence("b"))
+    assert not shares.limits(held(a=MANY, b=1), None).back
+    assert shares.limits(held(a=MANY, b=1, c=1), None).back == back("a", "b")
+    assert shares.limits(held(a=MANY, b=1), sequence("c")).back == back("a", "b")
