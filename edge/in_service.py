@@ -39,6 +39,7 @@ class InService:
         self._begun = _Lately(clock)
 
     def enter(self, client: str, light: bool) -> None:
+        """Count a request of a client that is to be served."""
         with self.lock:
             self._counts[client] += 1
             self._total += 1
@@ -47,6 +48,7 @@ class InService:
                 self._begun.count(client)
 
     def leave(self, client: str, light: bool) -> None:
+        """Count one no longer."""
         with self.lock:
             self._total -= 1
             _count_down(self._counts, client)
@@ -56,12 +58,15 @@ class InService:
     # --- with the lock held ---
 
     def number(self, client: str) -> int:
+        """Return how many requests of a client are counted."""
         return self._counts[client]
 
     def number_of(self, client: str, light: bool) -> int:
+        """Return how many of them are light, or not."""
         return self._counts[client] - self._heavy[client] if light else self._heavy[client]
 
     def courtesy(self, client: str, light: bool) -> float:
+        """Return how many seconds one more of a client is to wait at most for the others' sake."""
         own = self._counts[client]
         others = len(self._counts) - (own > 0)
         if not light and self._had_many(client) and self._shares_cores():

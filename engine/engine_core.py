@@ -221,7 +221,7 @@ class EngineCore:
     def _choose(self, plan: Plan, launched: LaunchedStep, again: list[Sequence]) -> Exception | None:
         """Have the tokens of a launched step chosen; return why that failed: it is then as if it were not launched.
 
-        again: the sequences whose token of the step before was not taken, though this one has computed it.
+        again: the sequences whose token of the step before was not taken; what this one computes of them is void.
         """
         failed: Exception | None = None
         try:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edge.gate import GATED
+from edge.in_service import PATIENT
 from serving.connection import Connection
 
 LINE = 32  # requests of one client, of each kind
@@ -30,11 +31,11 @@ def _always() -> bool:
 
 
 class HeldBack:
-    """The connections whose requests wait. Used by the polling thread alone.
+    """The connections whose requests wait. Used by the polling thread alone; others may ask whether any wait.
 
     courtesy: for how many seconds one more request of a client is to wait at most, given whether it is light;
     hand_over: gives a thread a connection to serve, and counts its request; drop: ends one whose client has left;
-    free: whether one that is handed over need not wait for its turn.
+    free: whether one that is handed over need not wait for its turn; longest: seconds after which none is waited for.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class HeldBack:
         drop: Callable[[Connection], None],
         clock: Callable[[], float] = time.monotonic,
         free: Callable[[], bool] = _always,
+        longest: float = PATIENT,
     ) -> None:
         self._courtesy, self._hand_over, self._drop, self._clock = courtesy, hand_over, drop, clock
-        self._free = free
+        self._free, self._longest = free, longest
         self._lines: dict[_Key, _Line] = {}
 
     def put(self, conn: Connection) -> None:
@@ -86,10 +88,10 @@ class HeldBack:
                 del self._lines[key]
 
     def _goes_on(self, key: _Key, line: _Line, now: float) -> bool:
-        courtesy = self._courtesy(*key)
-        if now - line.waiting[0][0] < courtesy:
+        courtesy, waited = self._courtesy(*key), now - line.waiting[0][0]
+        if waited < courtesy:
             return False
-        return courtesy > 0 or self._free() or now - line.last >= PACE
+        return courtesy > 0 or self._free() or now - line.last >= PACE or waited >= self._longest
 
     def drop_who_left(self) -> None:
         """End what waits for answers to clients that have left; to be called from time to time.

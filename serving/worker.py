@@ -178,10 +178,11 @@ class ServiceWorker(AcceptingWorker):
         return template(self.cfg)
 
     def _share_cores(self) -> None:
+        patient = min(PATIENT, self._queue_timeout / 2)
         self._turns = Turns(
             min(AT_ONCE, usable_cores()),
             shares_cores=self._models_compute_here,
-            patient=min(PATIENT, self._queue_timeout / 2),
+            patient=patient,
             begin_within=self._queue_timeout,
             on_free=self._on_free_turn,
         )
@@ -190,6 +191,7 @@ class ServiceWorker(AcceptingWorker):
             self._hand_over,
             lambda conn: self._intake.drop(conn),
             free=lambda: self._turns.free,
+            longest=patient,
         )
         self._probes = Probing(PROBES_AT_ONCE, self._probe)
         self._handing_over = threading.Lock()  # held while a request is given a thread

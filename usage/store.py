@@ -30,6 +30,7 @@ OTHERS = "(others)"
 NAMED = ("key:", "jwt:")
 FORGET_SECONDS = 300.0  # for one statement that deletes
 AT_ONCE = 400  # values in one statement
+ROWS_AT_ONCE = 1000  # in one exchange with the database, which is bounded in time
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +108,14 @@ def _add_rows(connection: Connection, table: Table, rows: Mapping[Key, Figures])
     names = [*(column.name for column in table.primary_key), *FIGURES]
     # In the order of their keys, in which all copies lock rows.
     values = [dict(zip(names, (*key, *figures), strict=True)) for key, figures in sorted(rows.items())]
-    if values:
-        connection.execute(_summing(_insert(connection), table), values)
+    for part in _parts(values, ROWS_AT_ONCE):
+        connection.execute(_summing(_insert(connection), table), part)
 
 
 def _name(connection: Connection, names: Mapping[str, tuple[str, int]]) -> None:
     values = [{"account": account, "name": name, "at": at} for account, (name, at) in sorted(names.items())]
-    if values:
-        connection.execute(_naming(_insert(connection)), values)
+    for part in _parts(values, ROWS_AT_ONCE):
+        connection.execute(_naming(_insert(connection)), part)
 
 
 def _bounded(connection: Connection, sums: Sums, bounds: Bounds) -> Sums:

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -662,17 +663,34 @@ def test_inconsistent_accounting_restarts_an_idle_engine(start):
     assert engine._room.num_in_flight() == 0
 
 
-def test_an_idle_engine_checks_its_accounting_once_and_not_before_a_beat(start, monkeypatch):
-    """The check takes milliseconds, and where requests come one after the other the next one would wait for it."""
-    checks, beat = [], threading.Event()
+def test_an_idle_engine_checks_its_accounting_once(start, monkeypatch):
+    """After each time that it has worked, however long it is idle then."""
+    checks, beats = [], set()
     monkeypatch.setattr("engine.engine_loop.IDLE_BEAT", 0.01)
     monkeypatch.setattr(EngineCore, "check_idle", lambda core: checks.append(len(core.scheduler.running)))
-    engine = start()
-    for done in (1, 2):
+    engine = start(time.monotonic)
+
+    def has_been_idle(before):
+        beats.add(engine._loop.beat)
+        return len(checks) > before and len(beats) > 5
+
+    for before in (0, 1):
         engine.submit(ask()).result()
-        wait_until(lambda done=done: len(checks) >= done)
-        beat.wait(0.1)
+        beats.clear()
+        wait_until(partial(has_been_idle, before))
     assert checks in ([0, 0], [0, 0, 0])  # the first may be from before the first request
+
+
+def test_an_engine_that_has_just_become_idle_does_not_check_its_accounting(start, monkeypatch):
+    """That takes milliseconds, and where requests come one after the other the next one would wait for it."""
+    checks = []
+    monkeypatch.setattr("engine.engine_loop.IDLE_BEAT", PATIENCE)
+    monkeypatch.setattr(EngineCore, "check_idle", checks.append)
+    engine = start()
+    for _ in range(3):
+        engine.submit(ask()).result()
+        wait_until(lambda: engine.stats().num_requests_running == 0)
+    assert not checks
 
 
 # --- start ---

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from edge.in_service import PATIENT
 from edge.request_head import read_head
 from serving.held_back import LINE, PACE, HeldBack
 
@@ -108,11 +109,11 @@ def test_who_waited_for_others_goes_on_one_after_the_other(poller):
 
 
 def test_who_waited_goes_on_also_where_others_take_every_turn(poller):
-    """One of a line in so much time, from the last one on that did."""
-    conns = [poller.come("many") for _ in range(3)]
+    """One of a line in so much time, from the last one on that did, and who has waited for very long."""
+    conns = [poller.come("many") for _ in range(6)]
     poller.held._free = lambda: False
     poller.too_many.clear()
-    for at, served in ((0.9, 0), (1.0, 1), (1.9, 1), (2.0, 2), (3.5, 3)):
+    for at, served in ((0.9, 0), (1.0, 1), (1.9, 1), (2.0, 2), (3.5, 3), (PATIENT / PACE, 6)):
         poller.now = at * PACE
         poller.held.hand_on()
         assert poller.served == conns[:served]
