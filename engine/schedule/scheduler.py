@@ -137,8 +137,13 @@ class Scheduler:
         waiting = 0 if newcomer is None else min(len(self._room), len(self._free_slots))
         prompts = [s for s, left in remaining if left > 1]
         chunks = _Chunks(budget, max(1, budget // 2) if len(prompts) + waiting > 1 else budget)
-        prefill = [(s, count) for s in prompts if chunks.left and (count := chunks.take(s))]
-        beyond += self._start_new(prefill, chunks, limits)
+        most = self._tokens_of_batches(limits, len(decode))
+        prefill = [
+            (s, count)
+            for s in prompts
+            if chunks.left and (count := chunks.take(s, most if s.request.priority is Priority.BATCH else None))
+        ]
+        beyond += self._start_new(prefill, chunks, limits, most)
         self._add_excess(decode, prefill, beyond, chunks, masks, limits)
         if not prefill:  # such a step does not wait for the weights
             self.drafts.add(decode, self._modest(decode, limits) if beyond else None)
@@ -298,6 +303,15 @@ class Scheduler:
             sequences.sort(key=lambda sequence: sequence.request.priority)
         return sequences
 
+    def _tokens_of_batches(self, limits: StepLimits, tokens: int) -> int | None:
+        """Return how many tokens of a batch's prompt a step of so many others computes, None for no limit.
+
+        A block at least: a step with a prompt costs more than one without, whatever its length.
+        """
+        if not limits.pooled or limits.alone:
+            return None
+        return max(BLOCK, limits.pool + self._shares.excess(limits, tokens))
+
     def _in_turn(self, beyond: list[Sequence], limits: StepLimits) -> list[Sequence]:
         """Return what is beyond the shares in the order in which it goes on."""
         if not limits.pooled:
@@ -319,8 +333,12 @@ class Scheduler:
             return self._held[Priority.BATCH].total()
         return self._held[Priority.INTERACTIVE][client] + self._held[Priority.HIGH][client]
 
-    def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks, limits: StepLimits) -> list[Sequence]:
+    def _start_new(
+        self, prefill: list[tuple[Sequence, int]], chunks: _Chunks, limits: StepLimits, most: int | None
+    ) -> list[Sequence]:
         """Start waiting sequences while there are slots, blocks and tokens; return those beyond their clients' share.
+
+        most: tokens of a batch's prompt.
 
         The clients with the fewest slots come first, so once one is beyond its share, the others that wait are too;
         but a batch, whose turn has come among the starts, does not keep the chats that wait behind it.
@@ -337,7 +355,7 @@ class Scheduler:
                 if limits.pooled and sequence.request.priority is Priority.BATCH and len(beyond) == 1:
                     continue
                 break
-            if count := chunks.take(sequence):
+            if count := chunks.take(sequence, most if sequence.request.priority is Priority.BATCH else None):
                 prefill.append((sequence, count))
         return beyond
 

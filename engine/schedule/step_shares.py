@@ -76,7 +76,8 @@ class StepShares:
 
     def limits(self, held: Mapping[Priority, Counter[str]], newcomer: Sequence | None) -> StepLimits:
         """Return the limits of the next step. held: slots of clients; newcomer: the first that starts in it."""
-        exempt, batches = bool(held[Priority.HIGH]), bool(held[Priority.BATCH])
+        exempt = bool(held[Priority.HIGH])
+        batches = bool(held[Priority.BATCH]) or (newcomer is not None and _in_batch(newcomer))
         others = exempt or bool(held[Priority.INTERACTIVE]) or (newcomer is not None and not _in_batch(newcomer))
         if others:
             self._steps_of_batches = 0

@@ -634,6 +634,16 @@ class TestShares:
             assert len(floor.step().decode) == 4
         assert floor.step().decode == made
 
+    def test_a_prompt_of_a_batch_hardly_lengthens_the_steps_of_a_chat(self):
+        """It is read a block at a time, or as much as lengthens the step by an eighth."""
+        for overhead, count in ((4, BLOCK), (256, 32)):
+            floor = Floor(slots=32, budget=128, overhead=overhead)
+            chat = floor.come("i", tokens=2, max_tokens=50)
+            floor.step()
+            batch = floor.come("a", tokens=100, batch=True)
+            plans = [floor.step() for _ in range(3)]
+            assert [(plan.decode, plan.prefill) for plan in plans] == [([chat], [(batch, count)])] * 3
+
     def test_a_batch_does_not_keep_the_chats_behind_it(self):
         """Whose turn comes among the starts: it starts without being computed, and they are."""
         floor = Floor(slots=32, budget=128, overhead=4)
