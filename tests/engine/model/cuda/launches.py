@@ -103,7 +103,7 @@ def launches_of(steps, tokens, new=False, pinned=lambda tensor: True):
     launches = Launches(steps.weights.shape.device.type, pinned)
     with launches.with_kernels():
         if not new:
-            step.launch(steps.plan(tokens))
+            step.launch(steps.plan(tokens)).choose()
             launches.clear()
-        step.launch(steps.plan(tokens))
+        step.launch(steps.plan(tokens)).choose()
     return launches

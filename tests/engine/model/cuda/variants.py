@@ -62,7 +62,7 @@ def main():
             ask(row, sampling)
         for tokens in SIZES:
             variants.clear()
-            step.launch(steps.plan(tokens))
+            step.launch(steps.plan(tokens)).choose()
             launched |= variants
     print(json.dumps({"compiled": sorted(compiled), "launched": sorted(launched)}))
 
