@@ -284,12 +284,16 @@ class Scheduler:
         return first if first is not None and self._fits(first) else None
 
     def _divided(self, limits: StepLimits) -> tuple[list[Sequence], list[Sequence]]:
-        """Return the running sequences within their clients' shares, the oldest first, and those beyond them."""
+        """Return the running sequences within their clients' shares, the oldest first, and those beyond them.
+
+        Where batches are pooled, without those of them that cannot go on now: another one does in their turn.
+        """
         clients: Iterable[list[Sequence]] = self._of_clients.values()
         pool: list[Sequence] = []
         if limits.pooled:
             clients = [[s for s in sequences if s.request.priority is not Priority.BATCH] for sequences in clients]
-            pool = self._shares.in_turn([s for s in self.running if s.request.priority is Priority.BATCH])
+            batches = (s for s in self.running if s.request.priority is Priority.BATCH)
+            pool = self._shares.in_turn([s for s in batches if s.remaining and s.ready])
         elif self._held[Priority.BATCH]:
             clients = [self._oldest_first([*sequences]) for sequences in clients]
         within, beyond = divided(clients, limits, pool)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -643,6 +644,18 @@ class TestShares:
             batch = floor.come("a", tokens=100, batch=True)
             plans = [floor.step() for _ in range(3)]
             assert [(plan.decode, plan.prefill) for plan in plans] == [([chat], [(batch, count)])] * 3
+
+    def test_a_batch_that_waits_for_its_grammar_does_not_take_the_turn_of_others(self):
+        """Another one goes on in its place."""
+        floor = Floor(slots=32, budget=128, overhead=4)
+        mask = SimpleNamespace(ready=False, quick=False, step_seconds=0.0, usual_seconds=0.0, spent=0.0)
+        chat = floor.come("i", tokens=2, max_tokens=50)
+        waits = floor.come("a", tokens=1, batch=True, token_mask=mask)
+        other = floor.come("b", tokens=2, batch=True)
+        for _ in range(6):
+            plan = floor.step()
+        assert plan.decode == [chat, other]
+        assert waits.num_computed == 1  # its prompt
 
     def test_a_batch_does_not_keep_the_chats_behind_it(self):
         """Whose turn comes among the starts: it starts without being computed, and they are."""
