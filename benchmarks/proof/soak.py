@@ -164,8 +164,15 @@ def run(size: Size) -> Report:
 def _at_rest(service: Service, report: Report, when: str) -> Footprint:
     """Return what the service holds once nothing is in flight and every connection has ended."""
     report.check(f"seconds until nothing is in flight, {when}", service.seconds_until_quiet(), 1)
+    for model in MODELS:  # a model keeps as many threads as its last step had cores: all, where it has them alone
+        time.sleep(REST_SECONDS)
+        asyncio.run(_ask_alone(service, model))
     time.sleep(REST_SECONDS)
     return service.footprint()
+
+
+async def _ask_alone(service: Service, model: str) -> None:
+    await ask(service.port, chat("q", 4, "10.4.0.1", model=model))
 
 
 def parts(looks: list[Footprint], many: int = PARTS) -> list[int]:
