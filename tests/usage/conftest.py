@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from database.connect import Database, sqlite_url
+from database.connect import Database, migrate, open_database, sqlite_url
 from usage.record import UsageRecord
 
 NOON = 1_767_268_800.0  # 2026-01-01 12:00 UTC
@@ -16,6 +16,15 @@ def database(tmp_path):
     database = Database(sqlite_url(tmp_path / "avito-ai.db"))
     yield database
     database.engine().dispose()
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """The same with its tables, opened at once."""
+    engine = open_database(sqlite_url(tmp_path / "test.db"))
+    migrate(engine)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture

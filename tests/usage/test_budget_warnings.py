@@ -2,19 +2,9 @@
 
 import pytest
 
-from database.connect import migrate, open_database, sqlite_url
 from tests.usage.test_budgets import NOON, Shop, holder
 from usage.budget_warnings import BudgetWarnings, claim_in
 from usage.periods import DAY
-
-
-@pytest.fixture
-def engine(tmp_path):
-    """A database of its own."""
-    engine = open_database(sqlite_url(tmp_path / "test.db"))
-    migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 class Watched(Shop):

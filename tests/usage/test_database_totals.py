@@ -1,9 +1,7 @@
 """What the database has of accounts, read at one moment with the position of this process's journal."""
 
-import pytest
 from sqlalchemy import insert, update
 
-from database.connect import migrate, open_database, sqlite_url
 from database.tables import USAGE_DAYS, USAGE_JOURNALS
 from usage.database_totals import DatabaseTotals
 from usage.ledger import Used
@@ -14,15 +12,6 @@ NOON = 1_775_044_800  # 2026-04-01, 12:00 UTC
 NOW = NOON + 14 * DAY
 TODAY, MONTH = day_of(NOW), month_of(NOW)
 REST = {column.name: 0 for column in USAGE_JOURNALS.c if column.name not in ("journal", "offset")}
-
-
-@pytest.fixture
-def engine(tmp_path):
-    """A database of its own."""
-    engine = open_database(sqlite_url(tmp_path / "test.db"))
-    migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 def put(engine, account, day, model="avibe", **figures):

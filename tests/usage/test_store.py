@@ -1,21 +1,10 @@
 """How what is to be added reaches the database."""
 
-import pytest
 from sqlalchemy import select
 
-from database.connect import migrate, open_database, sqlite_url
 from database.tables import FIGURES, USAGE_ACCOUNTS, USAGE_DAYS
 from usage import store
 from usage.sums import Sums
-
-
-@pytest.fixture
-def engine(tmp_path):
-    """A database of its own."""
-    engine = open_database(sqlite_url(tmp_path / "test.db"))
-    migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 def sums(accounts, at=1):
