@@ -5,8 +5,8 @@
 
 Each server is started with the checkpoint of --text, and the service in front of it with the server's kind. Answers,
 fields, protocols, errors, a client that leaves, a server that is killed and comes back: each is a check whose cell says
-`yes`, `refused, as documented`, `502, as documented`, `cannot be seen` or `NO` and why. --copy is a second copy of the
-service, which has the demo model where --text is missing. Exits with 1 if anything is NO.
+`yes`, `refused, as documented`, `502, as documented`, `cut at max_tokens`, `cannot be seen` or `NO` and why. --copy is
+a second copy of the service, which has the demo model where --text is missing. Exits with 1 if anything is NO.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.upstream_trial.trial import BROKEN, YES, Failed, Trial, require
+from benchmarks.upstream_trial.trial import BROKEN, CUT, YES, Failed, Trial, require
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -17,6 +17,7 @@ SCHEMA: dict[str, Any] = {
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": SCHEMA}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
 LONG_ENOUGH = 200  # tokens
+TRIES = 5  # of an answer that random weights may break or never end
 
 
 def shaped(trial: Trial) -> str:
@@ -42,18 +43,32 @@ def _called(trial: Trial, tool: dict[str, Any]) -> str:
 def _formed(trial: Trial, form: Callable[[Any], str], **fields: Any) -> str:
     """Hold an answer to SCHEMA. A typed 502 is right where the server's own answer breaks it. form: what is held to it.
 
-    Random weights break what they are not kept from, and greedy ones write white space for ever.
+    Random weights break what they are not kept from, and write white space for ever, greedy ones always: what ends at
+    `max_tokens` is asked for again, and is right where the server's own answers end so.
     """
     fields |= {"max_tokens": LONG_ENOUGH, "temperature": 1}
-    try:
-        _, _, body = trial.chat(**fields)
-    except Failed:
-        alone = trial.direct(**fields)
-        fails = alone.status >= 500 or (alone.status == 200 and not _fits(form(alone.body)))
-        require(fails, f"status 502, where the server itself keeps to the form ({alone.status})")
-        return BROKEN
-    require(_fits(form(body)), f"{form(body)!r}, {body['choices'][0]['finish_reason']}")
-    return YES
+    word = CUT
+    for _ in range(TRIES):
+        try:
+            _, reason, body = trial.chat(**fields)
+        except Failed:
+            alone = trial.direct(**fields)
+            fails = alone.status >= 500 or (alone.status == 200 and not _fits(form(alone.body)))
+            require(fails, f"status 502, where the server itself keeps to the form ({alone.status})")
+            word = BROKEN
+            continue
+        if _fits(form(body)):
+            return YES
+        require(reason == "length", f"{form(body)!r}, {reason}")
+    if word == CUT:
+        alone_too = any(_is_cut(trial.direct(**fields).body) for _ in range(TRIES))
+        require(alone_too, f"cut {TRIES} times, where the server's own answers are not")
+    return word
+
+
+def _is_cut(body: Any) -> bool:
+    choices = body.get("choices") or [{}]
+    return bool(choices[0].get("finish_reason") == "length")
 
 
 def _text(body: Any) -> str:

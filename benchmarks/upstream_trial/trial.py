@@ -21,6 +21,7 @@ WORD = re.compile(r"[A-Za-z0-9]{2,}")
 
 YES, REFUSED, UNSEEN, NO = "yes", "refused, as documented", "cannot be seen", "NO: "
 BROKEN = "502, as documented: the server itself breaks the form"
+CUT = "cut at max_tokens, as the server's own answers"
 FAILED = "upstream_error"  # the code of what is the server's fault
 MOST_CHARACTERS = 160  # of the reason in a table
 

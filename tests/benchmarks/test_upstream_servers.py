@@ -20,7 +20,19 @@ from benchmarks.upstream_servers import CHECKS, STARTED, judge, main, table, try
 from benchmarks.upstream_trial import answers, client, faults, forms, served
 from benchmarks.upstream_trial.process import Process
 from benchmarks.upstream_trial.served import Served
-from benchmarks.upstream_trial.trial import BROKEN, REFUSED, UNSEEN, YES, Check, Refused, Trial, Wrong, tried, worded
+from benchmarks.upstream_trial.trial import (
+    BROKEN,
+    CUT,
+    REFUSED,
+    UNSEEN,
+    YES,
+    Check,
+    Refused,
+    Trial,
+    Wrong,
+    tried,
+    worded,
+)
 from settings.upstream_kinds import CAPABILITIES, KINDS
 from settings.upstreams import read_upstreams
 from tests.benchmarks.harness.scripted_server import scripted, stream
@@ -151,6 +163,16 @@ def test_a_form_that_the_server_breaks_is_a_typed_502() -> None:
             words.append(tried(Check("it", forms.shaped), one))
     kept, refused = (f"NO: status 502, where the server itself keeps to the form ({alone})" for alone in (200, 400))
     assert words == [BROKEN, BROKEN, kept, refused, "NO: status 503, upstream_error"]
+
+
+def test_a_form_that_is_never_ended_is_right_where_the_servers_own_is_not_either() -> None:
+    """What is cut by the service alone is wrong, and so is another form that ends by itself."""
+    words = []
+    for reason, own in (("length", "length"), ("length", "stop"), ("stop", "length")):
+        with scripted(200, chat(" ", reason)) as front, scripted(200, chat(" ", own)) as server:
+            one = replace(trial(front.address), process=cast(Process, SimpleNamespace(address=server.address)))
+            words.append(tried(Check("it", forms.shaped), one))
+    assert words == [CUT, "NO: cut 5 times, where the server's own answers are not", "NO: ' ', stop"]
 
 
 def test_the_prompt_is_one_that_is_answered_with_words() -> None:
