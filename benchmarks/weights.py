@@ -172,7 +172,8 @@ def logits_of(folder: Path, name: str, texts: Sequence[Sequence[int]]) -> list[T
         )
         metadata = AttentionMetadata.of([], [Span(0, 0, len(ids))], tables)
         rotary = decoder.rotary(torch.arange(len(ids)))
-        hidden = decoder.forward(decoder.embed(torch.tensor(ids)), rotary, KernelAttention(cache, metadata, kernels))
+        attend = KernelAttention(cache, metadata, kernels, decoder.rounds_prompts)
+        hidden = decoder.forward(decoder.embed(torch.tensor(ids)), rotary, attend)
         found.append(decoder.logits(hidden))
     return found
 

@@ -123,10 +123,13 @@ class _Part:
 
 
 class KernelAttention:
-    """The `Attend` callable of one step, computed by the kernels, which read the blocks where they are."""
+    """The `Attend` callable of one step, computed by the kernels, which read the blocks where they are.
 
-    def __init__(self, cache: KVCache, metadata: AttentionMetadata, kernels: Kernels) -> None:
-        self._kernels, self._cache, self._metadata = kernels, cache, metadata
+    rounded: whether chunks are computed in bfloat16, where the processor multiplies it.
+    """
+
+    def __init__(self, cache: KVCache, metadata: AttentionMetadata, kernels: Kernels, rounded: bool = False) -> None:
+        self._kernels, self._cache, self._metadata, self._rounded = kernels, cache, metadata, rounded
         self._longest = max(metadata.lengths, default=0)
 
     def describe(self, step: StepFields) -> object:
@@ -136,7 +139,7 @@ class KernelAttention:
         step.set(cache=self._cache.address, cache_stride=self._cache.stride)
         step.set(slot_mapping=_address(own.slot_mapping), slots=_address(own.slots), lengths=_address(own.lengths))
         step.set(decode=len(own.lengths), longest=padded_length(self._longest))
-        step.set(chunks=_address(chunks), num_chunks=len(own.chunks))
+        step.set(chunks=_address(chunks), num_chunks=len(own.chunks), rounded=self._rounded)
         step.set(tables=tables.address, columns=tables.columns)
         return chunks
 
@@ -155,7 +158,7 @@ class KernelAttention:
             self._kernels.attend(q[:row], cached, tables, slots, lengths, self._longest, out[:row])
         for span in own.chunks:
             end = row + span.size
-            self._kernels.attend_chunk(q[row:end], cached, tables[span.slot], span.start, out[row:end])
+            self._kernels.attend_chunk(q[row:end], cached, tables[span.slot], span.start, out[row:end], self._rounded)
             row = end
         return out
 

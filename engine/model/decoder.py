@@ -67,6 +67,7 @@ class Decoder:
         self.device: torch.device = embedding.device
         self._packing = packing_of(embedding.dtype, quant, self.device, kernels)
         self.dtype: torch.dtype = torch.float32 if self._packing else embedding.dtype
+        self.rounds_prompts = self._packing is not None and embedding.dtype == torch.bfloat16 and quant == "none"
         self.vocab_size: int = model.lm_head.weight.shape[0]
         self.kernels = kernels if (self.device.type, self.dtype) == ("cpu", torch.float32) else None
         self._norm = self._rms_norm(text.norm)

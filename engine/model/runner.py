@@ -170,7 +170,7 @@ class ModelRunner:
     def _attention(self, metadata: AttentionMetadata) -> Attend:
         kernels = self.decoder.kernels
         if kernels is not None and KernelAttention.supports(self._cache):
-            return KernelAttention(self._cache, metadata, kernels)
+            return KernelAttention(self._cache, metadata, kernels, self.decoder.rounds_prompts)
         return TorchAttention(self._cache, metadata)
 
     @staticmethod

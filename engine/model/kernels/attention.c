@@ -1,27 +1,8 @@
 /* Attention of decode rows, and causal attention of prompt chunks, over the blocks of a paged KV cache. The keys, or the
  * values, of one head are [BLOCK, dim] at base + block * stride; `blocks` is the table of a sequence. */
-#include "kernels.h"
+#include "attention.h"
 
-/* Softmax without normalization: replaces scores [n] by e^((score - highest) * scale), pads with zeros to a multiple of
- * LANES, and returns the reciprocal of the sum. */
-INLINE float softmax(float *scores, long n, float scale) {
-    vec highest = {0}, total = {0};
-    highest += scores[0];
-    for (long i = n; i % LANES; i++) scores[i] = -INFINITY;
-    for (long i = 0; i < n; i += LANES) {
-        vec part = *(vec *)(scores + i);
-        highest = choose(part > highest, part, highest);
-    }
-    float maximum = highest[0], sum = 0.0f;
-    for (long l = 1; l < LANES; l++) maximum = highest[l] > maximum ? highest[l] : maximum;
-    for (long i = 0; i < n; i += LANES) {
-        vec part = exponential((*(vec *)(scores + i) - maximum) * scale);
-        *(vec *)(scores + i) = part;
-        total += part;
-    }
-    for (long l = 0; l < LANES; l++) sum += total[l];
-    return 1.0f / sum;
-}
+#include "layers.h"
 
 /* Horizontal add: returns the sums of adjacent lanes, those of a in the first half, those of b in the second. */
 INLINE vec horizontal_add(vec a, vec b) {
@@ -79,8 +60,6 @@ INLINE void weighted_sum(const float *weights, long stride, const float *values,
 #pragma GCC unroll 16
     for (long i = 0; i < heads * parts; i++) *(vec *)(out + i * LANES) = sums[i];
 }
-
-INLINE long smaller(long a, long b) { return a < b ? a : b; }
 
 /* What attention reads: the first `length` tokens of a sequence, for one key head. */
 typedef struct {
@@ -172,29 +151,14 @@ void attend(const float *q, const float *cache, const int *tables, const long *s
     }
 }
 
+/* Returns whether a chunk that is to be multiplied in bfloat16 is. */
+INLINE int is_rounded(int rounded, long dim) { return ROUNDED && rounded && dim % (2 * LANES) == 0; }
+
 /* Returns the number of floats of scratch memory that `attend_chunk` needs per thread. */
-long chunk_scratch(long length, long dim) {
+long chunk_scratch(long length, long dim, int rounded) {
+    if (is_rounded(rounded, dim)) return rounded_scratch(length, dim);
     long padded = (length + COLS - 1) / COLS * COLS, wide = (dim + COLS - 1) / COLS * COLS;
     return padded * dim + length * wide + TOKENS * padded + TOKENS * COLS;
-}
-
-/* Transposes LANES vectors. */
-INLINE void transpose(vec *rows) {
-#pragma GCC unroll 4
-    for (long width = 1; width < LANES; width *= 2) {
-        mask low, high;
-        for (int l = 0; l < LANES; l++) {
-            low[l] = l & width ? LANES + l - width : l;
-            high[l] = l & width ? LANES + l : l + width;
-        }
-#pragma GCC unroll 16
-        for (long r = 0; r < LANES; r++) {
-            if (r & width) continue;
-            vec first = rows[r], second = rows[r + width];
-            rows[r] = __builtin_shuffle(first, second, low);
-            rows[r + width] = __builtin_shuffle(first, second, high);
-        }
-    }
 }
 
 /* Packs the keys of `length` tokens into panels [length / COLS, dim, COLS]. Columns beyond `length` may hold anything:
@@ -239,11 +203,16 @@ static void small_gemm(const float *x, long ldx, const float *panel, float *y, l
 
 /* Causal attention of `count` tokens after `start` earlier ones of their sequence: out [count, (out_stride)] for
  * q [count, (stride)]. cache: one layer, [blocks, 2, kv_heads, BLOCK, dim]; blocks: the table; scratch:
- * [threads, chunk_scratch]. */
+ * [threads, chunk_scratch]; rounded: whether to multiply in bfloat16, where the processor does. */
 void attend_chunk(const float *q, const float *cache, const int *blocks, float *out, float *scratch, long start,
-                  long count, long stride, long out_stride, long kv_heads, long group, long dim, long threads) {
+                  long count, long stride, long out_stride, long kv_heads, long group, long dim, int rounded,
+                  long threads) {
+    if (is_rounded(rounded, dim)) {
+        attend_rounded(q, cache, blocks, out, scratch, start, count, stride, out_stride, kv_heads, group, dim, threads);
+        return;
+    }
     const long length = start + count, padded = (length + COLS - 1) / COLS * COLS, block = 2 * kv_heads * BLOCK * dim;
-    const long wide = (dim + COLS - 1) / COLS * COLS, size = chunk_scratch(length, dim);
+    const long wide = (dim + COLS - 1) / COLS * COLS, size = chunk_scratch(length, dim, 0);
     const float scale = 1.0f / sqrtf((float)dim);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long head = 0; head < kv_heads; head++) {

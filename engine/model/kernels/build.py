@@ -21,9 +21,19 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SOURCES = tuple(
     HERE / name
-    for name in ("linear.c", "half.c", "quantized.c", "rows.c", "attention.c", "layers.c", "sampling.c", "ranked.c")
+    for name in (
+        "linear.c",
+        "half.c",
+        "quantized.c",
+        "rows.c",
+        "attention.c",
+        "rounded.c",
+        "layers.c",
+        "sampling.c",
+        "ranked.c",
+    )
 )
-HEADERS = tuple(HERE / name for name in ("kernels.h", "layers.h", "packed.h", "sampling.h"))
+HEADERS = tuple(HERE / name for name in ("attention.h", "kernels.h", "layers.h", "packed.h", "sampling.h"))
 COMPILERS = ("gcc", "cc")
 BUILDING = ".building-"  # how the folder of an unfinished library begins; git ignores it
 TIMEOUT = 120.0  # seconds

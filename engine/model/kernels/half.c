@@ -9,11 +9,10 @@
 #include "packed.h"
 
 enum {
-    HVECTORS = 2,             /* vectors of columns in a panel */
-    HCOLS = LANES * HVECTORS, /* columns of a panel */
-    HROWS = 6,                /* rows of a tile */
-    PAIRS = FLOAT32,          /* the kind of a GEMM of weights and x in bfloat16; else that of the weights */
-    HDEPTH = 512              /* inputs of a panel that stay in the L1 cache while all rows of x pass over them */
+    PAIRS = FLOAT32,    /* the kind of a GEMM of weights and x in bfloat16; else that of the weights */
+    HDEPTH = 512,       /* inputs of a panel that stay in the L1 cache while all rows of x pass over them */
+    PAIRS_DEPTH = 2048, /* the same of products of bfloat16, which take no longer from the L2 cache */
+    PANELS_AT_ONCE = 2  /* panels, for which a row of x is read once */
 };
 
 #if defined(__AVX512F__)
@@ -72,11 +71,16 @@ static void to_bfloat16(const float *x, unsigned short *rounded, long rows, long
     long padded = padded_to(in);
     for (long row = 0; row < rows; row++) {
         unsigned short *to = rounded + row * padded;
+        long k = 0;
+#if defined(__AVX512BF16__)
+        for (; k + LANES <= in; k += LANES)
+            _mm256_storeu_si256((__m256i *)(to + k), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + row * in + k)));
+#endif
 #pragma omp simd
-        for (long k = 0; k < in; k++) {
-            unsigned int bits = ((const unsigned int *)(x + row * in))[k];
+        for (long i = k; i < in; i++) {
+            unsigned int bits = ((const unsigned int *)(x + row * in))[i];
             unsigned int even = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-            to[k] = (unsigned short)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 64 : even);
+            to[i] = (unsigned short)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 64 : even);
         }
         if (in < padded) to[in] = 0;
     }
@@ -164,23 +168,34 @@ static void half_part(long rows, long kind, const float *x, long ldx, const unsi
     switch (rows) { HTILE(1) HTILE(2) HTILE(3) HTILE(4) HTILE(5) HTILE(6) }
 }
 
+void half_product(const unsigned short *x, long ldx, const unsigned short *panel, float *y, long ldy, long rows,
+                  long depth) {
+    long blocks = (rows + HROWS - 1) / HROWS;
+    for (long block = 0, row = 0; block < blocks; block++) {
+        long count = rows / blocks + (block < rows % blocks);
+        half_part(count, PAIRS, (const float *)(x + row * ldx), ldx, panel, depth, y + row * ldy, ldy, 0, NULL, 0);
+        row += count;
+    }
+}
+
 /* Returns x from an element on. */
 INLINE const float *from_element(const float *x, long at, long kind) {
     return kind == PAIRS ? (const float *)((const unsigned short *)x + at) : x + at;
 }
 
-/* All rows of one panel; a part of it stays in the cache while they pass. */
-static void half_panel(const float *x, long kind, const unsigned short *panel, const float *bias, float *y, long ldy,
-                       long rows, long in, int add) {
-    long blocks = (rows + HROWS - 1) / HROWS, depth_of = blocks > 1 ? HDEPTH : in;
-    long ldx = kind == PAIRS ? padded_to(in) : in, ahead = words_ahead(rows);
+/* All rows of so many panels; a part of them stays in the cache while they pass. */
+static void half_panels(const float *x, long kind, const unsigned short *first, long panels, const float *bias,
+                        float *y, long ldy, long rows, long in, int add) {
+    long blocks = (rows + HROWS - 1) / HROWS, depth_of = blocks == 1 ? in : kind == PAIRS ? PAIRS_DEPTH : HDEPTH;
+    long padded = padded_to(in), ldx = kind == PAIRS ? padded : in, ahead = words_ahead(rows);
     for (long k = 0; k < in; k += depth_of) {
         long depth = in - k < depth_of ? in - k : depth_of;
         for (long block = 0, row = 0; block < blocks; block++) {
             long count = rows / blocks + (block < rows % blocks);
             const float *from = from_element(x, row * ldx + k, kind);
-            half_part(count, kind, from, ldx, panel + k * HCOLS, depth, y + row * ldy, ldy, add || k, k ? NULL : bias,
-                      ahead);
+            for (long column = 0; column < panels * HCOLS; column += HCOLS)
+                half_part(count, kind, from, ldx, first + column * padded + k * HCOLS, depth, y + row * ldy + column,
+                          ldy, add || k, k || !bias ? NULL : bias + column, ahead);
             row += count;
         }
     }
@@ -196,20 +211,20 @@ void half_gemm(const float *x, const unsigned short *packed, const float *bias, 
     }
     long ldx = kind == PAIRS ? padded_to(in) : in;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (long first = 0; first < out; first += HCOLS) {
+    for (long first = 0; first < out; first += PANELS_AT_ONCE * HCOLS) {
+        long whole = (out - first) / HCOLS, panels = whole < PANELS_AT_ONCE ? whole : PANELS_AT_ONCE;
         const unsigned short *panel = packed + first * padded_to(in);
-        const float *panel_bias = bias ? bias + first : NULL;
-        if (first + HCOLS <= out) {
-            half_panel(x, kind, panel, panel_bias, y + first, out, rows, in, add);
-            continue;
-        }
+        half_panels(x, kind, panel, panels, bias ? bias + first : NULL, y + first, out, rows, in, add);
+        long last = first + panels * HCOLS, columns = out - last;
+        if (panels == PANELS_AT_ONCE || !columns) continue;
         float part[HROWS * HCOLS]; /* the last panel is wider than the rest of y */
         for (long row = 0; row < rows; row += HROWS) {
             long count = rows - row < HROWS ? rows - row : HROWS;
-            float *target = y + row * out + first;
-            if (add) copy_block(target, out, part, HCOLS, count, out - first);
-            half_panel(from_element(x, row * ldx, kind), kind, panel, panel_bias, part, HCOLS, count, in, add);
-            copy_block(part, HCOLS, target, out, count, out - first);
+            float *target = y + row * out + last;
+            if (add) copy_block(target, out, part, HCOLS, count, columns);
+            half_panels(from_element(x, row * ldx, kind), kind, packed + last * padded_to(in), 1,
+                        bias ? bias + last : NULL, part, HCOLS, count, in, add);
+            copy_block(part, HCOLS, target, out, count, columns);
         }
     }
 }

@@ -47,7 +47,7 @@ static Offsets offsets_of(const Step *s) {
         for (long p = 0; p < 4; p++) gemms = larger(gemms, gemm_bytes(all[p], s->rows));
     }
     for (const long *c = s->chunks; c < s->chunks + 3 * s->num_chunks; c += 3)
-        attention = larger(attention, s->threads * chunk_scratch(c[1] + c[2], s->dim));
+        attention = larger(attention, s->threads * chunk_scratch(c[1] + c[2], s->dim, s->rounded));
     if (s->ids) gemms = larger(gemms, gemm_bytes(&s->head, s->kept));
     const long whole = s->ids ? 1 : 0;
     const long sizes[] = {s->rows * s->width,          s->rows * first->qkv.out, s->rows * s->heads * s->dim,
@@ -77,7 +77,7 @@ static void attend_all(const Step *s, float *qkv, float *cache, long stride, flo
     long row = s->decode;
     for (const long *c = s->chunks; c < s->chunks + 3 * s->num_chunks; row += c[2], c += 3)
         attend_chunk(qkv + row * stride, cache, s->tables + c[0] * s->columns, out + row * wide, scratch, c[1], c[2],
-                     stride, wide, s->kv_heads, group, s->dim, s->threads);
+                     stride, wide, s->kv_heads, group, s->dim, s->rounded, s->threads);
 }
 
 /* Copies the kept rows of x [rows, n] to y [kept, n]. */

@@ -21,7 +21,7 @@ typedef struct {
 /* What all layers of a step read. hidden: [rows, width], overwritten; result: [kept, width], where `keep` has the kept
  * rows, NULL for all or none; rotary: [rows, dim / 2] pairs; cache: that of the first layer, each `cache_stride` after the one
  * before; chunks: [num_chunks] of slot, first position and number of tokens; longest: of `lengths`, rounded up to whole
- * vectors; the last_norm is that after the layers.
+ * vectors; rounded: whether chunks are multiplied in bfloat16; the last_norm is that after the layers.
  *
  * A whole step has `ids`, and no `hidden`, `result` and `rotary`. It reads the rows `ids` of the embeddings, of the kind of
  * `embeddings_kind`, where PANELS are plain rows, and the rows `positions` of `rotations` [positions, dim / 2], also
@@ -38,7 +38,8 @@ typedef struct {
     float *logits;
     GemmArguments head;
     long embeddings_kind;
-    long count, rows, decode, num_chunks, kept, longest, width, heads, kv_heads, dim, columns, cache_stride, threads;
+    long count, rows, decode, num_chunks, kept, longest, width, heads, kv_heads, dim, columns, cache_stride, rounded,
+        threads;
     float eps, head_eps;
 } Step;
 
@@ -58,8 +59,8 @@ void qk_norm_rope(float *, const float *, const float *, long, long, long, long,
 void store(const float *, float *, const long *, long, long, long, long);
 void attend(const float *, const float *, const int *, const long *, const long *, float *, float *, long, long, long,
             long, long, long, long, long);
-long chunk_scratch(long, long);
+long chunk_scratch(long, long, int);
 void attend_chunk(const float *, const float *, const int *, float *, float *, long, long, long, long, long, long, long,
-                  long);
+                  int, long);
 
 #endif

@@ -27,7 +27,7 @@ log = logging.getLogger("avito_ai.loading")
 # The functions of the library: number of leading pointers, types of the numbers after them, return type.
 SIGNATURES = {
     "panel_columns": (0, "", ctypes.c_long),
-    "chunk_scratch": (0, "ll", ctypes.c_long),
+    "chunk_scratch": (0, "lli", ctypes.c_long),
     "sample_scratch": (0, "l", ctypes.c_long),
     "pack": (2, "lll", None),
     "gemm": (4, "lllil", None),
@@ -36,7 +36,7 @@ SIGNATURES = {
     "qk_norm_rope": (3, "llllfl", None),
     "store": (3, "llll", None),
     "attend": (7, "llllllll", None),
-    "attend_chunk": (5, "llllllll", None),
+    "attend_chunk": (5, "lllllllil", None),
     "layers_scratch": (1, "", ctypes.c_long),
     "layers": (1, "", None),
     "sample": (3, "lll", None),
@@ -75,7 +75,7 @@ STEP = np.dtype(
     + [(name, np.uintp) for name in ("ids", "positions", "embeddings", "rotations", "logits")]
     + [("head", GEMM), ("embeddings_kind", np.int_)]
     + [(name, np.int_) for name in ("count", "rows", "decode", "num_chunks", "kept", "longest", "width", "heads")]
-    + [(name, np.int_) for name in ("kv_heads", "dim", "columns", "cache_stride", "threads")]
+    + [(name, np.int_) for name in ("kv_heads", "dim", "columns", "cache_stride", "rounded", "threads")]
     + [(name, np.float32) for name in ("eps", "head_eps")],
     align=True,
 )
@@ -202,19 +202,22 @@ class Kernels:
             scores.data_ptr(), rows, q.stride(0), kv_heads, group, dim, tables.shape[1], padded, threads,
         )  # fmt: skip
 
-    def attend_chunk(self, q: Tensor, layer: Tensor, table: Tensor, start: int, out: Tensor) -> None:
+    def attend_chunk(
+        self, q: Tensor, layer: Tensor, table: Tensor, start: int, out: Tensor, rounded: bool = False
+    ) -> None:
         """Write the causal attention of q [count, heads, D], which may be a view of wider rows, to `out`.
 
         layer: [blocks, 2, kv_heads, BLOCK, D], which already contains the keys and values of the chunk, from position
-        `start` of the sequence; table: its blocks, int32 [columns]. out: [count, heads * D].
+        `start` of the sequence; table: its blocks, int32 [columns]. out: [count, heads * D]. rounded: whether queries,
+        keys, values and weights are rounded to bfloat16, where the processor multiplies it.
         """
         count, heads, dim = q.shape
         kv_heads = layer.shape[2]
         threads = torch.get_num_threads()
-        scratch = q.new_empty(threads * self._library.chunk_scratch(start + count, dim))
+        scratch = q.new_empty(threads * self._library.chunk_scratch(start + count, dim, rounded))
         self._library.attend_chunk(
             q.data_ptr(), layer.data_ptr(), table.data_ptr(), out.data_ptr(), scratch.data_ptr(), start, count,
-            q.stride(0), out.stride(0), kv_heads, heads // kv_heads, dim, threads,
+            q.stride(0), out.stride(0), kv_heads, heads // kv_heads, dim, rounded, threads,
         )  # fmt: skip
 
     def layers_scratch(self, step: int) -> int:

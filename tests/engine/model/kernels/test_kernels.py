@@ -26,6 +26,11 @@ def threads(request):
     torch.set_num_threads(before)
 
 
+def rounds(kernels):
+    """Whether they multiply bfloat16, on processors that do."""
+    return bool(kernels._library.half_multiplies())
+
+
 def close(found, expected):
     """Compare float32 with double precision."""
     torch.testing.assert_close(found.double(), expected.double(), rtol=1e-5, atol=1e-5)
@@ -161,6 +166,60 @@ def test_a_chunk_attends_causally(start, count, dim, threads, kernels):
     kernels.attend_chunk(q, layer, tables[0], start, out[:, :-5])
     expected = paged_attention_reference(q, layer, tables, [(0, start, count)])
     torch.testing.assert_close(out[:, :-5].double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dim", [32, 64, 96, 128, 256])
+@pytest.mark.parametrize(("start", "count"), [(0, 1), (0, 5), (0, 64), (1, 49), (70, 100), (130, 2), (31, 1)])
+def test_a_chunk_is_rounded_where_the_processor_multiplies_bfloat16(start, count, dim, threads, kernels):
+    """Queries, keys and values to the nearest, and the weights, by 2^-8 of each; elsewhere nothing changes.
+
+    What lies past the end in the last block, not a number here, has no weight.
+    """
+    kv_heads, group = 2, 3
+    layer, tables = paged(1, start + count, kv_heads, dim)
+    layer[tables[0, -1], :, :, (start + count - 1) % BLOCK + 1 :] = math.nan
+    wide = torch.randn(count, kv_heads * (group + 2), dim) * 3
+    q, out = wide[:, : kv_heads * group], torch.empty(count, kv_heads * group * dim + 5)
+    kernels.attend_chunk(q, layer, tables[0], start, out[:, :-5], rounded=True)
+    spans = [(0, start, count)]
+    if rounds(kernels):
+        expected = paged_attention_reference(q.bfloat16(), layer.bfloat16(), tables, spans)
+        allowed = 2**-8 * paged_attention_reference(q.bfloat16(), magnitudes(layer), tables, spans)
+        assert ((out[:, :-5].double() - expected).abs() <= allowed + 1e-4).all()
+    else:
+        kernels.attend_chunk(q, layer, tables[0], start, (plain := torch.empty_like(out))[:, :-5])
+        assert torch.equal(out[:, :-5], plain[:, :-5])
+
+
+def magnitudes(layer):
+    """The rounded keys of a layer of the cache, and how large its values are."""
+    keys, values = layer.bfloat16().unbind(1)
+    return torch.stack([keys, values.abs()], dim=1)
+
+
+def test_heads_that_are_no_pairs_of_vectors_are_not_rounded(kernels):
+    """Their attention stays one of floats."""
+    layer, tables = paged(1, 20, 1, 48)
+    q, (rounded, plain) = torch.randn(20, 1, 48), torch.empty(2, 20, 48)
+    kernels.attend_chunk(q, layer, tables[0], 0, rounded, rounded=True)
+    kernels.attend_chunk(q, layer, tables[0], 0, plain)
+    assert torch.equal(rounded, plain)
+
+
+def test_rounded_weights_are_those_of_any_scores(kernels):
+    """Equal ones, a wide range, far below the highest; a score that is no number makes its row none."""
+    for scale in (0.0, 30.0, 3000.0):
+        layer, tables = paged(1, 40, 1, 32)
+        layer[:, 0] *= scale
+        q, out = torch.randn(40, 1, 32), torch.empty(40, 32)
+        kernels.attend_chunk(q, layer, tables[0], 0, out, rounded=True)
+        keys_and_q = (q.bfloat16(), layer.bfloat16()) if rounds(kernels) else (q, layer)
+        expected = paged_attention_reference(*keys_and_q, tables, [(0, 0, 40)])
+        torch.testing.assert_close(out.double(), expected, rtol=2**-7, atol=2**-7)
+    layer[tables[0, 1], 0, 0, 4, 3] = math.nan
+    kernels.attend_chunk(q, layer, tables[0], 0, out, rounded=True)
+    assert out[:18].isfinite().all()
+    assert out[20:].isnan().all()
 
 
 def test_attention_propagates_nan(kernels):

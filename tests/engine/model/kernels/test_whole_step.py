@@ -14,6 +14,7 @@ from engine.model.attention import AttentionMetadata, KernelAttention, Span, ind
 from engine.model.decoder import Decoder
 from engine.model.kv_cache import BlockTables, KVCache
 from engine.model.linear import Layout, packings
+from tests.engine.model.kernels.test_kernels import rounds
 
 pytestmark = pytest.mark.needs("cc")
 TABLES = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], dtype=np.int32)
@@ -43,7 +44,7 @@ def run(decoder, kernels, how, keep):
         count = len(metadata.positions)
         ids = array("q", np.random.default_rng(number).integers(0, 500, count))
         kept = None if keep is None or count < 2 else array("q", [count - 1, 0][:keep])
-        attend = KernelAttention(cache, metadata, kernels)
+        attend = KernelAttention(cache, metadata, kernels, decoder.rounds_prompts)
         if how == STEP_IN_ONE_CALL:
             found.append(decoder.step(ids, metadata.positions, attend, kept))
             continue
@@ -91,6 +92,41 @@ def test_one_call_equals_one_after_another(architecture, dtype, quant, threads, 
         assert all(torch.equal(one, two) for one, two in zip(logits, wanted, strict=True))
         assert torch.equal(cache, other)
     assert wanted[0].isfinite().all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@torch.inference_mode()
+def test_one_call_equals_one_after_another_where_prompts_are_rounded(threads, text_model, kernels):
+    """To the bit, for heads that are computed in bfloat16 where the processor multiplies it; and it is passed on."""
+    config = copy.deepcopy(text_model.model.config)
+    config.head_dim = 32
+    model = type(text_model.model)(config).to(torch.bfloat16)
+    decoder, before = Decoder(model, kernels), torch.get_num_threads()
+    assert decoder.rounds_prompts
+    torch.set_num_threads(threads)
+    try:
+        (wanted, other), *found = [
+            run(decoder, kernels, how, None) for how in (ONE_BY_ONE, LAYERS_IN_ONE_CALL, STEP_IN_ONE_CALL)
+        ]
+        decoder.rounds_prompts = False
+        plain, _ = run(decoder, kernels, STEP_IN_ONE_CALL, None)
+    finally:
+        torch.set_num_threads(before)
+    for logits, cache in found:
+        assert all(torch.equal(one, two) for one, two in zip(logits, wanted, strict=True))
+        assert torch.equal(cache, other)
+    assert torch.equal(plain[0], wanted[0]) is not rounds(kernels)
+
+
+@torch.inference_mode()
+def test_only_prompts_of_bfloat16_are_rounded(text_model, kernels):
+    """Not those of floats or half floats, nor of quantized weights, nor without kernels."""
+    formats = [
+        (torch.float32, "none"), (torch.float16, "none"), (torch.bfloat16, "int8"), (torch.bfloat16, "none"),
+    ]  # fmt: skip
+    found = [Decoder(copy.deepcopy(text_model.model).to(dtype), kernels, quant) for dtype, quant in formats]
+    assert [decoder.rounds_prompts for decoder in found] == [False, False, False, True]
+    assert not Decoder(copy.deepcopy(text_model.model).to(torch.bfloat16)).rounds_prompts
 
 
 @torch.inference_mode()
