@@ -2,7 +2,8 @@
 
 A step's products are split between threads that wait for each other some hundred times. Where one of them shares its
 core with another process, all wait for the time slices of that process each time, and the kernel wakes and stops them
-so often that it can leave everything else on the machine waiting for seconds. So each takes only what is left.
+so often that it can leave everything else on the machine waiting for seconds. So each takes only what is left, and what
+would take a core from a step that has begun waits for its end: a step of a millisecond takes ten otherwise.
 """
 
 from __future__ import annotations
@@ -16,26 +17,33 @@ from contextlib import contextmanager
 # How long a model counts after a step, in seconds. Two that are asked at once pause between their steps, and to end and
 # start half of the threads costs tenths of a millisecond each time.
 PAUSE = 0.1
+BEGIN_SECONDS = 0.02  # for which a job waits: it hardly lengthens a step that takes longer
 
 
 class Cores:
-    """Counts what computes now. Thread-safe. clock: seconds, monotonic."""
+    """Counts what computes now. Thread-safe.
+
+    clock: seconds, monotonic; patience: for how many seconds a job waits for steps at most; waiting: jobs that do.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()  # guards the two below
-        self._jobs = 0
+        self._clock, self.patience, self.waiting = clock, BEGIN_SECONDS, 0
+        self._changed = threading.Condition()  # guards the fields below
+        self._jobs = self._begun = 0
         self._models: dict[Hashable, float] = {}  # until when each counts
+        self._wide: dict[Hashable, int] = {}  # by model the number of a step that takes several cores
 
     @contextmanager
     def job(self) -> Iterator[None]:
-        """Count a job that keeps another process busy until the block ends."""
-        with self._lock:
+        """Count a job that keeps a core busy until the block ends, which begins between two steps."""
+        with self._changed:
             self._jobs += 1
+            if self._wide:
+                self._wait_for_steps()
         try:
             yield
         finally:
-            with self._lock:
+            with self._changed:
                 self._jobs -= 1
 
     @contextmanager
@@ -43,15 +51,30 @@ class Cores:
         """Count a model's step until the block ends, and return how many of so many cores it should take, at least 1:
         those without a job, shared between the models that compute.
         """
-        with self._lock:
+        with self._changed:
             now = self._clock()
             self._models = {other: until for other, until in self._models.items() if until > now} | {model: math.inf}
             share = max(1, (cores - self._jobs) // len(self._models))
+            if share > 1:
+                self._begun += 1
+                self._wide[model] = self._begun
         try:
             yield share
         finally:
-            with self._lock:
+            with self._changed:
                 self._models[model] = self._clock() + PAUSE
+                self._wide.pop(model, None)
+                if self.waiting:
+                    self._changed.notify_all()
+
+    def _wait_for_steps(self) -> None:
+        """Wait, with the lock, for the end of the steps that have begun on several cores; later ones leave one free."""
+        begun = self._begun
+        self.waiting += 1
+        try:
+            self._changed.wait_for(lambda: all(number > begun for number in self._wide.values()), self.patience)
+        finally:
+            self.waiting -= 1
 
 
 CORES = Cores()  # of this process

@@ -11,5 +11,9 @@ SECONDS = 30.0  # that the first of them waits for the last
 def start_threads(pool: ThreadPoolExecutor, many: int) -> None:
     """Have `many` threads of a pool started, which has that many. Raises RuntimeError where one cannot be."""
     started = threading.Barrier(many)
-    for _ in range(many):
-        pool.submit(started.wait, SECONDS)
+    try:
+        for _ in range(many):
+            pool.submit(started.wait, SECONDS)
+    except BaseException:
+        started.abort()  # the pool keeps what it has no thread for: the next thread would wait for others in it
+        raise

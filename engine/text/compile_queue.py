@@ -2,7 +2,8 @@
 
 The client with the fewest grammars at work comes first, and among equals the one whose turn was longest ago. One client
 does not get all threads while another waits or might come, nor all places: a grammar may take seconds, and the next one
-of another client a hundredth of that.
+of another client a hundredth of that. And since what compiles takes a core from everything else, a client with many
+jobs rests after each of them while others have some.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from engine.wanted import Wanted
 THREADS = 2
 MOST = 128
 NICENESS = 10
+MANY = 4  # jobs of a client, waiting and at work
+REST = 9  # times as long as a job of such a client took
+LINE_SECONDS = 2.0  # in which all of a line have begun, however long its client should rest
+LATELY = 1.0  # seconds, within which others have had a job
 RETRY_AFTER = 1  # second
 
 Outcome = TypeVar("Outcome")
@@ -44,14 +49,17 @@ class Compilation(Future[Outcome]):
 
 
 class CompileQueue:
-    """At most `most` jobs, at work in `threads` threads and waiting for one. Thread-safe."""
+    """At most `most` jobs, at work in `threads` threads and waiting for one. Thread-safe. clock: seconds, monotonic."""
 
-    def __init__(self, threads: int = THREADS, most: int = MOST) -> None:
-        self._each, self._most, self._to_start = max(1, threads - 1), most, threads
+    def __init__(self, threads: int = THREADS, most: int = MOST, clock: Callable[[], float] = time.monotonic) -> None:
+        self._each, self._most, self._to_start, self._clock = max(1, threads - 1), most, threads, clock
         self._threads = ThreadPoolExecutor(threads, "grammar", initializer=_lower_priority)
-        self._lock = threading.Lock()  # guards the two fields below
+        self._changed = threading.Condition()  # guards the fields below
         self._lines: OrderedDict[str, deque[Compilation[Any]]] = OrderedDict()  # whose turn was longest ago first
         self._at_work: Counter[str] = Counter()
+        self._asked: dict[str, float] = {}  # when each client has last had a job
+        self._rests: dict[str, float] = {}  # until when a client with many does
+        self._closed = False
 
     def done(self, work: Callable[[], Outcome], wanted: Wanted, seconds: float) -> Outcome:
         """Have `work` done for whom it is wanted and return what it returns, while this thread waits.
@@ -74,10 +82,13 @@ class CompileQueue:
         Raises Overloaded where there is no place for this client.
         """
         future = Compilation(client, work)
-        with self._lock:
+        with self._changed:
             if not self._has_room(client):
                 raise Overloaded(TOO_MANY, RETRY_AFTER)
             self._lines.setdefault(client, deque()).append(future)
+            now = self._clock()
+            self._asked = {other: at for other, at in self._asked.items() if now - at < LATELY} | {client: now}
+            self._changed.notify_all()
         future.add_done_callback(self._forget)
         try:
             if self._to_start:
@@ -92,8 +103,10 @@ class CompileQueue:
     def close(self) -> None:
         """End the threads; what waits is cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        with self._lock:
+        with self._changed:
             waiting = [future for line in self._lines.values() for future in line]
+            self._closed = True
+            self._changed.notify_all()
         for future in waiting:
             future.cancel()
 
@@ -106,20 +119,28 @@ class CompileQueue:
     def _do(self, future: Compilation[Any]) -> None:
         assert future.work is not None
         work, future.work = future.work, None
+        began = self._clock()
         try:
             outcome = work()
         except BaseException as error:
-            self._end(future)
+            self._end(future, self._clock() - began)
             future.set_exception(error)
         else:
-            self._end(future)
+            self._end(future, self._clock() - began)
             future.set_result(outcome)
         finally:
             del future, work  # an error would keep them and itself by its traceback
 
     def _take(self) -> Compilation[Any] | None:
-        with self._lock:
-            while (client := self._next_client()) is not None:
+        """Return what may be begun now, once its client has rested; None if there is nothing."""
+        with self._changed:
+            while not self._closed:
+                client = self._next_client()
+                if client is None:
+                    return None
+                if seconds := self._rest_of(client):
+                    self._changed.wait(seconds)
+                    continue
                 line = self._lines[client]
                 future = line.popleft()
                 self._lines.move_to_end(client)
@@ -132,15 +153,33 @@ class CompileQueue:
         return None
 
     def _next_client(self) -> str | None:
-        """Return whose turn it is; with the lock held."""
-        client = min(self._lines, key=self._at_work.__getitem__, default=None)
-        return client if client is not None and self._at_work[client] < self._each else None
+        """Return whose turn it is, one who rests only if nobody else waits; with the lock held."""
+        waiting = [client for client in self._lines if self._at_work[client] < self._each]
+        return min(waiting, key=lambda client: (self._rest_of(client), self._at_work[client]), default=None)
 
-    def _end(self, future: Compilation[Any]) -> None:
-        with self._lock:
-            self._at_work -= Counter([future.client])
-            if future.client in self._lines:
-                self._lines.move_to_end(future.client)
+    def _rest_of(self, client: str) -> float:
+        """Return for how many seconds more a client rests, 0 if it need not; with the lock held."""
+        now = self._clock()
+        left = self._rests.get(client, now) - now
+        if left <= 0 or self._held(client) < MANY:
+            return 0.0
+        return left if any(other != client and now - at < LATELY for other, at in self._asked.items()) else 0.0
+
+    def _end(self, future: Compilation[Any], seconds: float) -> None:
+        """Count what took so long no longer."""
+        client = future.client
+        with self._changed:
+            now = self._clock()
+            self._rests = {other: until for other, until in self._rests.items() if until > now}
+            self._rests[client] = now + min(REST * seconds, LINE_SECONDS / self._held(client))
+            self._at_work -= Counter([client])
+            if client in self._lines:
+                self._lines.move_to_end(client)
+            self._changed.notify_all()
+
+    def _held(self, client: str) -> int:
+        """Return how many jobs a client has, waiting and at work; with the lock held."""
+        return self._at_work[client] + len(self._lines.get(client, ()))
 
     def _forget(self, future: Future[Any]) -> None:
         """Remove what was cancelled while it waited; what is done waits no longer."""
@@ -148,7 +187,7 @@ class CompileQueue:
         if not future.cancelled():
             return
         future.work = None
-        with self._lock:
+        with self._changed:
             line = self._lines.get(future.client)
             if line is not None and future in line:
                 line.remove(future)
@@ -159,7 +198,7 @@ class CompileQueue:
         """Return whether one more job of a client may wait; one without any may take the last place. With the lock
         held.
         """
-        held = self._at_work[client] + len(self._lines.get(client, ()))
+        held = self._held(client)
         free = self._most - self._at_work.total() - sum(map(len, self._lines.values()))
         return within_share(held, 1, free) if held else free > 0
 

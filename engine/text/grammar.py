@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,6 +30,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
+from engine.cores import CORES, Cores
 from engine.errors import ValidationError
 from engine.text.compile_queue import CompileQueue
 from engine.text.grammar_limits import FUEL, MORE_MAY_HELP, TOO_COMPLEX, TRIED_ANSWERS, TRIED_TOKENS, fault, limits_of
@@ -43,7 +45,8 @@ CACHED_GRAMMARS = 128
 CACHED_BYTES = 64 * 2**20  # of the compiled grammars of one model, as `size_of` estimates them
 # Processor time of the masks of one answer: so much, and so much more for each token.
 BURST_SECONDS, TOKEN_SECONDS = 1.0, 0.01
-SLOW_SECONDS = 0.01  # of one mask, beyond which a step does not wait for the next one of its row
+# Of one mask, beyond which a step does not wait for the next one of its row; and of a trial.
+SLOW_SECONDS = 0.01
 LATE_SECONDS = 0.03  # since it was asked for, beyond which a step does not wait for a mask
 BYTES_PER_FUEL, BYTES_PER_CHARACTER = 110, 170  # see `grammar_limits.FUEL`
 
@@ -197,7 +200,7 @@ class Grammars:
     """The grammars of one model. Thread-safe; not for the engine's thread, which must not wait for a compilation.
 
     seconds: how long a request waits for a new grammar; trials: of new grammars, before they are compiled here;
-    compilers: where they are, which several models may share.
+    compilers: where they are, which several models may share; cores: where a long compilation is counted.
     """
 
     def __init__(
@@ -206,8 +209,9 @@ class Grammars:
         seconds: float = COMPILE_SECONDS,
         trials: Trials | None = None,
         compilers: CompileQueue | None = None,
+        cores: Cores = CORES,
     ) -> None:
-        self._trials = trials or NoTrials()
+        self._trials, self._cores = trials or NoTrials(), cores
         self._vocabulary, self._seconds = vocabulary, seconds
         self._words = (len(vocabulary.tokens) + 31) // 32
         self._compilers = compilers or CompileQueue()
@@ -270,8 +274,11 @@ class Grammars:
 
     def _compile(self, grammar: str) -> _Compiled:
         """Compile with as little as is enough, which bounds the size of what is kept. Raises as `mask` does."""
+        began = time.perf_counter()
         self._trials.check(grammar, self._seconds)
-        compiled = self._attempted(grammar)
+        slow = time.perf_counter() - began > SLOW_SECONDS  # so it is here, too
+        with self._cores.job() if slow else nullcontext():
+            compiled = self._attempted(grammar)
         if isinstance(compiled, str):
             raise GrammarRefused(compiled, fault(grammar))
         return compiled

@@ -1,7 +1,8 @@
 """The processes that try new grammars for this one, so that one that never compiles keeps no thread of the service.
 
 A matcher cannot be moved between processes, so each new grammar is compiled twice: here first, over a vocabulary of
-bytes, which takes little, and then in the service, where it comes to an end as well. They also rewrite the schemas that
+bytes, which takes little, and then in the service, where it comes to an end as well. What exceeds the limits is refused
+after the first, so that it takes nothing from the service. They also rewrite the schemas that
 take long, which would keep the interpreter lock of the service from others. A process takes about 20 MiB and 0.1 s of
 processor time to start.
 """
@@ -19,7 +20,7 @@ from typing import Protocol
 from engine.cores import CORES, Cores
 from engine.errors import Overloaded, ValidationError
 from engine.text.grammar_limits import TOO_COMPLEX
-from engine.text.grammar_worker import HEAD, LENGTH, REWRITE, TRY
+from engine.text.grammar_worker import HEAD, LENGTH, REFUSED, REWRITE, TRY
 from engine.text.schema.elsewhere import Job, Outcome, outcome_of, packed, unpacked
 from engine.text.worker_handle import START_SECONDS, Worker
 
@@ -40,8 +41,9 @@ class Trials(Protocol):
         """Release what is held; a trial under way fails."""
 
     def check(self, grammar: str, seconds: float) -> None:
-        """Raise ValidationError if the library does not come to an end with a grammar, or takes too much memory; and
-        Overloaded if others' trials take the time.
+        """Raise ValidationError if the compilation of a grammar comes to no end, or exceeds its limits or the memory.
+
+        Raises Overloaded if others' trials take the time.
         """
 
     def rewrite(self, job: Job, seconds: float) -> Outcome:
@@ -102,7 +104,8 @@ class GrammarProcesses:
             worker.end()
 
     def check(self, grammar: str, seconds: float) -> None:
-        self._ask(TRY, grammar.encode(), seconds)
+        if self._ask(TRY, grammar.encode(), seconds) == REFUSED:
+            raise ValidationError(TOO_COMPLEX)
 
     def rewrite(self, job: Job, seconds: float) -> Outcome:
         answer = self._ask(REWRITE, packed(job), seconds)

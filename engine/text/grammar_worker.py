@@ -2,7 +2,7 @@
 
 `python -m engine.text.grammar_worker SOCKET MEMORY_BYTES` serves jobs on an inherited socket, one at a time;
 `engine.text.grammar_trials` is its other end. A grammar is compiled as for a model, but over the 256 bytes in place of
-a vocabulary: what a compilation may fail to finish does not depend on the tokens.
+a vocabulary: what a compilation may fail to finish does not depend on the tokens, nor does what exceeds its limits.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from engine.text.worker_process import receive, serve
 
 HEAD = struct.Struct("!cI")  # what is to be done, and the length in bytes of what follows
 LENGTH = struct.Struct("!I")  # of the answer that follows, in bytes
-TRY, REWRITE = b"T", b"R"  # a grammar in UTF-8, which has an empty answer; a packed job, which has a packed outcome
+TRY, REWRITE = b"T", b"R"  # a grammar in UTF-8; a packed job, which has a packed outcome
+TAKEN, REFUSED = b"", b"R"  # the answer to a grammar: whether it exceeds the limits of a compilation
 
 
 def work(jobs: socket.socket) -> None:
     """Do one job after another until the other end is closed."""
     while head := receive(jobs, HEAD.size):
         what, size = HEAD.unpack(head)
-        data, answer = receive(jobs, size), b""
+        data = receive(jobs, size)
         if what == REWRITE:
             answer = rewritten(data)
         else:
-            try_grammar(data.decode())
+            answer = TAKEN if try_grammar(data.decode()) else REFUSED
         jobs.sendall(LENGTH.pack(len(answer)) + answer)
 
 
@@ -45,18 +46,20 @@ def rewritten(job: bytes) -> bytes:
     return packed(outcome_of(job_of(job)))
 
 
-def try_grammar(grammar: str) -> None:
-    """Do whatever the service does with a new grammar: compile it, start a few answers, look for a mistake."""
-    for fuel in FUEL:
-        matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=limits_of(fuel, grammar))
-        if not matcher.is_error():
-            for share in TRIED_ANSWERS:
-                _start(matcher.deep_copy(), share)
-            if not matcher.is_error():
-                return
-        elif reason(matcher.get_error()) != TOO_COMPLEX:
-            break
-    fault(grammar)
+def try_grammar(grammar: str) -> bool:
+    """Do whatever the service does with a new grammar: compile it, start a few answers, look for a mistake.
+
+    Returns whether its compilation keeps within the limits. It may be refused for something else.
+    """
+    matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=limits_of(FUEL[-1], grammar))
+    if not matcher.is_error():
+        for share in TRIED_ANSWERS:
+            _start(matcher.deep_copy(), share)
+    elif reason(matcher.get_error()) == TOO_COMPLEX:
+        return False
+    else:
+        fault(grammar)
+    return True
 
 
 def _start(matcher: LLMatcher, share: float) -> None:

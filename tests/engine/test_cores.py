@@ -1,12 +1,13 @@
 """What computes on the processor's cores is counted, and a model's step takes what is left."""
 
 import threading
+import time
 from contextlib import ExitStack
 
 import pytest
 
 from engine.cores import PAUSE, Cores
-from tests.fakes import Clock
+from tests.fakes import PATIENCE, Clock
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,39 @@ def test_models_that_compute_at_once_share_the_cores(cores, jobs, shares):
         clock.advance(ago * PAUSE)
         with counted.step(cores, 0) as taken:
             assert taken == share
+
+
+def test_a_job_begins_between_steps():
+    """Those that have begun keep their cores, and a later one leaves a core to the job that waits."""
+    counted, began = Cores(), threading.Event()
+    counted.patience = PATIENCE
+
+    def work():
+        with counted.job():
+            began.set()
+            together.wait(PATIENCE)
+
+    together, thread = threading.Barrier(2), threading.Thread(target=work)
+    with counted.step(2, "a") as taken:
+        assert taken == 2
+        thread.start()
+        while not counted.waiting:
+            time.sleep(0)
+        assert not began.is_set()
+    assert began.wait(PATIENCE)
+    with counted.step(2, "a") as taken:
+        assert taken == 1
+        with counted.job():  # a step of one core takes none from it
+            pass
+    together.wait(PATIENCE)
+    thread.join()
+
+
+def test_a_job_does_not_wait_for_a_step_that_takes_long():
+    counted = Cores()
+    counted.patience = 0.01
+    with counted.step(2, "a"), counted.job():
+        pass
 
 
 @pytest.mark.parametrize("kind", ["job", "step"])

@@ -6,20 +6,22 @@ from concurrent.futures import CancelledError
 
 import pytest
 
+from engine import thread_start
 from engine.errors import Overloaded, ValidationError
-from engine.text.compile_queue import Compilation, CompileQueue, _result
+from engine.text.compile_queue import LATELY, LINE_SECONDS, MANY, REST, Compilation, CompileQueue, _result
 from engine.wanted import Wanted
-from tests.fakes import PATIENCE
+from tests.fakes import PATIENCE, Clock
 from tests.held_jobs import HeldJobs
 from tests.timing import NewThreads
 
 
 class Compiler(HeldJobs):
-    """A queue whose jobs are held."""
+    """A queue whose jobs are held, with a clock of its own."""
 
     def __init__(self, **limits):
         super().__init__()
-        self.queue = CompileQueue(**limits)
+        self.clock = Clock()
+        self.queue = CompileQueue(clock=self.clock, **limits)
 
     def submit(self, name):
         """Submit a job of the client that its name begins with."""
@@ -81,6 +83,82 @@ def test_no_client_has_every_thread(compiler):
     assert [job.running() for job in slow] == [True, False, False, False]
     two.let_go("a0")
     two.wait_for("a0", "b0", "a1")
+
+
+def with_many(compiler, others):
+    """Return a queue of two threads in which a client has many jobs, the first at work, and others have these; and the
+    jobs of the client.
+    """
+    one = compiler(threads=2)
+    jobs = [one.submit("a0")]
+    one.wait_for("a0")
+    jobs += [one.submit(f"a{number}") for number in range(1, 2 * MANY)]
+    for name in others:
+        one.submit(name)
+    return one, jobs
+
+
+def test_a_client_with_many_rests_while_others_have_some(compiler):
+    """After each, so many times what it took; the others' go on meanwhile."""
+    one, jobs = with_many(compiler, ["b0"])
+    one.clock.advance(0.02)
+    one.let_go("a0")
+    assert jobs[0].result(PATIENCE) == "a0"
+    one.let_go("b0", "b1", "c0", "c1")
+    assert one.submit("b1").result(PATIENCE) == "b1"
+    one.clock.advance(REST * 0.02 - 0.01)
+    assert one.submit("c0").result(PATIENCE) == "c0"
+    one.wait_for("a0", "b0", "b1", "c0")
+    one.clock.advance(0.02)
+    one.submit("c1")
+    one.let_go("a1")
+    assert jobs[1].result(PATIENCE) == "a1"
+
+
+def test_a_client_rests_for_nobody_who_has_had_no_job_lately(compiler):
+    one, jobs = with_many(compiler, [])
+    one.clock.advance(1.0)
+    one.let_go("a0", "b0")
+    one.wait_for("a0", "a1")
+    assert one.submit("b0").result(PATIENCE) == "b0"
+    one.clock.advance(LATELY)
+    one.let_go("a1")
+    one.wait_for("a0", "a1", "b0", "a2")
+
+
+def test_a_client_with_few_does_not_rest(compiler):
+    one = compiler(threads=2)
+    one.submit("a0")
+    one.wait_for("a0")
+    for name in ("b0", *(f"a{number}" for number in range(1, MANY - 1))):
+        one.submit(name)
+    one.clock.advance(0.5)
+    one.let_go("a0")
+    one.wait_for("a0", "b0", "a1")
+
+
+def test_a_line_passes_in_time(compiler):
+    """However long its jobs take: who waits is not refused for the others' sake."""
+    one, jobs = with_many(compiler, ["b0"])
+    one.clock.advance(100.0)
+    one.submit("b1")
+    one.let_go("a0", "a1", "b0", "b1", "c0")
+    assert jobs[0].result(PATIENCE) == "a0"
+    one.clock.advance(LINE_SECONDS / (2 * MANY) + 0.01)
+    one.submit("c0")
+    assert jobs[1].result(PATIENCE) == "a1"
+
+
+def test_the_close_of_a_queue_ends_a_rest(compiler):
+    """No thread is left."""
+    one, jobs = with_many(compiler, ["b0"])
+    one.clock.advance(100.0)
+    one.submit("b1")
+    one.let_go("a0", "b0", "b1")
+    assert jobs[0].result(PATIENCE) == "a0"
+    one.queue.close()
+    assert jobs[1].cancelled()
+    one.queue._threads.shutdown(wait=True)
 
 
 def test_a_client_alone_holds_half_of_the_places(compiler):
@@ -171,7 +249,8 @@ def test_all_threads_begin_with_the_first_job(compiler):
 
 
 def test_a_job_for_which_no_thread_begins_is_refused_and_forgotten(compiler, monkeypatch):
-    """The next one starts the threads."""
+    """The next one starts the threads, and waits for none that did not begin."""
+    monkeypatch.setattr(thread_start, "SECONDS", 2 * PATIENCE)
     queue = compiler(threads=2, most=1).queue
 
     def no_room(thread):

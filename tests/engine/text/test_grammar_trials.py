@@ -4,16 +4,19 @@ import os
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from engine.cores import CORES, Cores
 from engine.errors import Overloaded, ValidationError
-from engine.text.grammar import GrammarRefused, Grammars, json_grammar, lark_grammar
+from engine.text import grammar as grammar_module
+from engine.text.grammar import SLOW_SECONDS, GrammarRefused, Grammars, json_grammar, lark_grammar
 from engine.text.grammar_limits import fault
-from engine.text.grammar_trials import MEMORY_BYTES, GrammarProcesses
+from engine.text.grammar_trials import MEMORY_BYTES, GrammarProcesses, NoTrials
 from engine.text.grammar_worker import try_grammar
 from engine.types import Vocabulary
+from tests.fakes import Clock
 from tests.masks import bitmask_of
 
 LETTERS = Vocabulary(
@@ -66,6 +69,48 @@ def test_grammars_are_tried_one_after_another(processes):
     for grammar in (OBJECT, lark_grammar("start: missing"), lark_grammar("start: /(/"), OBJECT):
         trials.check(grammar, PATIENCE)
     assert trials.pids == pids
+
+
+def test_what_exceeds_the_limits_is_refused_without_the_service(processes, monkeypatch):
+    """It is not compiled again; what is refused for something else is, and knows its place."""
+    trials = processes()
+    grammars = Grammars(LETTERS, trials=trials)
+    attempted = []
+    attempt = Grammars._attempted
+    monkeypatch.setattr(Grammars, "_attempted", lambda own, one: attempted.append(one) or attempt(own, one))
+    patterns = " & ".join(f"/(.|\\n)*{letter}(.|\\n){{{number}}}/" for number, letter in enumerate("abcdefghijkl", 7))
+    try:
+        with pytest.raises(ValidationError, match="is too complex"):
+            grammars.mask(lark_grammar(f"start: X\nX: {patterns}"))
+        assert attempted == []
+        with pytest.raises(GrammarRefused) as refused:
+            grammars.mask(lark_grammar("start: missing"))
+        assert refused.value.place
+        assert len(attempted) == 1
+    finally:
+        grammars.close()
+
+
+def test_what_took_long_to_try_takes_a_core_where_it_is_compiled(monkeypatch):
+    """Quick ones take none: the models would split each step anew."""
+    cores, taken, clock = Cores(), [], Clock()
+    monkeypatch.setattr(grammar_module, "time", SimpleNamespace(perf_counter=clock))
+
+    class Trials(NoTrials):
+        def check(self, grammar, seconds):
+            clock.advance(2 * SLOW_SECONDS if "slow" in grammar else SLOW_SECONDS / 2)
+
+    class Own(Grammars):
+        def _attempted(self, grammar):
+            with cores.step(1000, "a") as left:
+                taken.append(left)
+            return super()._attempted(grammar)
+
+    grammars = Own(LETTERS, trials=Trials(), cores=cores)
+    for text in ("slow", "quick"):
+        grammars.mask(lark_grammar(f'start: "{text}"'))
+    grammars.close()
+    assert taken == [999, 1000]
 
 
 @pytest.mark.parametrize("script", [HANGS, DIES])
