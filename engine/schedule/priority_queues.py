@@ -1,7 +1,9 @@
 """The waiting sequences of all priorities, and which of them starts next.
 
 The highest priority starts first, but whatever waits above them, every INTERACTIVE_EVERY-th start is an interactive one
-and every BATCH_EVERY-th one of a batch. No lock here: the waiting room holds its own around every call but `len()`.
+and every BATCH_EVERY-th one of a batch, unless batches hold as large a part of the slots already: what would start then
+takes no slot from another one, and all behind it would wait for an end. No lock here: the waiting room holds its own
+around every call but `len()`.
 """
 
 from __future__ import annotations
@@ -40,12 +42,12 @@ class PriorityQueues:
 
     def peek(self, held: Held) -> Sequence | None:
         """Return the sequence that `take` would return."""
-        priority = self._next_priority()
+        priority = self._next_priority(held)
         return None if priority is None else self._queues[priority].peek(held[priority])
 
     def take(self, held: Held) -> Sequence | None:
         """Remove and return the sequence that starts next, None if none waits."""
-        if (priority := self._next_priority()) is None:
+        if (priority := self._next_priority(held)) is None:
             return None
         self._starts += 1
         sequence = self._queues[priority].take(held[priority])
@@ -65,10 +67,12 @@ class PriorityQueues:
     def order(self, held: Held) -> Iterator[Sequence]:
         """Yield all sequences in the order in which they start if no others come and each keeps its slot."""
         orders = {priority: deque(queue.order(held.get(priority, {}))) for priority, queue in self._queues.items()}
-        starts = self._starts
+        starts, slots = self._starts, _slots(held)
         while any(orders.values()):
-            yield next(orders[priority] for priority in _preferred(starts) if orders[priority]).popleft()
+            priority = next(priority for priority in _preferred(starts, slots) if orders[priority])
+            yield orders[priority].popleft()
             starts += 1
+            slots[priority] += 1
 
     def num_waiting(self, client: str) -> int:
         """Return how many sequences of a client wait."""
@@ -93,13 +97,22 @@ class PriorityQueues:
             self.remove(sequence)
         return removed
 
-    def _next_priority(self) -> Priority | None:
-        return next((priority for priority in _preferred(self._starts) if self._queues[priority]), None)
+    def _next_priority(self, held: Held) -> Priority | None:
+        return next((one for one in _preferred(self._starts, _slots(held)) if self._queues[one]), None)
 
 
-def _preferred(starts: int) -> tuple[Priority, ...]:
-    """Return the priorities in the order in which they are considered for the start after so many others."""
-    if starts % BATCH_EVERY == BATCH_EVERY - 1:
+def _slots(held: Held) -> dict[Priority, int]:
+    return {priority: sum(held.get(priority, {}).values()) for priority in Priority}
+
+
+def _preferred(starts: int, slots: Mapping[Priority, int]) -> tuple[Priority, ...]:
+    """Return the priorities in the order in which they are considered for the start after so many others.
+
+    slots: that each holds.
+    """
+    others = slots[Priority.HIGH] + slots[Priority.INTERACTIVE]
+    have_share = slots[Priority.BATCH] > 0 and slots[Priority.BATCH] * (BATCH_EVERY - 1) >= others
+    if starts % BATCH_EVERY == BATCH_EVERY - 1 and not have_share:
         return Priority.BATCH, Priority.HIGH, Priority.INTERACTIVE
     if starts % INTERACTIVE_EVERY == 1:  # never a batch's start
         return Priority.INTERACTIVE, Priority.HIGH, Priority.BATCH

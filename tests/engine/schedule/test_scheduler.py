@@ -320,6 +320,22 @@ def test_interactive_requests_take_slots_from_batches_except_their_share():
     assert len(floor.scheduler.running) == 4
 
 
+@pytest.mark.parametrize("before", range(BATCH_EVERY))
+def test_a_batch_that_waits_holds_no_interactive_request_up(before):
+    """Whichever start is the next: batches that hold all slots free none for another one."""
+    floor = Floor(slots=4)
+    for _ in range(before):
+        visitor = floor.come("visitor")
+        floor.step()
+        floor.scheduler.finish(visitor)
+    for _ in range(8):
+        floor.come("job", batch=True)
+    floor.step()
+    visitor = floor.come("visitor")
+    floor.step()
+    assert visitor in floor.scheduler.running
+
+
 def test_a_batch_in_the_only_slot_finishes_despite_interactive_requests():
     """It gets one start in eight; it is not preempted at once, or it would never finish."""
     floor = Floor(slots=1)

@@ -334,6 +334,21 @@ def test_interactive_requests_start_before_batches_which_are_not_starved():
     assert order == (["visitor"] * (BATCH_EVERY - 1) + ["job"]) * 3
 
 
+@pytest.mark.parametrize(("slots", "turns"), [(1, 0), (60, 0), (0, 2)])
+def test_batches_that_hold_their_part_of_the_slots_have_no_turn(slots, turns):
+    """It would not free a slot, and all behind it would wait for one; places in the queue are those of the starts."""
+    room = WaitingRoom(200, 1_000_000)
+    held = {Priority.HIGH: {}, Priority.INTERACTIVE: {"a": 4, "b": 3}, Priority.BATCH: {"job": slots} if slots else {}}
+    for _ in range(20):
+        come(room, "visitor")
+        come(room, "job", batch=True)
+    for _ in range(2 * BATCH_EVERY):
+        order = [*room._queue.order(held)]
+        assert room.peek(held) is order[0]
+        turns -= start(room, held).request.client == "job"
+    assert turns == 0
+
+
 @pytest.mark.parametrize(
     ("waiting", "starts"),
     [
