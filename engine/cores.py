@@ -3,7 +3,7 @@
 A step's products are split between threads that wait for each other some hundred times. Where one of them shares its
 core with another process, all wait for the time slices of that process each time, and the kernel wakes and stops them
 so often that it can leave everything else on the machine waiting for seconds. So each takes only what is left, and what
-would take a core from a step that has begun waits for its end: a step of a millisecond takes ten otherwise.
+would take a core from a short step that has begun waits for its end: one of a millisecond takes ten otherwise.
 """
 
 from __future__ import annotations
@@ -28,23 +28,32 @@ class Cores:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self.patience, self.waiting = clock, BEGIN_SECONDS, 0
+        self._own = threading.local()
         self._changed = threading.Condition()  # guards the fields below
         self._jobs = self._begun = 0
         self._models: dict[Hashable, float] = {}  # until when each counts
         self._wide: dict[Hashable, int] = {}  # by model the number of a step that takes several cores
 
     @contextmanager
-    def job(self) -> Iterator[None]:
-        """Count a job that keeps a core busy until the block ends, which begins between two steps."""
+    def job(self, wait: bool = True) -> Iterator[None]:
+        """Count a job that keeps a core busy until the block ends.
+
+        wait: for the end of the steps that have begun on several cores, up to `patience`.
+        """
         with self._changed:
             self._jobs += 1
-            if self._wide:
-                self._wait_for_steps()
         try:
+            if wait:
+                self._wait_for_steps()
             yield
         finally:
             with self._changed:
                 self._jobs -= 1
+
+    @property
+    def waited(self) -> float:
+        """For how many seconds this thread has waited for steps."""
+        return getattr(self._own, "waited", 0.0)
 
     @contextmanager
     def step(self, cores: int, model: Hashable) -> Iterator[int]:
@@ -68,13 +77,16 @@ class Cores:
                     self._changed.notify_all()
 
     def _wait_for_steps(self) -> None:
-        """Wait, with the lock, for the end of the steps that have begun on several cores; later ones leave one free."""
-        begun = self._begun
-        self.waiting += 1
-        try:
-            self._changed.wait_for(lambda: all(number > begun for number in self._wide.values()), self.patience)
-        finally:
-            self.waiting -= 1
+        with self._changed:
+            if not self._wide:
+                return
+            begun, since = self._begun, self._clock()
+            self.waiting += 1
+            try:
+                self._changed.wait_for(lambda: all(number > begun for number in self._wide.values()), self.patience)
+            finally:
+                self.waiting -= 1
+                self._own.waited = self.waited + self._clock() - since
 
 
 CORES = Cores()  # of this process

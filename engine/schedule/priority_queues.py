@@ -2,14 +2,15 @@
 
 The highest priority starts first, but whatever waits above them, every INTERACTIVE_EVERY-th start is an interactive one
 and every BATCH_EVERY-th one of a batch, unless batches hold as large a part of the slots already: what would start then
-takes no slot from another one, and all behind it would wait for an end. No lock here: the waiting room holds its own
-around every call but `len()`.
+takes no slot from another one, and all behind it would wait for an end. Their turn comes later then. No lock here: the
+waiting room holds its own around every call but `len()`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from engine.schedule.fair_queue import FairQueue
 from engine.schedule.sequence import Sequence
@@ -26,7 +27,7 @@ class PriorityQueues:
 
     def __init__(self) -> None:
         self._queues = {priority: FairQueue() for priority in Priority}
-        self._starts = 0
+        self._starts = _Starts()
         self.tokens = 0
 
     def __len__(self) -> int:
@@ -49,7 +50,7 @@ class PriorityQueues:
         """Remove and return the sequence that starts next, None if none waits."""
         if (priority := self._next_priority(held)) is None:
             return None
-        self._starts += 1
+        self._starts.count(priority)
         sequence = self._queues[priority].take(held[priority])
         self.tokens -= sequence.num_prompt
         return sequence
@@ -67,11 +68,11 @@ class PriorityQueues:
     def order(self, held: Held) -> Iterator[Sequence]:
         """Yield all sequences in the order in which they start if no others come and each keeps its slot."""
         orders = {priority: deque(queue.order(held.get(priority, {}))) for priority, queue in self._queues.items()}
-        starts, slots = self._starts, _slots(held)
+        starts, slots = replace(self._starts), _slots(held)
         while any(orders.values()):
-            priority = next(priority for priority in _preferred(starts, slots) if orders[priority])
+            priority = next(one for one in starts.preferred(slots) if orders[one])
             yield orders[priority].popleft()
-            starts += 1
+            starts.count(priority)
             slots[priority] += 1
 
     def num_waiting(self, client: str) -> int:
@@ -98,22 +99,35 @@ class PriorityQueues:
         return removed
 
     def _next_priority(self, held: Held) -> Priority | None:
-        return next((one for one in _preferred(self._starts, _slots(held)) if self._queues[one]), None)
+        return next((one for one in self._starts.preferred(_slots(held)) if self._queues[one]), None)
+
+
+@dataclass(slots=True)
+class _Starts:
+    """How many there were, and how many since the last one of a batch."""
+
+    total: int = 0
+    since_batch: int = 0
+
+    def count(self, priority: Priority) -> None:
+        """Count a start."""
+        self.total += 1
+        self.since_batch = 0 if priority is Priority.BATCH else self.since_batch + 1
+
+    def preferred(self, slots: Mapping[Priority, int]) -> tuple[Priority, ...]:
+        """Return the priorities in the order in which they are considered for the next start. slots: that each holds.
+
+        The part of the slots that is a batch's is the one that the scheduler leaves to them.
+        """
+        share = max(1, sum(slots.values()) // BATCH_EVERY)
+        if self.since_batch < BATCH_EVERY - 1 or slots[Priority.BATCH] >= share:
+            order = [Priority.HIGH, Priority.INTERACTIVE, Priority.BATCH]
+        else:
+            order = [Priority.BATCH, Priority.HIGH, Priority.INTERACTIVE]
+        if self.total % INTERACTIVE_EVERY == 1:
+            order.sort(key=lambda priority: priority is not Priority.INTERACTIVE)
+        return tuple(order)
 
 
 def _slots(held: Held) -> dict[Priority, int]:
     return {priority: sum(held.get(priority, {}).values()) for priority in Priority}
-
-
-def _preferred(starts: int, slots: Mapping[Priority, int]) -> tuple[Priority, ...]:
-    """Return the priorities in the order in which they are considered for the start after so many others.
-
-    slots: that each holds.
-    """
-    others = slots[Priority.HIGH] + slots[Priority.INTERACTIVE]
-    have_share = slots[Priority.BATCH] > 0 and slots[Priority.BATCH] * (BATCH_EVERY - 1) >= others
-    if starts % BATCH_EVERY == BATCH_EVERY - 1 and not have_share:
-        return Priority.BATCH, Priority.HIGH, Priority.INTERACTIVE
-    if starts % INTERACTIVE_EVERY == 1:  # never a batch's start
-        return Priority.INTERACTIVE, Priority.HIGH, Priority.BATCH
-    return Priority.HIGH, Priority.INTERACTIVE, Priority.BATCH

@@ -9,6 +9,7 @@ jobs rests after each of them while others have some.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from engine.cores import CORES, Cores
 from engine.errors import Overloaded, ValidationError
 from engine.shares import within_share
 from engine.text.grammar_limits import TOO_COMPLEX
@@ -29,7 +31,7 @@ MOST = 128
 NICENESS = 10
 MANY = 4  # jobs of a client, waiting and at work
 REST = 9  # times as long as a job of such a client took
-LINE_SECONDS = 2.0  # in which all of a line have begun, however long its client should rest
+LINE_SECONDS = 2.0  # since the first of a line came, after which its client rests no more
 LATELY = 1.0  # seconds, within which others have had a job
 RETRY_AFTER = 1  # second
 
@@ -39,21 +41,33 @@ Outcome = TypeVar("Outcome")
 class Compilation(Future[Outcome]):
     """What is compiled for a client, by `work`.
 
-    began: when a thread began with it, in seconds on the monotonic clock; None while it waits.
+    came: when it was submitted, on the queue's clock; began: when a thread began with it, in seconds on the monotonic
+    clock; None while it waits.
     """
 
-    def __init__(self, client: str = "", work: Callable[[], Outcome] | None = None) -> None:
+    def __init__(self, client: str = "", work: Callable[[], Outcome] | None = None, came: float = 0.0) -> None:
         super().__init__()
-        self.client, self.work = client, work
+        self.client, self.work, self.came = client, work, came
         self.began: float | None = None
 
 
 class CompileQueue:
-    """At most `most` jobs, at work in `threads` threads and waiting for one. Thread-safe. clock: seconds, monotonic."""
+    """At most `most` jobs, at work in `threads` threads and waiting for one. Thread-safe.
 
-    def __init__(self, threads: int = THREADS, most: int = MOST, clock: Callable[[], float] = time.monotonic) -> None:
+    clock: seconds, monotonic; cores: where jobs wait for the models, which is none of their own time.
+    """
+
+    def __init__(
+        self,
+        threads: int = THREADS,
+        most: int = MOST,
+        clock: Callable[[], float] = time.monotonic,
+        cores: Cores = CORES,
+    ) -> None:
+        self._cores = cores
         self._each, self._most, self._to_start, self._clock = max(1, threads - 1), most, threads, clock
         self._threads = ThreadPoolExecutor(threads, "grammar", initializer=_lower_priority)
+        self._starting = threading.Lock()  # guards `_to_start`
         self._changed = threading.Condition()  # guards the fields below
         self._lines: OrderedDict[str, deque[Compilation[Any]]] = OrderedDict()  # whose turn was longest ago first
         self._at_work: Counter[str] = Counter()
@@ -81,19 +95,20 @@ class CompileQueue:
 
         Raises Overloaded where there is no place for this client.
         """
-        future = Compilation(client, work)
+        future = Compilation(client, work, self._clock())
         with self._changed:
             if not self._has_room(client):
                 raise Overloaded(TOO_MANY, RETRY_AFTER)
             self._lines.setdefault(client, deque()).append(future)
-            now = self._clock()
+            now = future.came
             self._asked = {other: at for other, at in self._asked.items() if now - at < LATELY} | {client: now}
             self._changed.notify_all()
         future.add_done_callback(self._forget)
         try:
-            if self._to_start:
-                start_threads(self._threads, self._to_start)
-                self._to_start = 0
+            with self._starting:
+                if self._to_start:
+                    start_threads(self._threads, self._to_start)
+                    self._to_start = 0
             self._threads.submit(self._work)
         except BaseException:  # there is no room for a thread
             future.cancel()
@@ -119,14 +134,14 @@ class CompileQueue:
     def _do(self, future: Compilation[Any]) -> None:
         assert future.work is not None
         work, future.work = future.work, None
-        began = self._clock()
+        began = self._clock() - self._cores.waited
         try:
             outcome = work()
         except BaseException as error:
-            self._end(future, self._clock() - began)
+            self._end(future, self._clock() - self._cores.waited - began)
             future.set_exception(error)
         else:
-            self._end(future, self._clock() - began)
+            self._end(future, self._clock() - self._cores.waited - began)
             future.set_result(outcome)
         finally:
             del future, work  # an error would keep them and itself by its traceback
@@ -159,19 +174,22 @@ class CompileQueue:
 
     def _rest_of(self, client: str) -> float:
         """Return for how many seconds more a client rests, 0 if it need not; with the lock held."""
-        now = self._clock()
-        left = self._rests.get(client, now) - now
-        if left <= 0 or self._held(client) < MANY:
+        until = self._rests.get(client)
+        if until is None or self._held(client) < MANY:
             return 0.0
-        return left if any(other != client and now - at < LATELY for other, at in self._asked.items()) else 0.0
+        others = [at + LATELY for other, at in self._asked.items() if other != client]
+        if len(self._lines.keys() | self._at_work.keys() | {client}) > 1:
+            others.append(math.inf)
+        return max(0.0, min(until, max(others)) - self._clock()) if others else 0.0
 
     def _end(self, future: Compilation[Any], seconds: float) -> None:
-        """Count what took so long no longer."""
+        """Count what took so long no longer, and have its client rest, as long as its line still passes in time."""
         client = future.client
         with self._changed:
             now = self._clock()
             self._rests = {other: until for other, until in self._rests.items() if until > now}
-            self._rests[client] = now + min(REST * seconds, LINE_SECONDS / self._held(client))
+            if self._held(client) >= MANY and (line := self._lines.get(client)):
+                self._rests[client] = now + min(REST * seconds, (line[0].came + LINE_SECONDS - now) / len(line))
             self._at_work -= Counter([client])
             if client in self._lines:
                 self._lines.move_to_end(client)
@@ -193,6 +211,7 @@ class CompileQueue:
                 line.remove(future)
                 if not line:
                     del self._lines[future.client]
+                self._changed.notify_all()
 
     def _has_room(self, client: str) -> bool:
         """Return whether one more job of a client may wait; one without any may take the last place. With the lock

@@ -274,9 +274,9 @@ class Grammars:
 
     def _compile(self, grammar: str) -> _Compiled:
         """Compile with as little as is enough, which bounds the size of what is kept. Raises as `mask` does."""
-        began = time.perf_counter()
+        began = time.perf_counter() - self._cores.waited
         self._trials.check(grammar, self._seconds)
-        slow = time.perf_counter() - began > SLOW_SECONDS  # so it is here, too
+        slow = time.perf_counter() - self._cores.waited - began > SLOW_SECONDS  # so it is here, too
         with self._cores.job() if slow else nullcontext():
             compiled = self._attempted(grammar)
         if isinstance(compiled, str):

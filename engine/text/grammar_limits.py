@@ -21,6 +21,9 @@ TRIED_ANSWERS = (0.0, 0.35, 0.7, 1.0)
 # What the library says if an answer exceeds what it may keep of a grammar, which grows with the fuel.
 MORE_MAY_HELP = "too many expressions"
 TOO_COMPLEX = "is too complex"
+# How the library's messages begin where a compilation exceeds its limits, whatever the vocabulary. Those of a mistake
+# begin with its place, and quote the grammar. One that names a token that there is not is such a mistake, too.
+BEYOND_LIMITS = ("fuel exhausted", "initial lexer configuration", "grammar size", MORE_MAY_HELP)
 
 
 def limits_of(fuel: int, grammar: str) -> LLParserLimits:

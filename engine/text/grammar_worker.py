@@ -18,7 +18,7 @@ import sys
 
 from llguidance import LLMatcher
 
-from engine.text.grammar_limits import FUEL, TOO_COMPLEX, TRIED_ANSWERS, TRIED_TOKENS, fault, limits_of, reason
+from engine.text.grammar_limits import BEYOND_LIMITS, FUEL, TRIED_ANSWERS, TRIED_TOKENS, fault, limits_of
 from engine.text.schema.elsewhere import job_of, outcome_of, packed
 from engine.text.schema.probe import byte_tokenizer, take_token
 from engine.text.worker_process import receive, serve
@@ -55,7 +55,7 @@ def try_grammar(grammar: str) -> bool:
     if not matcher.is_error():
         for share in TRIED_ANSWERS:
             _start(matcher.deep_copy(), share)
-    elif reason(matcher.get_error()) == TOO_COMPLEX:
+    elif matcher.get_error().startswith(BEYOND_LIMITS):
         return False
     else:
         fault(grammar)

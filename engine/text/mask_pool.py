@@ -72,7 +72,8 @@ class MaskPool(Generic[Mask]):
     def _run(self) -> None:
         while (taken := self._take()) is not None:
             (_, _, future, work, lock), slow = taken
-            with self._cores.job() if slow else nullcontext():
+            # It does not wait for a step: that may wait for the lock.
+            with self._cores.job(wait=False) if slow else nullcontext():
                 _compute(future, work, lock)
             with self._changed:
                 self._slow_left += slow

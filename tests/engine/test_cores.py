@@ -70,10 +70,14 @@ def test_a_job_begins_between_steps():
 
 
 def test_a_job_does_not_wait_for_a_step_that_takes_long():
+    """Nor at all if it is told so; how long it waited is known."""
     counted = Cores()
+    counted.patience = PATIENCE
+    with counted.step(2, "a"), counted.job(wait=False):
+        assert counted.waited == 0.0
     counted.patience = 0.01
     with counted.step(2, "a"), counted.job():
-        pass
+        assert counted.waited > 0.0
 
 
 @pytest.mark.parametrize("kind", ["job", "step"])

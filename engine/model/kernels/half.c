@@ -12,7 +12,7 @@ enum {
     PAIRS = FLOAT32,    /* the kind of a GEMM of weights and x in bfloat16; else that of the weights */
     HDEPTH = 512,       /* inputs of a panel that stay in the L1 cache while all rows of x pass over them */
     PAIRS_DEPTH = 2048, /* the same of products of bfloat16, which take no longer from the L2 cache */
-    PANELS_AT_ONCE = 2  /* panels, for which a row of x is read once */
+    PAIRS_PANELS = 2    /* panels, for which such products of many rows read x once */
 };
 
 #if defined(__AVX512F__)
@@ -210,13 +210,14 @@ void half_gemm(const float *x, const unsigned short *packed, const float *bias, 
         x = (const float *)rounded, kind = PAIRS;
     }
     long ldx = kind == PAIRS ? padded_to(in) : in;
+    const long at_once = kind == PAIRS && rows > HROWS ? PAIRS_PANELS : 1;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (long first = 0; first < out; first += PANELS_AT_ONCE * HCOLS) {
-        long whole = (out - first) / HCOLS, panels = whole < PANELS_AT_ONCE ? whole : PANELS_AT_ONCE;
+    for (long first = 0; first < out; first += at_once * HCOLS) {
+        long whole = (out - first) / HCOLS, panels = whole < at_once ? whole : at_once;
         const unsigned short *panel = packed + first * padded_to(in);
         half_panels(x, kind, panel, panels, bias ? bias + first : NULL, y + first, out, rows, in, add);
         long last = first + panels * HCOLS, columns = out - last;
-        if (panels == PANELS_AT_ONCE || !columns) continue;
+        if (panels == at_once || !columns) continue;
         float part[HROWS * HCOLS]; /* the last panel is wider than the rest of y */
         for (long row = 0; row < rows; row += HROWS) {
             long count = rows - row < HROWS ? rows - row : HROWS;

@@ -51,7 +51,7 @@ static void pack_values(const float *values, const int *blocks, long stride, wor
     }
 }
 
-/* Returns 2^x for x <= 0, to some 2^-17 of it, by a polynomial of the part after the point. NaN stays NaN. */
+/* Returns 2^x for x <= 0, to 2^-14 of it, by a polynomial of the part after the point. NaN stays NaN. */
 INLINE __m512 power_of_two(__m512 x) {
     x = _mm512_max_ps(_mm512_set1_ps(-150.0f), x); /* of minus infinity no part would be left; NaN is the second one */
     __m512 whole = _mm512_roundscale_ps(x, 0), part = _mm512_sub_ps(x, whole);

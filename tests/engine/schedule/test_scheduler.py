@@ -336,6 +336,23 @@ def test_a_batch_that_waits_holds_no_interactive_request_up(before):
     assert visitor in floor.scheduler.running
 
 
+@pytest.mark.parametrize("slots", [4, 9, 12, 20])
+def test_batches_get_no_more_slots_than_they_may_keep(slots):
+    """None is started and preempted at once for the next interactive request."""
+    floor = Floor(slots=slots, budget=64)
+    for number in range(8):
+        floor.come(f"job {number}", batch=True)
+    for number in range(slots + 3 * BATCH_EVERY):
+        floor.come(f"visitor {number}")
+    floor.step()
+    for _ in range(2 * BATCH_EVERY):
+        visitors = [one for one in floor.scheduler.running if one.request.client.startswith("visitor")]
+        floor.scheduler.finish(visitors[0])
+        floor.step()
+        assert len(floor.scheduler.running) == slots
+        assert floor.scheduler.sequence_to_preempt() is None
+
+
 def test_a_batch_in_the_only_slot_finishes_despite_interactive_requests():
     """It gets one start in eight; it is not preempted at once, or it would never finish."""
     floor = Floor(slots=1)

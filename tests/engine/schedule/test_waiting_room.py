@@ -336,7 +336,10 @@ def test_interactive_requests_start_before_batches_which_are_not_starved():
 
 @pytest.mark.parametrize(("slots", "turns"), [(1, 0), (60, 0), (0, 2)])
 def test_batches_that_hold_their_part_of_the_slots_have_no_turn(slots, turns):
-    """It would not free a slot, and all behind it would wait for one; places in the queue are those of the starts."""
+    """It would not free a slot, and all behind it would wait for one; places in the queue are those of the starts.
+
+    What they have no turn for then is made up for.
+    """
     room = WaitingRoom(200, 1_000_000)
     held = {Priority.HIGH: {}, Priority.INTERACTIVE: {"a": 4, "b": 3}, Priority.BATCH: {"job": slots} if slots else {}}
     for _ in range(20):
@@ -347,6 +350,8 @@ def test_batches_that_hold_their_part_of_the_slots_have_no_turn(slots, turns):
         assert room.peek(held) is order[0]
         turns -= start(room, held).request.client == "job"
     assert turns == 0
+    held = {**held, Priority.BATCH: {}}
+    assert (start(room, held).request.client == "job") is (slots > 0)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -79,14 +80,27 @@ def test_what_exceeds_the_limits_is_refused_without_the_service(processes, monke
     attempt = Grammars._attempted
     monkeypatch.setattr(Grammars, "_attempted", lambda own, one: attempted.append(one) or attempt(own, one))
     patterns = " & ".join(f"/(.|\\n)*{letter}(.|\\n){{{number}}}/" for number, letter in enumerate("abcdefghijkl", 7))
+    mistakes = ("start: missing", "start: speed_limit", 'start: "too many', 'start: "a" missing // the limit')
     try:
         with pytest.raises(ValidationError, match="is too complex"):
             grammars.mask(lark_grammar(f"start: X\nX: {patterns}"))
         assert attempted == []
-        with pytest.raises(GrammarRefused) as refused:
-            grammars.mask(lark_grammar("start: missing"))
-        assert refused.value.place
-        assert len(attempted) == 1
+        for mistake in mistakes:
+            with pytest.raises(GrammarRefused) as refused:
+                grammars.mask(lark_grammar(mistake))
+            assert refused.value.place
+        assert len(attempted) == len(mistakes)
+    finally:
+        grammars.close()
+
+
+def test_a_grammar_may_name_tokens_beyond_the_bytes(processes):
+    """The trial knows no others, and leaves them to the service."""
+    letters = [bytes([65 + number % 26]) * (1 + number // 26) for number in range(400)]
+    vocabulary = replace(LETTERS, tokens=[*LETTERS.tokens, *letters])
+    grammars = Grammars(vocabulary, trials=processes())
+    try:
+        assert bitmask_of(grammars.mask(lark_grammar('start: <[300]> "x"'))).any()
     finally:
         grammars.close()
 
