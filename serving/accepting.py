@@ -1,8 +1,7 @@
 """Accepting connections: some at a time, and on through a lack of descriptors, memory or room.
 
 Out of descriptors or connections, the longest silent one is closed for the next, and accepting pauses where that does
-not help. All that there are are accepted at once, which takes little; what is read of them comes later, and of an
-address with a crowd of them only a few in each round: the probe of somebody else is not behind all of those.
+not help.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections import Counter, deque
-from typing import Any
+from collections import Counter
 
 from gunicorn.workers.gthread import ThreadWorker
 
@@ -31,11 +29,8 @@ NOT_A_CLIENT = {
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 ACCEPT_PAUSE = 0.5
 EXHAUSTION_LOGGED = 60.0
-ACCEPTED_AT_ONCE = 1024  # also those of addresses that have too many, which are closed at once
-READ_AT_ONCE = 32  # connections, of those that were accepted, and of those that are readable of crowds
-CROWD = 32  # connections of one address; with more it is a crowd
-
-_Accepted = tuple[Any, Any, Listener, str]  # a socket, its client's address, who listened, and the key of the address
+ACCEPTED_AT_ONCE = 32
+LOOKED_AT_AT_ONCE = 1024  # also those of addresses that have too many, which are closed at once
 
 
 class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
@@ -49,6 +44,7 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
     send_timeout = 30.0
     _intake: Intake
     _most_of_a_peer: int | None = None
+    _admitted = 0  # connections so far
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
@@ -57,54 +53,29 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
         self._addresses: dict[Listener, object] = {}  # of the listening sockets
         self._slow_readers = SlowReaders(max(1, self.cfg.threads // 2))
         self._peers: Counter[str] = Counter()  # connections by the key of their address
-        self._accepted: tuple[deque[_Accepted], deque[_Accepted]] = deque(), deque()  # not read yet; those of crowds
 
     def accept(self, listener: Listener) -> None:
-        """Accept the connections that there are, for `begin_some`."""
-        for _ in range(ACCEPTED_AT_ONCE):
-            if not self._accept(listener) or self.nr_conns >= self.worker_connections:
+        """Accept the connections that there are, up to some; the rest gets its turn behind those accepted before."""
+        last = self._admitted + ACCEPTED_AT_ONCE
+        for _ in range(LOOKED_AT_AT_ONCE):
+            if not self._accept(listener) or self.nr_conns >= self.worker_connections or self._admitted == last:
                 break
-
-    def begin_some(self) -> None:
-        """Read what has come on some connections that were accepted, those of crowds last; once in each round."""
-        left = READ_AT_ONCE
-        for line in self._accepted:
-            while line and left:
-                left -= 1
-                self._begin_one(line.popleft())
-
-    @property
-    def more_accepted(self) -> bool:
-        """Whether connections were accepted of which nothing is read yet."""
-        return any(self._accepted)
-
-    def is_crowd(self, peer: str) -> bool:
-        """Return whether an address has a crowd of connections. Behind a proxy all are of one address, and none has."""
-        return self._most_of_a_peer is not None and self._peers[peer] > CROWD
 
     def forget(self, conn: Connection) -> None:
         """Count a connection that has ended no longer."""
-        self._count_out(conn.budget_key)
+        self.nr_conns -= 1
+        self._peers[conn.budget_key] -= 1
+        if not self._peers[conn.budget_key]:
+            del self._peers[conn.budget_key]
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Accept connections, or not; not while accepting is paused."""
         super().set_accept_enabled(enabled and time.monotonic() >= self._accept_again)
 
-    def close_accepted(self) -> None:
-        """Close the connections of which nothing was read."""
-        for line in self._accepted:
-            while line:
-                client, _, _, peer = line.popleft()
-                client.close()
-                self._count_out(peer)
-
     def accept_all(self, listener: Listener) -> None:
-        """Accept every connection that there is, and read what has come on it."""
+        """Accept every connection that there is."""
         while self._accept(listener):
             pass
-        for line in self._accepted:
-            while line:
-                self._begin_one(line.popleft())
 
     def _accept(self, listener: Listener) -> bool:
         """Accept a connection; False where there is none to accept."""
@@ -119,36 +90,26 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
         except MemoryError:
             self._make_room(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
             return False
-        peer = budget_key_of(address)
+        client, peer = accepted, budget_key_of(address)
         if not self._has_room_for(peer):
             accepted.close()
             return True
-        self.nr_conns += 1
-        self._peers[peer] += 1
-        self._accepted[self.is_crowd(peer)].append((accepted, address, listener, peer))
-        if self.nr_conns >= self.worker_connections:
-            self._intake.close_longest_waiting()
-        return True
-
-    def _begin_one(self, one: _Accepted) -> None:
-        client, address, listener, peer = one
         try:
-            client = ClientSocket(client, self.send_timeout, self._slow_readers, peer)
+            client = ClientSocket(accepted, self.send_timeout, self._slow_readers, peer)
             if listener not in self._addresses:
                 self._addresses[listener] = listener.getsockname()
             conn = Connection(self.cfg, client, address, self._addresses[listener])
         except Exception as error:
             errors.log_unexpected(error)
             client.close()
-            self._count_out(peer)
-        else:
-            self._intake.expect(conn, self.send_timeout, fresh=True)
-
-    def _count_out(self, peer: str) -> None:
-        self.nr_conns -= 1
-        self._peers[peer] -= 1
-        if not self._peers[peer]:
-            del self._peers[peer]
+            return True
+        self.nr_conns += 1
+        self._admitted += 1
+        self._peers[peer] += 1
+        if self.nr_conns >= self.worker_connections:
+            self._intake.close_longest_waiting()
+        self._intake.expect(conn, self.send_timeout, fresh=True)
+        return True
 
     def _has_room_for(self, peer: str) -> bool:
         """Return whether an address may have one more; where one of its own waits, that is closed for it."""

@@ -78,18 +78,6 @@ class _Arrival:
         self.framing.close()
 
 
-class Readable:
-    """What is called when a part of a request has come on a connection."""
-
-    __slots__ = ("_intake", "conn")
-
-    def __init__(self, intake: Intake, conn: Connection) -> None:
-        self._intake, self.conn = intake, conn
-
-    def __call__(self, _: object) -> None:
-        self._intake.on_readable(self.conn)
-
-
 class Intake:
     """The connections that no thread serves at the moment. Belongs to the polling thread.
 
@@ -148,11 +136,10 @@ class Intake:
             self._poll(conn, arrival)
 
     def _poll(self, conn: Connection, arrival: _Arrival) -> None:
-        self._poller.register(conn.sock, selectors.EVENT_READ, Readable(self, conn))
+        self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._on_readable(conn))
         arrival.polled = True
 
-    def on_readable(self, conn: Connection) -> None:
-        """Read what has come of a request."""
+    def _on_readable(self, conn: Connection) -> None:
         arrival = self._arriving.get(conn)
         if arrival is not None:  # else it was given up since the kernel reported it
             self._guarded(conn, partial(self._readable, conn), arrival)

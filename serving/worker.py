@@ -23,7 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
 from functools import cached_property, partial
-from selectors import BaseSelector, SelectorKey
+from selectors import BaseSelector
 from types import FrameType
 
 import psutil
@@ -39,10 +39,10 @@ from engine.errors import BUSY, WAITED_TOO_LONG, DeadlineExceeded, Overloaded, S
 from engine.loading.control_groups import usable_cores
 from engine.thread_start import start_threads
 from models import ModelSet
-from serving.accepting import READ_AT_ONCE, AcceptingWorker
+from serving.accepting import AcceptingWorker
 from serving.connection import ClientSocket, Connection, peer_of
 from serving.held_back import HeldBack, is_light
-from serving.intake import Intake, Readable
+from serving.intake import Intake
 from serving.listener import end_listening, listen_again
 from serving.malformed import FailureResponses, endless
 from serving.plain_request import Environ, PlainRequest, serve, template
@@ -70,8 +70,6 @@ PROBES_AT_ONCE = 2 * PROBING_THREADS  # so that each thread has another one when
 BEGIN_SHARE = 0.9  # of the time that a request may take; the rest is left for its work
 LIGHT_OF_A_CLIENT = 256  # in service or waiting for a turn; more are refused
 READING = (b"GET ", b"HEAD ")
-
-Event = tuple[SelectorKey, int]
 
 
 class ServiceWorker(AcceptingWorker):
@@ -144,7 +142,6 @@ class ServiceWorker(AcceptingWorker):
         """Close, at the end, every connection that no thread serves; before that, `Intake.sweep` does it."""
         if force:
             self._intake.close()
-            self.close_accepted()
 
     def notify(self) -> None:
         """Tell the master that this worker is alive; not in every round of a busy loop."""
@@ -304,9 +301,7 @@ class ServiceWorker(AcceptingWorker):
             stop()
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        longest = SWEEP_INTERVAL if self._drain_until is None else DRAIN_TICK
-        self._dispatch_events(0.0 if self.more_accepted else min(timeout, longest))
-        self.begin_some()
+        self._dispatch_events(min(timeout, SWEEP_INTERVAL if self._drain_until is None else DRAIN_TICK))
         self._sweep()
         self.beat()
         if self._drain_until is not None:
@@ -317,7 +312,7 @@ class ServiceWorker(AcceptingWorker):
 
         Only an error of a listening socket ends the worker.
         """
-        for key, _ in self._without_crowds(self.poller.select(timeout)):
+        for key, _ in self.poller.select(timeout):
             try:
                 key.data(key.fileobj)
             except Exception as error:
@@ -326,17 +321,6 @@ class ServiceWorker(AcceptingWorker):
                 errors.log_unexpected(error)
         if self._flooded:
             time.sleep(GATHERING)
-
-    def _without_crowds(self, events: list[Event]) -> list[Event]:
-        """Return events without most of those of crowds, which come last and are reported again."""
-        if self._most_of_a_peer is None or len(events) <= READ_AT_ONCE:
-            return events
-        kept, crowds = list[Event](), list[Event]()
-        for event in events:
-            data = event[0].data
-            of_crowd = isinstance(data, Readable) and self.is_crowd(data.conn.budget_key)
-            (crowds if of_crowd else kept).append(event)
-        return kept + crowds[:READ_AT_ONCE]
 
     def _new_intake(self) -> Intake:
         assert self.wsgi is not None  # built before the worker runs

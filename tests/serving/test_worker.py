@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -27,11 +27,10 @@ from engine.cores import Cores
 from engine.errors import DeadlineExceeded, Overloaded
 from engine.types import ModelInfo
 from models import ModelSet
-from serving.accepting import ACCEPT_PAUSE, CROWD, EXHAUSTED, NOT_A_CLIENT, READ_AT_ONCE
+from serving.accepting import ACCEPT_PAUSE, ACCEPTED_AT_ONCE, EXHAUSTED, NOT_A_CLIENT
 from serving.connection import ClientSocket
 from serving.framing import Stage
 from serving.held_back import LINE, HeldBack
-from serving.intake import Readable
 from serving.priority import Successors
 from serving.slow_readers import SlowReaders
 from serving.thread_pool import RecentFirstPool
@@ -126,7 +125,6 @@ class Waiting:
 
     def __init__(self):
         self.waiting, self.closed, self.dropped, self.refused = 3, 0, [], 0
-        self.expected = []  # the keys of addresses
 
     def close_longest_waiting(self, peer=None):
         self.closed += 1
@@ -137,7 +135,6 @@ class Waiting:
 
     def expect(self, conn, seconds, *, fresh):
         assert fresh
-        self.expected.append(conn.budget_key)
         conn.close()
 
 
@@ -148,14 +145,13 @@ def idle():
     worker.sockets, worker.poller, worker._accepting = [], selectors.DefaultSelector(), False
     worker._accept_again, worker._exhaustion_logged, worker._intake = 0.0, -1e9, Waiting()
     worker._addresses, worker.nr_conns, worker.worker_connections = {}, 0, 10
-    worker._peers, worker._accepted = Counter(), (deque(), deque())
+    worker._peers, worker._admitted = Counter(), 0
     worker._refused, worker._flooded = 0, False
     worker._drain_until, worker._held_back = None, HeldBack(lambda client, light: 0.0, None, None)
     worker._turns = Turns()
     worker.ppid, worker._successors = NO_PROCESS, Successors(Cores())
     worker.log = logging.getLogger("avito_ai.test")
     yield worker
-    worker.close_accepted()
     worker.poller.close()
 
 
@@ -471,10 +467,9 @@ class Unnamed:
 @pytest.mark.parametrize("error", [OSError(errno.ENOBUFS, "no room"), MemoryError(), ValueError("a bug")])
 def test_a_connection_that_cannot_be_set_up_is_closed(idle, error):
     """It is not counted as one of the worker's."""
-    idle.cfg, listener, idle._slow_readers = None, Unnamed(error), SlowReaders(1)
+    idle.cfg, listener = None, Unnamed(error)
     assert idle._accept(listener)
-    idle.begin_some()
-    assert (idle.nr_conns, dict(idle._peers)) == (0, {})
+    assert idle.nr_conns == 0
     assert listener.client.recv(1) == b""
     listener.client.close()
 
@@ -716,10 +711,10 @@ def test_a_probe_is_served_by_a_thread_of_its_own(line, own):
 
 
 class Backlog:
-    """A listening socket with so many clients in its backlog, all of one address."""
+    """A listening socket with so many clients in its backlog."""
 
-    def __init__(self, clients, address="127.0.0.1"):
-        self.clients, self.address, self.named = clients, address, 0
+    def __init__(self, clients):
+        self.clients, self.named = clients, 0
 
     def accept(self):
         if not self.clients:
@@ -727,61 +722,24 @@ class Backlog:
         self.clients -= 1
         ours, client = socket.socketpair()
         client.close()
-        return ours, (self.address, 1)
+        return ours, ("127.0.0.1", 1)
 
     def getsockname(self):
         self.named += 1
         return ("127.0.0.1", 8085)
 
 
-def test_connections_are_accepted_together_and_read_some_at_a_time(idle):
-    """Never beyond the bound; the rest is read in the next rounds."""
-    idle.cfg, idle.worker_connections, listener = None, 1000, Backlog(READ_AT_ONCE + 3)
+def test_connections_are_accepted_together(idle):
+    """So many in one round, the rest in the next, behind those accepted before; never beyond the bound."""
+    idle.cfg, idle.worker_connections, listener = None, 1000, Backlog(ACCEPTED_AT_ONCE + 3)
     idle._slow_readers = SlowReaders(1)
-    begun = idle._intake.expected
     idle.accept(listener)
-    assert (listener.clients, idle.nr_conns, len(begun)) == (0, READ_AT_ONCE + 3, 0)
-    for expected in (READ_AT_ONCE, READ_AT_ONCE + 3):
-        assert idle.more_accepted
-        idle.begin_some()
-        assert len(begun) == expected
-    assert (idle.more_accepted, listener.named) == (False, 1)
+    assert (listener.clients, idle.nr_conns) == (3, ACCEPTED_AT_ONCE)
+    idle.accept(listener)
+    assert (listener.clients, idle.nr_conns, listener.named) == (0, ACCEPTED_AT_ONCE + 3, 1)
     idle.nr_conns, listener.clients = 998, 9
     idle.accept(listener)
     assert (listener.clients, idle.nr_conns) == (7, 1000)
-    idle.close_accepted()
-    assert (idle.more_accepted, idle.nr_conns) == (False, 998)
-
-
-def test_who_has_few_connections_is_read_before_the_crowds_of_others(idle):
-    """However many came before; behind a proxy all are of one address, which is no crowd."""
-    idle.cfg, idle.worker_connections, idle._slow_readers = None, 1000, SlowReaders(1)
-    idle._most_of_a_peer = 900
-    idle.accept(Backlog(300))
-    idle.accept(Backlog(1, "203.0.113.7"))
-    idle.begin_some()
-    idle.begin_some()
-    assert "203.0.113.7" in idle._intake.expected[: CROWD + 1]
-    idle.accept(Backlog(1, "203.0.113.8"))
-    before = len(idle._intake.expected)
-    idle.begin_some()
-    assert idle._intake.expected[before] == "203.0.113.8"
-    idle._most_of_a_peer = None
-    assert not idle.is_crowd("127.0.0.1")
-    idle.close_accepted()
-
-
-def test_of_crowds_a_few_events_are_handled_in_each_round_and_last(idle):
-    """The others' at once; those that are left are reported again."""
-    idle._most_of_a_peer = 900
-    idle._peers.update({"crowd": CROWD + 1, "other": CROWD})
-    of = {peer: Readable(None, SimpleNamespace(budget_key=peer)) for peer in ("crowd", "other")}
-    keys = [SimpleNamespace(data=of["crowd"]) for _ in range(100)]
-    keys += [SimpleNamespace(data=of["other"]), SimpleNamespace(data=print)]
-    events = [(key, 1) for key in keys]
-    assert idle._without_crowds(events) == [*events[100:], *events[:READ_AT_ONCE]]
-    idle._most_of_a_peer = None
-    assert idle._without_crowds(events) == events
 
 
 def test_an_address_has_a_bounded_number_of_connections(idle):
