@@ -4,6 +4,27 @@
 
 #include "layers.h"
 
+/* Softmax without normalization: replaces scores [n] by e^((score - highest) * scale), pads with zeros to a multiple of
+ * LANES, and returns the reciprocal of the sum. */
+INLINE float softmax(float *scores, long n, float scale) {
+    vec highest = {0}, total = {0};
+    highest += scores[0];
+    for (long i = n; i % LANES; i++) scores[i] = -INFINITY;
+    for (long i = 0; i < n; i += LANES) {
+        vec part = *(vec *)(scores + i);
+        highest = choose(part > highest, part, highest);
+    }
+    float maximum = highest[0], sum = 0.0f;
+    for (long l = 1; l < LANES; l++) maximum = highest[l] > maximum ? highest[l] : maximum;
+    for (long i = 0; i < n; i += LANES) {
+        vec part = exponential((*(vec *)(scores + i) - maximum) * scale);
+        *(vec *)(scores + i) = part;
+        total += part;
+    }
+    for (long l = 0; l < LANES; l++) sum += total[l];
+    return 1.0f / sum;
+}
+
 /* Horizontal add: returns the sums of adjacent lanes, those of a in the first half, those of b in the second. */
 INLINE vec horizontal_add(vec a, vec b) {
     mask even, odd;
