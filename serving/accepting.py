@@ -1,7 +1,7 @@
-"""Accepting connections: some at a time, and on through a lack of descriptors, memory or room.
+"""Accepting connections: before what has come on them is read, and on through a lack of descriptors, memory or room.
 
-Out of descriptors or connections, the longest silent one is closed for the next, and accepting pauses where that does
-not help.
+Who comes behind a crowd of connections of another address waits neither in the backlog nor for what has come on those.
+Out of descriptors or connections, one that waits is closed for the next, and accepting pauses where that does not help.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from edge import errors
 from engine.quick_calls import accept_now
 from serving.connection import ClientSocket, Connection, budget_key_of
-from serving.intake import Intake
+from serving.intake import READ_AT_ONCE, Intake
 from serving.listener import Listener
 from serving.slow_readers import SlowReaders
 
@@ -29,7 +29,7 @@ NOT_A_CLIENT = {
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 ACCEPT_PAUSE = 0.5
 EXHAUSTION_LOGGED = 60.0
-ACCEPTED_AT_ONCE = 32
+ACCEPTED_AT_ONCE, AT_LEAST = 256, 32  # in a round
 LOOKED_AT_AT_ONCE = 1024  # also those of addresses that have too many, which are closed at once
 
 
@@ -55,11 +55,23 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
         self._peers: Counter[str] = Counter()  # connections by the key of their address
 
     def accept(self, listener: Listener) -> None:
-        """Accept the connections that there are, up to some; the rest gets its turn behind those accepted before."""
-        last = self._admitted + ACCEPTED_AT_ONCE
+        """Accept some of the connections that there are.
+
+        With a round's work of unread ones that come before them in any case, these are few, and the rest waits behind
+        them in the backlog.
+        """
+        before = self._admitted
         for _ in range(LOOKED_AT_AT_ONCE):
-            if not self._accept(listener) or self.nr_conns >= self.worker_connections or self._admitted == last:
+            if not self._accept(listener) or self.nr_conns >= self.worker_connections:
                 break
+            if self._admitted - before >= (AT_LEAST if self._enough_unread else ACCEPTED_AT_ONCE):
+                break
+
+    @property
+    def _enough_unread(self) -> bool:
+        """Whether whoever comes next is not read in the next round. Behind a proxy all are of one address."""
+        before = self._intake.unread if self._most_of_a_peer is None else self._intake.unread_addresses
+        return before >= READ_AT_ONCE
 
     def forget(self, conn: Connection) -> None:
         """Count a connection that has ended no longer."""
@@ -73,9 +85,10 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
         super().set_accept_enabled(enabled and time.monotonic() >= self._accept_again)
 
     def accept_all(self, listener: Listener) -> None:
-        """Accept every connection that there is."""
+        """Accept every connection that there is, and read what has come on each."""
+        self._intake.read_all()
         while self._accept(listener):
-            pass
+            self._intake.read_all()
 
     def _accept(self, listener: Listener) -> bool:
         """Accept a connection; False where there is none to accept."""
@@ -107,7 +120,7 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
         self._admitted += 1
         self._peers[peer] += 1
         if self.nr_conns >= self.worker_connections:
-            self._intake.close_longest_waiting()
+            self._intake.make_room()
         self._intake.expect(conn, self.send_timeout, fresh=True)
         return True
 
@@ -117,12 +130,17 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
         return most is None or self._peers[peer] < most or self._intake.close_longest_waiting(peer)
 
     def _make_room(self, error: OSError) -> None:
-        """Close the connection that has waited longest; leave new ones in the backlog where that does not help."""
+        """Close a connection that waits; leave new ones in the backlog where that does not help.
+
+        Those that are yet to be read may turn out to be silent: then accepting goes on in the next round.
+        """
         now = time.monotonic()
         if now >= self._exhaustion_logged + EXHAUSTION_LOGGED:
             self._exhaustion_logged = now
-            self.log.warning("No connection can be accepted: %s. The longest silent ones are closed.", error.strerror)
-        if self._intake.close_longest_waiting() and error.errno == errno.EMFILE:
+            self.log.warning("No connection can be accepted: %s. Those that wait are closed.", error.strerror)
+        if self._intake.make_room() and error.errno == errno.EMFILE:
+            return
+        if self._intake.unread:
             return
         self._accept_again = now + ACCEPT_PAUSE
         self.set_accept_enabled(False)

@@ -1,5 +1,8 @@
 """Reads requests from connections in the worker's one polling thread, and hands over those that are whole.
 
+What has come is read of some connections in each round, of each address in turn: who has very many of them holds up
+nobody else.
+
 A connection costs a thread only once its request has arrived. Until then it waits here: for its first byte, for the end
 of its head, for its body; each wait is bounded. A body is admitted from its Content-Length before any of it is read, or
 as it grows; one that finds no room in the budget is handed over unread, to be refused. A connection that is closed by
@@ -15,7 +18,6 @@ import contextlib
 import selectors
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,11 +28,13 @@ from edge.body_budget import BodyBudget, Reservation
 from edge.gate import NAMING_BYTES, Decision
 from edge.request_head import RequestHead
 from engine.quick_calls import new_buffer
+from serving.by_address import ByAddress
 from serving.connection import Connection
 from serving.framing import Framing, RequestBrokenOff, RequestTooSlow, Stage
 
 # The rate of a slow mobile uplink; an image of 16 MiB then takes at most 17 minutes.
 MIN_BYTES_PER_SECOND = 16 * 1024
+READ_AT_ONCE = 64  # connections in a round; a crowd is an address with more of them to be read
 READ_BYTES = 256 * 1024  # from one connection before the next one gets its turn
 LOOKED_AT_BYTES = 16 * 1024  # the same where they are looked at one by one: those of heads and chunks
 LATE_AT_ONCE = 128  # requests that a sweep answers: each costs the polling thread some tenths of a millisecond
@@ -108,30 +112,42 @@ class Intake:
         self._arriving: dict[Connection, _Arrival] = {}  # in the order in which they began to wait
         self._discarding: dict[Connection, tuple[float, int]] = {}  # until when, and how many bytes more
         self._buffer, self._looked_at = new_buffer(READ_BYTES), new_buffer(LOOKED_AT_BYTES)
-        self._waiting_of: Counter[str] = Counter()  # those that arrive, by the key of their address
+        self._unread = ByAddress()  # those on which something has come, or may have come as they were accepted
+        self._silent = ByAddress()  # the others that arrive
         self._stopping = False
         self.refused = 0
 
     def __len__(self) -> int:
         return len(self._arriving) + len(self._discarding)
 
+    @property
+    def unread(self) -> int:
+        """How many connections wait to be read."""
+        return len(self._unread)
+
+    @property
+    def unread_addresses(self) -> int:
+        """How many addresses these are of."""
+        return self._unread.addresses
+
     def expect(self, conn: Connection, seconds: float, *, fresh: bool = False) -> None:
         """Wait for a connection's next request, at most `seconds` for its first byte.
 
-        fresh: the connection has just been accepted, so that its request may have arrived with it: what is refused
-        there costs no call of the poller.
+        fresh: the connection has just been accepted, so that its request may have arrived with it: it is read by
+        `read_some` before it is polled, and what is refused there costs no call of the poller.
         """
         self._guarded(conn, partial(self._expect, conn, seconds, fresh))
 
     def _expect(self, conn: Connection, seconds: float, fresh: bool) -> None:
         arrival = self._arriving[conn] = _Arrival(self._clock() + seconds)
-        self._waiting_of[conn.budget_key] += 1
         conn.sock.setblocking(False)
         early, conn.leftover = conn.leftover, b""
+        if fresh and not early:
+            self._unread.put(conn)
+            return
+        self._silent.put(conn)
         if early:
             self._guarded(conn, partial(self._take, conn, arrival, early), arrival)
-        elif fresh:
-            self._guarded(conn, partial(self._readable, conn), arrival)
         if self._arriving.get(conn) is arrival:
             self._poll(conn, arrival)
 
@@ -140,28 +156,50 @@ class Intake:
         arrival.polled = True
 
     def _on_readable(self, conn: Connection) -> None:
+        if conn in self._arriving or conn in self._discarding:  # else it was given up since the kernel reported it
+            self._unread.put(conn)
+            self._silent.discard(conn)
+
+    def read_some(self, most: int = READ_AT_ONCE) -> None:
+        """Read what has come on `most` connections, of each address in turn."""
+        for _ in range(min(most, len(self._unread))):
+            if not self._unread:  # the others were given up meanwhile
+                break
+            conn = self._unread.take()
+            self._guarded(conn, partial(self._read, conn))
+
+    def read_all(self) -> None:
+        """Read what has come on every connection."""
+        self.read_some(len(self._unread))
+
+    def _read(self, conn: Connection) -> None:
         arrival = self._arriving.get(conn)
-        if arrival is not None:  # else it was given up since the kernel reported it
-            self._guarded(conn, partial(self._readable, conn), arrival)
+        if arrival is None:
+            self._discard_some(conn)
+            return
+        self._silent.put(conn)
+        self._guarded(conn, partial(self._readable, conn), arrival)
+        if self._arriving.get(conn) is arrival and not arrival.polled:
+            self._poll(conn, arrival)
 
     def discard(self, conn: Connection) -> None:
         """Close a connection whose client may still be sending, so that it receives its answer all the same."""
         try:
             conn.sock.setblocking(False)
             conn.sock.shutdown(socket.SHUT_WR)
-            step = partial(self._discard_some, conn)
-            self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._guarded(conn, step))
+            self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._on_readable(conn))
         except (OSError, ValueError):  # the client has gone
             self._end(conn)
         else:
             self._discarding[conn] = (self._clock() + DISCARD_SECONDS, DISCARD_BYTES)
 
     def sweep(self) -> None:
-        """Give up the connections whose time is over."""
+        """Give up the connections whose time is over; what has come on one by then is read first."""
         now, late = self._clock(), 0
         for conn, arrival in [item for item in self._arriving.items() if now >= item[1].until]:
             if not arrival.has_begun:
-                self._guarded(conn, partial(self._give_up, conn))
+                if conn not in self._unread:
+                    self._guarded(conn, partial(self._give_up, conn))
             elif late < LATE_AT_ONCE:
                 late += 1
                 self._guarded(conn, partial(self._fail, conn, arrival, RequestTooSlow()))
@@ -178,14 +216,27 @@ class Intake:
     def close_longest_waiting(self, peer: str | None = None) -> bool:
         """Close the connection that has waited longest, for its descriptor; False where none waits.
 
-        peer: the key of the address that it is to be of, None for any.
+        peer: the key of the address that it is to be of, None for any. One that is yet to be read does not count.
         """
-        if peer is not None and peer not in self._waiting_of:
-            return False
-        conn = next((conn for conn in self._arriving if peer in (None, conn.budget_key)), None)
+        if peer is not None:
+            return self._close_one(self._silent.first_of(peer))
+        return self._close_one(next((conn for conn in self._arriving if conn not in self._unread), None))
+
+    def make_room(self) -> bool:
+        """Close a connection for another's sake; False where there is none to close.
+
+        It is one of a crowd that is yet to be read, the last one; else the one that has waited longest.
+        """
+        unread = self._unread.last_of_most()
+        if unread is not None and self._unread.number_of(unread.budget_key) > READ_AT_ONCE:
+            return self._close_one(unread)
+        return self.close_longest_waiting()
+
+    def _close_one(self, conn: Connection | None) -> bool:
         if conn is None:
             return False
-        self._guarded(conn, partial(self._give_up, conn))
+        end = self._stop_discarding if conn in self._discarding else self._give_up
+        self._guarded(conn, partial(end, conn))
         return True
 
     def close(self) -> None:
@@ -202,6 +253,7 @@ class Intake:
             self._leave(conn)
             arrival.close()
         self._discarding.pop(conn, None)
+        self._unread.discard(conn)
         self._forget(conn)
         self._end(conn)
 
@@ -361,10 +413,9 @@ class Intake:
         self._end(conn)
 
     def _leave(self, conn: Connection) -> None:
-        arrival, peer = self._arriving.pop(conn), conn.budget_key
-        self._waiting_of[peer] -= 1
-        if not self._waiting_of[peer]:
-            del self._waiting_of[peer]
+        arrival = self._arriving.pop(conn)
+        self._unread.discard(conn)
+        self._silent.discard(conn)
         if arrival.polled:
             self._forget(conn)
 
@@ -384,6 +435,7 @@ class Intake:
 
     def _stop_discarding(self, conn: Connection) -> None:
         del self._discarding[conn]
+        self._unread.discard(conn)
         self._forget(conn)
         self._end(conn)
 

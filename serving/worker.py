@@ -301,14 +301,18 @@ class ServiceWorker(AcceptingWorker):
             stop()
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        self._dispatch_events(min(timeout, SWEEP_INTERVAL if self._drain_until is None else DRAIN_TICK))
+        longest = SWEEP_INTERVAL if self._drain_until is None else DRAIN_TICK
+        self._dispatch_events(0.0 if self._intake.unread else min(timeout, longest))
+        self._intake.read_some()
+        if self._flooded:
+            time.sleep(GATHERING)
         self._sweep()
         self.beat()
         if self._drain_until is not None:
             self._drain(self._drain_until)
 
     def _dispatch_events(self, timeout: float) -> None:
-        """Wait for events and handle them, in rarer rounds under a flood.
+        """Wait for events and handle them.
 
         Only an error of a listening socket ends the worker.
         """
@@ -319,8 +323,6 @@ class ServiceWorker(AcceptingWorker):
                 if key.fileobj in self.sockets:
                     raise
                 errors.log_unexpected(error)
-        if self._flooded:
-            time.sleep(GATHERING)
 
     def _new_intake(self) -> Intake:
         assert self.wsgi is not None  # built before the worker runs
@@ -405,7 +407,8 @@ class ServiceWorker(AcceptingWorker):
             end_listening(listener, partial(self.accept_all, listener))
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Bound the silent connections of a stopping worker."""
+        """Read what is known to have come, and bound the silent connections of a stopping worker."""
+        self._intake.read_all()
         self._intake.cap(deadline)
 
 

@@ -15,7 +15,15 @@ from engine.errors import Overloaded
 from serving import intake
 from serving.connection import ClientSocket, Connection, budget_key_of
 from serving.framing import Framing, RequestBrokenOff, RequestTooSlow, Stage
-from serving.intake import CONTINUE, DISCARD_SECONDS, LATE_AT_ONCE, LOOKED_AT_BYTES, MIN_BYTES_PER_SECOND, Intake
+from serving.intake import (
+    CONTINUE,
+    DISCARD_SECONDS,
+    LATE_AT_ONCE,
+    LOOKED_AT_BYTES,
+    MIN_BYTES_PER_SECOND,
+    READ_AT_ONCE,
+    Intake,
+)
 from tests.fakes import Clock
 
 PATIENCE = 10.0
@@ -74,9 +82,15 @@ class Room:
 
     def pump(self):
         """Handle everything that the sockets have for us."""
-        while events := self.selector.select(0):
-            for key, _ in events:
-                key.data(key.fileobj)
+        self.look()
+        while self.intake.unread:
+            self.intake.read_some()
+            self.look()
+
+    def look(self):
+        """Have the intake told of what has come."""
+        for key, _ in self.selector.select(0):
+            key.data(key.fileobj)
 
     def close(self):
         self.intake.close()
@@ -260,6 +274,7 @@ def test_a_client_that_resets_its_connection_within_its_request_is_told_nothing(
     conn = Connection(None, ClientSocket(ours, PATIENCE), ("1.2.3.4", 1), None)
     client.sendall(b"GET")
     room.intake.expect(conn, PATIENCE, fresh=True)
+    room.pump()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
     room.pump()
@@ -763,6 +778,7 @@ def fresh(room, sent):
     conn = Connection(None, ClientSocket(ours, PATIENCE), ("1.2.3.4", 1), None)
     room.clients.append(client)
     room.intake.expect(conn, PATIENCE, fresh=True)
+    room.pump()
     return conn, client
 
 
@@ -789,6 +805,7 @@ def test_a_fresh_connection_that_was_left_or_is_silent(room):
     ours, client = socket.socketpair()
     client.close()
     room.intake.expect(Connection(None, ClientSocket(ours, PATIENCE), ("1.2.3.4", 1), None), PATIENCE, fresh=True)
+    room.pump()
     assert (len(room.closed), len(room.intake)) == (1, 0)
     conn, client = fresh(room, b"\r\n")
     assert len(room.intake) == 1
@@ -839,3 +856,135 @@ def test_what_is_looked_at_byte_by_byte_is_read_in_small_parts(room, monkeypatch
     assert sum(sizes) == len(head + sent)
     assert max(sizes[:1] if not chunked else sizes) <= LOOKED_AT_BYTES
     assert chunked or max(sizes) > LOOKED_AT_BYTES
+
+
+CROWD, OTHER = "1.1.1.1", "2.2.2.2"
+
+
+def accepted(room, peer, sent=SMALL):
+    """A connection that has been accepted and not been read, and the client's end of it."""
+    ours, client = socket.socketpair()
+    client.settimeout(PATIENCE)
+    client.sendall(sent)
+    room.clients.append(client)
+    conn = Connection(None, ClientSocket(ours, PATIENCE), (peer, 1), None)
+    room.intake.expect(conn, PATIENCE, fresh=True)
+    return conn, client
+
+
+def waits_in_poller(room, peer):
+    """A connection whose request comes after it was polled."""
+    conn, client = room.connect(peer)
+    client.sendall(SMALL)
+    return conn, client
+
+
+def answered(room, peer):
+    """A connection that is discarded behind its answer, on which something has come since."""
+    conn, client = accepted(room, peer)
+    room.intake.read_all()
+    room.whole.remove(conn)
+    room.intake.discard(conn)
+    client.sendall(SMALL)
+    return conn, client
+
+
+@pytest.mark.parametrize("crowd", [accepted, waits_in_poller, answered])
+@pytest.mark.parametrize("other", [accepted, waits_in_poller])
+def test_a_crowd_of_one_address_is_read_in_turn_with_others(room, crowd, other):
+    """Whatever state its connections are in; all of them are read in the end, each once."""
+    room = room(total=10**6, per_client=10**6)
+    many = [crowd(room, CROWD)[0] for _ in range(3 * READ_AT_ONCE)]
+    few = [other(room, OTHER)[0] for _ in range(3)]
+    room.look()
+    assert room.intake.unread_addresses == 2
+    room.intake.read_some()
+    assert set(few) <= set(room.whole)
+    assert room.intake.unread == len(many) + len(few) - READ_AT_ONCE
+    for _ in range(2):
+        room.look()  # what was not read is reported again, and keeps its place
+        room.intake.read_some()
+    assert room.intake.unread <= 3
+    room.pump()
+    assert sorted(map(id, room.whole)) == sorted(map(id, few if crowd is answered else many + few))
+
+
+def test_of_a_crowd_each_is_read_before_any_is_read_again(room):
+    """Those that send byte by byte do not keep the others of their address from being read."""
+    room = room()
+    clients = [accepted(room, CROWD, b"G")[1] for _ in range(2 * READ_AT_ONCE)]
+    last, _ = accepted(room, CROWD)
+    for _ in range(3):
+        room.intake.read_some()
+        for client in clients:
+            client.sendall(b"E")
+        room.look()
+    assert room.whole == [last]
+
+
+@pytest.mark.parametrize("crowd", [accepted, answered])
+def test_room_is_made_by_a_crowd_first(room, crowd):
+    """Its last connection that is not read goes, and not a silent one of another address; then the silent one goes."""
+    room = room(total=10**6, per_client=10**6)
+    silent, _ = room.connect(OTHER)
+    many = [crowd(room, CROWD)[0] for _ in range(READ_AT_ONCE + 2)]
+    room.look()
+    room.closed.clear()
+    for _ in range(3):
+        assert room.intake.make_room()
+    assert room.closed == [many[-1], many[-2], silent]
+    assert not room.intake.make_room()
+    assert room.intake.unread == READ_AT_ONCE
+
+
+def test_what_is_not_read_yet_is_not_closed_as_if_it_were_silent(room):
+    """It may hold a request. An address whose connections are all unread has room for no other one."""
+    room = room()
+    unread, _ = accepted(room, CROWD)
+    assert not room.intake.close_longest_waiting(CROWD)
+    assert not room.intake.close_longest_waiting()
+    silent, _ = room.connect(CROWD)
+    for _ in range(3):
+        answered(room, CROWD)
+    room.look()
+    assert not room.intake.close_longest_waiting(OTHER)
+    assert room.intake.close_longest_waiting(CROWD)
+    assert room.closed == [silent]
+    began, client = accepted(room, CROWD, SMALL[:-1])
+    room.pump()
+    assert room.whole == [unread]
+    client.sendall(SMALL[-1:])
+    room.look()
+    assert not room.intake.close_longest_waiting(CROWD)
+    room.intake.read_all()
+    assert room.whole == [unread, began]
+
+
+@pytest.mark.parametrize("state", [accepted, waits_in_poller, answered])
+@pytest.mark.parametrize("end", ["close", "drop"])
+def test_what_ends_is_not_read(room, state, end):
+    """Nothing of it stays in the turns."""
+    room = room()
+    conn, _ = state(room, CROWD)
+    room.look()
+    assert room.intake.unread == 1
+    room.closed.clear()
+    room.intake.drop(conn) if end == "drop" else room.intake.close()
+    assert (room.intake.unread, room.closed, len(room.intake)) == (0, [conn], 0)
+    room.intake.read_some()
+    assert room.closed == [conn]
+
+
+@pytest.mark.parametrize("state", [accepted, waits_in_poller])
+def test_what_has_come_in_time_is_read_after_it(room, state):
+    """A request that waits for its turn behind a crowd is not given up; a connection that says nothing is."""
+    room = room()
+    conn, _ = state(room, CROWD)
+    left, _ = accepted(room, CROWD, b"")
+    room.look()
+    room.clock.advance(PATIENCE + 1)
+    room.intake.sweep()
+    room.intake.read_all()
+    assert room.whole == [conn]
+    room.intake.sweep()
+    assert room.closed == [left]

@@ -27,10 +27,11 @@ from engine.cores import Cores
 from engine.errors import DeadlineExceeded, Overloaded
 from engine.types import ModelInfo
 from models import ModelSet
-from serving.accepting import ACCEPT_PAUSE, ACCEPTED_AT_ONCE, EXHAUSTED, NOT_A_CLIENT
+from serving.accepting import ACCEPT_PAUSE, ACCEPTED_AT_ONCE, AT_LEAST, EXHAUSTED, NOT_A_CLIENT
 from serving.connection import ClientSocket
 from serving.framing import Stage
 from serving.held_back import LINE, HeldBack
+from serving.intake import READ_AT_ONCE
 from serving.priority import Successors
 from serving.slow_readers import SlowReaders
 from serving.thread_pool import RecentFirstPool
@@ -76,10 +77,9 @@ class FailingListener:
 
 
 @pytest.mark.parametrize("number", sorted(NOT_A_CLIENT))
-def test_client_that_left_before_accept_is_ignored(number):
+def test_client_that_left_before_accept_is_ignored(idle, number):
     """If another worker was faster or the client disconnected, nothing happens."""
-    worker = object.__new__(ServiceWorker)
-    assert worker.accept(FailingListener(number)) is None
+    assert idle.accept(FailingListener(number)) is None
 
 
 class MainLoop:
@@ -114,10 +114,10 @@ def test_interrupt_is_handled_in_the_main_loop():
     assert worker.tpool.is_shut_down
 
 
-def test_broken_listening_socket_raises():
+def test_broken_listening_socket_raises(idle):
     """Any other error of accept is raised."""
     with pytest.raises(OSError, match="Bad file descriptor"):
-        object.__new__(ServiceWorker).accept(FailingListener(errno.EBADF))
+        idle.accept(FailingListener(errno.EBADF))
 
 
 class Waiting:
@@ -125,16 +125,32 @@ class Waiting:
 
     def __init__(self):
         self.waiting, self.closed, self.dropped, self.refused = 3, 0, [], 0
+        self.unread = self.unread_addresses = self.read = 0
+        self.made_room, self.calls = 0, []
 
     def close_longest_waiting(self, peer=None):
         self.closed += 1
         return self.closed <= self.waiting
+
+    def make_room(self):
+        self.made_room += 1
+        return self.close_longest_waiting()
+
+    def read_some(self, most=READ_AT_ONCE):
+        self.read += most
+
+    def read_all(self):
+        self.calls.append("read")
+
+    def cap(self, deadline):
+        self.calls.append(deadline)
 
     def drop(self, conn):
         self.dropped.append(conn)
 
     def expect(self, conn, seconds, *, fresh):
         assert fresh
+        self.calls.append("expect")
         conn.close()
 
 
@@ -157,7 +173,7 @@ def idle():
 
 @pytest.mark.parametrize("number", EXHAUSTED)
 def test_exhaustion_pauses_accepting_and_is_logged_once(idle, number, caplog):
-    """For each failed try the longest silent connection is closed; the next try is at once only if that helps."""
+    """For each failed try a connection that waits is closed; the next try is at once only if that helps."""
     for tries in range(1, 6):
         before = time.monotonic()
         idle.accept(FailingListener(number))
@@ -165,6 +181,17 @@ def test_exhaustion_pauses_accepting_and_is_logged_once(idle, number, caplog):
         paused = idle._accept_again >= before + ACCEPT_PAUSE
         assert paused is (number != errno.EMFILE or tries > 3)
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("number", EXHAUSTED)
+def test_exhaustion_waits_for_what_is_yet_to_be_read(idle, number):
+    """A fresh connection may hold a request: none is closed unread, and accepting goes on in the next round."""
+    idle._intake.waiting, idle._intake.unread = 0, 1
+    idle.accept(FailingListener(number))
+    assert idle._accept_again == 0.0
+    idle._intake.unread = 0
+    idle.accept(FailingListener(number))
+    assert idle._accept_again > 0.0
 
 
 def test_a_lack_of_memory_pauses_accepting(idle, caplog):
@@ -249,13 +276,14 @@ def test_under_a_flood_requests_gather_between_rounds(idle, monkeypatch):
     monkeypatch.setattr("serving.worker.time.sleep", paused.append)
     gate = SimpleNamespace(tell_unlogged=lambda: None)
     idle.wsgi = SimpleNamespace(extensions={"services": SimpleNamespace(models=Lost(), gate=gate)})
-    idle.lost, idle._intake.sweep = True, lambda: None
+    idle.lost, idle._intake.sweep, idle.beat = True, lambda: None, lambda: None
     enough = int(FLOOD * SWEEP_INTERVAL)
     for more, expected in ((enough - 1, 0), (enough, 1), (enough, 2), (0, 2)):
         idle._intake.refused += more
         idle._next_sweep = 0.0
         idle._sweep()
-        idle._dispatch_events(0)
+        idle._next_sweep = math.inf
+        idle.wait_for_and_dispatch_events(0)
         assert paused == [GATHERING] * expected
 
 
@@ -730,7 +758,7 @@ class Backlog:
 
 
 def test_connections_are_accepted_together(idle):
-    """So many in one round, the rest in the next, behind those accepted before; never beyond the bound."""
+    """So many in one round, the rest in the next; never beyond the bound."""
     idle.cfg, idle.worker_connections, listener = None, 1000, Backlog(ACCEPTED_AT_ONCE + 3)
     idle._slow_readers = SlowReaders(1)
     idle.accept(listener)
@@ -738,8 +766,40 @@ def test_connections_are_accepted_together(idle):
     idle.accept(listener)
     assert (listener.clients, idle.nr_conns, listener.named) == (0, ACCEPTED_AT_ONCE + 3, 1)
     idle.nr_conns, listener.clients = 998, 9
+    assert idle._intake.made_room == 0
     idle.accept(listener)
-    assert (listener.clients, idle.nr_conns) == (7, 1000)
+    assert (listener.clients, idle.nr_conns, idle._intake.made_room) == (7, 1000, 1)
+    assert idle._intake.calls.count("expect") == ACCEPTED_AT_ONCE + 3 + 2  # also the one for which nobody went
+
+
+@pytest.mark.parametrize("behind_proxy", [True, False])
+@pytest.mark.parametrize("enough", [True, False])
+def test_few_are_accepted_behind_a_round_of_unread_ones(idle, behind_proxy, enough):
+    """Behind those of one address the next one may be another's; behind those of many it is not read at once."""
+    idle.cfg, idle.worker_connections, listener = None, 1000, Backlog(ACCEPTED_AT_ONCE)
+    idle._slow_readers, idle._most_of_a_peer = SlowReaders(1), None if behind_proxy else 500
+    fewer = 0 if enough else 1
+    idle._intake.unread = READ_AT_ONCE - fewer if behind_proxy else 10 * READ_AT_ONCE
+    idle._intake.unread_addresses = 1 if behind_proxy else READ_AT_ONCE - fewer
+    idle.accept(listener)
+    assert idle.nr_conns == (AT_LEAST if enough else ACCEPTED_AT_ONCE)
+
+
+def test_what_is_unread_is_read_without_waiting_for_anything_else(idle):
+    """Some in each round; before a stop and at the end of listening all of it."""
+    idle._next_sweep, idle.beat, waited = math.inf, lambda: None, []
+    idle.poller = SimpleNamespace(select=lambda seconds: waited.append(seconds) or [], close=lambda: None)
+    for unread in (0, 1):
+        idle._intake.unread = unread
+        idle.wait_for_and_dispatch_events(0.125)
+    assert (waited, idle._intake.read) == ([0.125, 0.0], 2 * READ_AT_ONCE)
+    idle._cap_keepalive(7.0)
+    assert idle._intake.calls == ["read", 7.0]
+    idle._intake.calls.clear()
+    idle.cfg, idle._slow_readers, listener = None, SlowReaders(1), Backlog(2)
+    idle.accept_all(listener)
+    assert idle.nr_conns == 2
+    assert idle._intake.calls == ["read", "expect", "read", "expect", "read"]
 
 
 def test_an_address_has_a_bounded_number_of_connections(idle):

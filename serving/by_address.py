@@ -1,0 +1,63 @@
+"""Connections in order, by the address that they come from: each address has its turn, however many it has."""
+
+from __future__ import annotations
+
+from serving.connection import Connection
+
+
+class ByAddress:
+    """A set of connections. Belongs to the polling thread; each method but the last takes constant time."""
+
+    def __init__(self) -> None:
+        # By the key of the address, in the order of the next turns. The dictionaries within are ordered sets.
+        self._of: dict[str, dict[Connection, None]] = {}
+        self._number = 0
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __contains__(self, conn: Connection) -> bool:
+        return conn in self._of.get(conn.budget_key, ())
+
+    @property
+    def addresses(self) -> int:
+        """How many addresses these connections are of."""
+        return len(self._of)
+
+    def number_of(self, address: str) -> int:
+        """Return how many of them are of an address, given by its key."""
+        return len(self._of.get(address, ()))
+
+    def put(self, conn: Connection) -> None:
+        """Add a connection; one that is there keeps its place."""
+        of_its_address = self._of.setdefault(conn.budget_key, {})
+        self._number += conn not in of_its_address
+        of_its_address[conn] = None
+
+    def take(self) -> Connection:
+        """Remove and return the first one of the address whose turn it is; there is one."""
+        address = next(iter(self._of))
+        conn = next(iter(self._of[address]))
+        self.discard(conn)
+        if address in self._of:
+            self._of[address] = self._of.pop(address)
+        return conn
+
+    def discard(self, conn: Connection) -> None:
+        """Remove a connection if it is there."""
+        if conn not in self:
+            return
+        of_its_address = self._of[conn.budget_key]
+        del of_its_address[conn]
+        self._number -= 1
+        if not of_its_address:
+            del self._of[conn.budget_key]
+
+    def first_of(self, address: str) -> Connection | None:
+        """Return the first connection of an address, None where there is none."""
+        return next(iter(self._of.get(address, ())), None)
+
+    def last_of_most(self) -> Connection | None:
+        """Return the last connection of an address that has most of them, None where there is none."""
+        most = max(self._of.values(), key=len, default=None)
+        return next(reversed(most)) if most else None
