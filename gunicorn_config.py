@@ -33,13 +33,12 @@ from serving.garbage import FullCollections, exempt_existing_objects
 from serving.gunicorn_log import GunicornLogger
 from serving.startup import exit_process, start_models
 from serving.systemd import Watchdog, notifier
-from serving.worker import ServiceWorker
+from serving.worker import SPARE_DESCRIPTORS, ServiceWorker
 from telemetry.logs import set_up_logging
 from telemetry.version import RELEASE, VERSION
 
 KEPT_NOTIFY_SOCKET = "AVITO_AI_NOTIFY_SOCKET"
 DESCRIPTORS = 65_536
-SPARE_DESCRIPTORS = 256
 # How long the service may take to stop beyond the worker's drain, in seconds.
 STOP_MARGIN = 15
 # Exit status of a service that only a new process can recover. Gunicorn's master exits on it too; a failed load has

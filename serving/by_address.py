@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from serving.connection import Connection
+from typing import Generic, Protocol, TypeVar
 
 
-class ByAddress:
+class Addressed(Protocol):
+    """A connection, whatever of it there is yet. budget_key: the key of the address that it comes from."""
+
+    @property
+    def budget_key(self) -> str: ...
+
+
+A = TypeVar("A", bound=Addressed)
+
+
+class ByAddress(Generic[A]):
     """A set of connections. Belongs to the polling thread; each method but the last takes constant time."""
 
     def __init__(self) -> None:
         # By the key of the address, in the order of the next turns. The dictionaries within are ordered sets.
-        self._of: dict[str, dict[Connection, None]] = {}
+        self._of: dict[str, dict[A, None]] = {}
         self._number = 0
 
     def __len__(self) -> int:
         return self._number
 
-    def __contains__(self, conn: Connection) -> bool:
+    def __contains__(self, conn: A) -> bool:
         return conn in self._of.get(conn.budget_key, ())
 
     @property
@@ -28,22 +38,25 @@ class ByAddress:
         """Return how many of them are of an address, given by its key."""
         return len(self._of.get(address, ()))
 
-    def put(self, conn: Connection) -> None:
+    def put(self, conn: A) -> None:
         """Add a connection; one that is there keeps its place."""
         of_its_address = self._of.setdefault(conn.budget_key, {})
         self._number += conn not in of_its_address
         of_its_address[conn] = None
 
-    def take(self) -> Connection:
-        """Remove and return the first one of the address whose turn it is; there is one."""
+    def next_address(self) -> str:
+        """Return the address whose turn it is, whose next one comes behind those of the others; there is one."""
         address = next(iter(self._of))
-        conn = next(iter(self._of[address]))
+        self._of[address] = self._of.pop(address)
+        return address
+
+    def take(self, address: str | None = None) -> A:
+        """Remove and return the first one of an address, None for the one whose turn it is; there is one."""
+        conn = next(iter(self._of[self.next_address() if address is None else address]))
         self.discard(conn)
-        if address in self._of:
-            self._of[address] = self._of.pop(address)
         return conn
 
-    def discard(self, conn: Connection) -> None:
+    def discard(self, conn: A) -> None:
         """Remove a connection if it is there."""
         if conn not in self:
             return
@@ -53,11 +66,11 @@ class ByAddress:
         if not of_its_address:
             del self._of[conn.budget_key]
 
-    def first_of(self, address: str) -> Connection | None:
+    def first_of(self, address: str) -> A | None:
         """Return the first connection of an address, None where there is none."""
         return next(iter(self._of.get(address, ())), None)
 
-    def last_of_most(self) -> Connection | None:
+    def last_of_most(self) -> A | None:
         """Return the last connection of an address that has most of them, None where there is none."""
         most = max(self._of.values(), key=len, default=None)
         return next(reversed(most)) if most else None

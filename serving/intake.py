@@ -34,7 +34,7 @@ from serving.framing import Framing, RequestBrokenOff, RequestTooSlow, Stage
 
 # The rate of a slow mobile uplink; an image of 16 MiB then takes at most 17 minutes.
 MIN_BYTES_PER_SECOND = 16 * 1024
-READ_AT_ONCE = 64  # connections in a round; a crowd is an address with more of them to be read
+READ_AT_ONCE, READ_SECONDS = 64, 0.005  # connections in a round, and after how long no other one is read in it
 READ_BYTES = 256 * 1024  # from one connection before the next one gets its turn
 LOOKED_AT_BYTES = 16 * 1024  # the same where they are looked at one by one: those of heads and chunks
 LATE_AT_ONCE = 128  # requests that a sweep answers: each costs the polling thread some tenths of a millisecond
@@ -112,8 +112,8 @@ class Intake:
         self._arriving: dict[Connection, _Arrival] = {}  # in the order in which they began to wait
         self._discarding: dict[Connection, tuple[float, int]] = {}  # until when, and how many bytes more
         self._buffer, self._looked_at = new_buffer(READ_BYTES), new_buffer(LOOKED_AT_BYTES)
-        self._unread = ByAddress()  # those on which something has come, or may have come as they were accepted
-        self._silent = ByAddress()  # the others that arrive
+        self._unread: ByAddress[Connection] = ByAddress()  # on which something has come, or may have come
+        self._silent: ByAddress[Connection] = ByAddress()  # the others that arrive
         self._stopping = False
         self.refused = 0
 
@@ -160,17 +160,22 @@ class Intake:
             self._unread.put(conn)
             self._silent.discard(conn)
 
-    def read_some(self, most: int = READ_AT_ONCE) -> None:
-        """Read what has come on `most` connections, of each address in turn."""
-        for _ in range(min(most, len(self._unread))):
-            if not self._unread:  # the others were given up meanwhile
+    def read_some(self) -> None:
+        """Read what has come on some connections, of each address in turn."""
+        until = time.monotonic() + READ_SECONDS
+        for number in range(READ_AT_ONCE):
+            if not self._unread or (number and time.monotonic() >= until):
                 break
-            conn = self._unread.take()
-            self._guarded(conn, partial(self._read, conn))
+            self._read_next()
 
     def read_all(self) -> None:
         """Read what has come on every connection."""
-        self.read_some(len(self._unread))
+        while self._unread:
+            self._read_next()
+
+    def _read_next(self) -> None:
+        conn = self._unread.take()
+        self._guarded(conn, partial(self._read, conn))
 
     def _read(self, conn: Connection) -> None:
         arrival = self._arriving.get(conn)
@@ -222,21 +227,10 @@ class Intake:
             return self._close_one(self._silent.first_of(peer))
         return self._close_one(next((conn for conn in self._arriving if conn not in self._unread), None))
 
-    def make_room(self) -> bool:
-        """Close a connection for another's sake; False where there is none to close.
-
-        It is one of a crowd that is yet to be read, the last one; else the one that has waited longest.
-        """
-        unread = self._unread.last_of_most()
-        if unread is not None and self._unread.number_of(unread.budget_key) > READ_AT_ONCE:
-            return self._close_one(unread)
-        return self.close_longest_waiting()
-
     def _close_one(self, conn: Connection | None) -> bool:
         if conn is None:
             return False
-        end = self._stop_discarding if conn in self._discarding else self._give_up
-        self._guarded(conn, partial(end, conn))
+        self._guarded(conn, partial(self._give_up, conn))
         return True
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import sys
 import threading
 import time
@@ -39,7 +40,7 @@ from engine.errors import BUSY, WAITED_TOO_LONG, DeadlineExceeded, Overloaded, S
 from engine.loading.control_groups import usable_cores
 from engine.thread_start import start_threads
 from models import ModelSet
-from serving.accepting import AcceptingWorker
+from serving.accepting import ACCEPTED_MOST, AT_LEAST, AcceptingWorker
 from serving.connection import ClientSocket, Connection, peer_of
 from serving.held_back import HeldBack, is_light
 from serving.intake import Intake
@@ -70,6 +71,7 @@ PROBES_AT_ONCE = 2 * PROBING_THREADS  # so that each thread has another one when
 BEGIN_SHARE = 0.9  # of the time that a request may take; the rest is left for its work
 LIGHT_OF_A_CLIENT = 256  # in service or waiting for a turn; more are refused
 READING = (b"GET ", b"HEAD ")
+SPARE_DESCRIPTORS = 256  # that connections leave
 
 
 class ServiceWorker(AcceptingWorker):
@@ -95,6 +97,7 @@ class ServiceWorker(AcceptingWorker):
         self._aborted = False
         self._next_sweep = self._next_notice = 0.0
         self._refused, self._flooded = 0, False
+        self._more_to_do = False
         self.lost = False
         self._successors = Successors()
         self._probing = ThreadPoolExecutor(PROBING_THREADS, "probe")
@@ -134,6 +137,7 @@ class ServiceWorker(AcceptingWorker):
         self.poller.close()  # Gunicorn's own
         self.poller: BaseSelector = Selector()
         self._intake = self._new_intake()
+        self._most_accepted = _room_for_accepted(self.worker_connections)
         self._share_cores()
         sys.setswitchinterval(SWITCH_INTERVAL)
         super().run()
@@ -302,8 +306,10 @@ class ServiceWorker(AcceptingWorker):
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         longest = SWEEP_INTERVAL if self._drain_until is None else DRAIN_TICK
-        self._dispatch_events(0.0 if self._intake.unread else min(timeout, longest))
+        self._dispatch_events(0.0 if self._more_to_do else min(timeout, longest))
+        more_to_begin = self.begin_some()
         self._intake.read_some()
+        self._more_to_do = more_to_begin or self._intake.unread > 0
         if self._flooded:
             time.sleep(GATHERING)
         self._sweep()
@@ -408,8 +414,17 @@ class ServiceWorker(AcceptingWorker):
 
     def _cap_keepalive(self, deadline: float) -> None:
         """Read what is known to have come, and bound the silent connections of a stopping worker."""
+        self.begin_all()
         self._intake.read_all()
         self._intake.cap(deadline)
+
+
+def _room_for_accepted(connections: int) -> int:
+    """Return how many may be accepted beyond `connections`, so that descriptors are left for other files."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return ACCEPTED_MOST
+    return max(AT_LEAST, min(ACCEPTED_MOST, allowed - connections - SPARE_DESCRIPTORS))
 
 
 def has_sibling(parent: int) -> bool:

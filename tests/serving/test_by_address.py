@@ -15,7 +15,10 @@ class Conn:
         self.budget_key = address
 
 
-@given(st.lists(st.tuples(st.sampled_from(["put", "take", "discard"]), st.integers(0, 11)), max_size=60))
+STEPS = st.sampled_from(["put", "take", "take of", "turn", "discard"])
+
+
+@given(st.lists(st.tuples(STEPS, st.integers(0, 11)), max_size=60))
 def test_turns_are_those_of_a_plain_model(steps):
     """A list of lists: the addresses in turn, and the connections of each in order."""
     conns = [Conn(ADDRESSES[number % len(ADDRESSES)]) for number in range(12)]
@@ -33,6 +36,12 @@ def test_turns_are_those_of_a_plain_model(steps):
             first = model.pop(0)
             assert turns.take() is first.pop(0)
             model.extend([first] if first else [])
+        elif step == "take of" and line is not None:
+            assert turns.take(conn.budget_key) is line.pop(0)
+            model.remove(line) if not line else None
+        elif step == "turn" and model:
+            model.append(model.pop(0))
+            assert turns.next_address() == model[-1][0].budget_key
         elif step == "discard":
             turns.discard(conn)
             if line is not None and conn in line:

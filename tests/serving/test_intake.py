@@ -22,6 +22,7 @@ from serving.intake import (
     LOOKED_AT_BYTES,
     MIN_BYTES_PER_SECOND,
     READ_AT_ONCE,
+    READ_SECONDS,
     Intake,
 )
 from tests.fakes import Clock
@@ -909,6 +910,23 @@ def test_a_crowd_of_one_address_is_read_in_turn_with_others(room, crowd, other):
     assert sorted(map(id, room.whole)) == sorted(map(id, few if crowd is answered else many + few))
 
 
+def test_a_round_of_reading_is_short(room, monkeypatch):
+    """Where each takes long there are fewer in it, down to one."""
+    room = room()
+    monkeypatch.setattr("serving.intake.time.monotonic", room.clock)
+    monkeypatch.setattr(room.gate, "judge", lambda *_: (room.clock.advance(READ_SECONDS / 2), Decision("a"))[1])
+    for number in range(5):
+        accepted(room, f"1.2.3.{number}")
+    for expected in (2, 4, 5):
+        room.intake.read_some()
+        assert len(room.whole) == expected
+    monkeypatch.setattr(room.gate, "judge", lambda *_: (room.clock.advance(1.0), Decision("a"))[1])
+    for number in range(2):
+        accepted(room, f"1.2.3.{number}")
+    room.intake.read_some()
+    assert len(room.whole) == 6
+
+
 def test_of_a_crowd_each_is_read_before_any_is_read_again(room):
     """Those that send byte by byte do not keep the others of their address from being read."""
     room = room()
@@ -922,23 +940,8 @@ def test_of_a_crowd_each_is_read_before_any_is_read_again(room):
     assert room.whole == [last]
 
 
-@pytest.mark.parametrize("crowd", [accepted, answered])
-def test_room_is_made_by_a_crowd_first(room, crowd):
-    """Its last connection that is not read goes, and not a silent one of another address; then the silent one goes."""
-    room = room(total=10**6, per_client=10**6)
-    silent, _ = room.connect(OTHER)
-    many = [crowd(room, CROWD)[0] for _ in range(READ_AT_ONCE + 2)]
-    room.look()
-    room.closed.clear()
-    for _ in range(3):
-        assert room.intake.make_room()
-    assert room.closed == [many[-1], many[-2], silent]
-    assert not room.intake.make_room()
-    assert room.intake.unread == READ_AT_ONCE
-
-
 def test_what_is_not_read_yet_is_not_closed_as_if_it_were_silent(room):
-    """It may hold a request. An address whose connections are all unread has room for no other one."""
+    """It may hold a request; an address whose connections are all unread has none that waits silently."""
     room = room()
     unread, _ = accepted(room, CROWD)
     assert not room.intake.close_longest_waiting(CROWD)

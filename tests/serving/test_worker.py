@@ -4,6 +4,7 @@ import errno
 import logging
 import math
 import os
+import resource
 import select
 import selectors
 import signal
@@ -27,7 +28,8 @@ from engine.cores import Cores
 from engine.errors import DeadlineExceeded, Overloaded
 from engine.types import ModelInfo
 from models import ModelSet
-from serving.accepting import ACCEPT_PAUSE, ACCEPTED_AT_ONCE, AT_LEAST, EXHAUSTED, NOT_A_CLIENT
+from serving.accepting import ACCEPT_PAUSE, ACCEPTED_AT_ONCE, ACCEPTED_MOST, AT_LEAST, EXHAUSTED, NOT_A_CLIENT
+from serving.by_address import ByAddress
 from serving.connection import ClientSocket
 from serving.framing import Stage
 from serving.held_back import LINE, HeldBack
@@ -40,9 +42,11 @@ from serving.worker import (
     GATHERING,
     LIGHT_OF_A_CLIENT,
     PROBES_AT_ONCE,
+    SPARE_DESCRIPTORS,
     SWEEP_INTERVAL,
     SWITCH_INTERVAL,
     ServiceWorker,
+    _room_for_accepted,
     has_sibling,
 )
 from tests.checkpoints import text_spec
@@ -126,18 +130,15 @@ class Waiting:
     def __init__(self):
         self.waiting, self.closed, self.dropped, self.refused = 3, 0, [], 0
         self.unread = self.unread_addresses = self.read = 0
-        self.made_room, self.calls = 0, []
+        self.expected = []  # the keys of addresses
+        self.calls = []
 
     def close_longest_waiting(self, peer=None):
         self.closed += 1
         return self.closed <= self.waiting
 
-    def make_room(self):
-        self.made_room += 1
-        return self.close_longest_waiting()
-
-    def read_some(self, most=READ_AT_ONCE):
-        self.read += most
+    def read_some(self):
+        self.read += 1
 
     def read_all(self):
         self.calls.append("read")
@@ -151,6 +152,7 @@ class Waiting:
     def expect(self, conn, seconds, *, fresh):
         assert fresh
         self.calls.append("expect")
+        self.expected.append(conn.budget_key)
         conn.close()
 
 
@@ -161,13 +163,15 @@ def idle():
     worker.sockets, worker.poller, worker._accepting = [], selectors.DefaultSelector(), False
     worker._accept_again, worker._exhaustion_logged, worker._intake = 0.0, -1e9, Waiting()
     worker._addresses, worker.nr_conns, worker.worker_connections = {}, 0, 10
-    worker._peers, worker._admitted = Counter(), 0
+    worker._peers, worker._accepted, worker._kept_waiting, worker._more_to_do = Counter(), ByAddress(), 0, False
     worker._refused, worker._flooded = 0, False
     worker._drain_until, worker._held_back = None, HeldBack(lambda client, light: 0.0, None, None)
     worker._turns = Turns()
     worker.ppid, worker._successors = NO_PROCESS, Successors(Cores())
     worker.log = logging.getLogger("avito_ai.test")
     yield worker
+    while worker._accepted:
+        worker._accepted.take().socket.close()
     worker.poller.close()
 
 
@@ -186,12 +190,28 @@ def test_exhaustion_pauses_accepting_and_is_logged_once(idle, number, caplog):
 @pytest.mark.parametrize("number", EXHAUSTED)
 def test_exhaustion_waits_for_what_is_yet_to_be_read(idle, number):
     """A fresh connection may hold a request: none is closed unread, and accepting goes on in the next round."""
-    idle._intake.waiting, idle._intake.unread = 0, 1
+    idle.cfg, idle._slow_readers, idle._intake.waiting, idle._intake.unread = None, SlowReaders(1), 0, 1
     idle.accept(FailingListener(number))
     assert idle._accept_again == 0.0
     idle._intake.unread = 0
+    idle.accept(Backlog(1))
     idle.accept(FailingListener(number))
-    assert idle._accept_again > 0.0
+    assert idle._accept_again == 0.0
+    idle.nr_conns = idle.worker_connections
+    assert not idle.begin_some()  # there is no room for it
+    idle.accept(FailingListener(number))
+    assert (idle._accept_again > 0.0, len(idle._accepted)) == (True, 1)
+
+
+def test_descriptors_of_a_crowd_are_taken_first(idle):
+    """The last ones that were accepted of an address with very many of them go before any that waits."""
+    idle._most_of_a_peer = 500
+    idle.accept(Backlog(READ_AT_ONCE + 1))
+    idle.accept(Backlog(2, "127.0.0.2"))
+    for closed in (0, 0, 1):
+        idle.accept(FailingListener(errno.EMFILE))
+        assert idle._intake.closed == closed
+    assert [idle._accepted.number_of(address) for address in ("127.0.0.1", "127.0.0.2")] == [READ_AT_ONCE - 1, 2]
 
 
 def test_a_lack_of_memory_pauses_accepting(idle, caplog):
@@ -497,7 +517,8 @@ def test_a_connection_that_cannot_be_set_up_is_closed(idle, error):
     """It is not counted as one of the worker's."""
     idle.cfg, listener = None, Unnamed(error)
     assert idle._accept(listener)
-    assert idle.nr_conns == 0
+    assert not idle.begin_some()
+    assert (idle.nr_conns, len(idle._accepted), dict(idle._peers)) == (0, 0, {})
     assert listener.client.recv(1) == b""
     listener.client.close()
 
@@ -518,6 +539,7 @@ def test_the_engine_gets_the_interpreter_lock_back_soon(monkeypatch):
     monkeypatch.setattr(ThreadWorker, "run", lambda worker: during.append(sys.getswitchinterval()))
     worker = object.__new__(ServiceWorker)
     worker.sockets, worker.poller, worker._new_intake = [], selectors.DefaultSelector(), lambda: None
+    worker.worker_connections = 1
     try:
         worker.run()
     finally:
@@ -739,10 +761,10 @@ def test_a_probe_is_served_by_a_thread_of_its_own(line, own):
 
 
 class Backlog:
-    """A listening socket with so many clients in its backlog."""
+    """A listening socket with so many clients in its backlog, all of one address."""
 
-    def __init__(self, clients):
-        self.clients, self.named = clients, 0
+    def __init__(self, clients, address="127.0.0.1"):
+        self.clients, self.address, self.named = clients, address, 0
 
     def accept(self):
         if not self.clients:
@@ -750,74 +772,126 @@ class Backlog:
         self.clients -= 1
         ours, client = socket.socketpair()
         client.close()
-        return ours, ("127.0.0.1", 1)
+        return ours, (self.address, 1)
 
     def getsockname(self):
         self.named += 1
         return ("127.0.0.1", 8085)
 
 
+def begin_while_there_are_more(worker):
+    """As the loop does, which waits for nothing else meanwhile."""
+    while worker.begin_some():
+        pass
+
+
 def test_connections_are_accepted_together(idle):
-    """So many in one round, the rest in the next; never beyond the bound."""
+    """So many in one round, the rest in the next; never beyond the bound, where one that waits goes for the next."""
     idle.cfg, idle.worker_connections, listener = None, 1000, Backlog(ACCEPTED_AT_ONCE + 3)
-    idle._slow_readers = SlowReaders(1)
+    idle._slow_readers, idle._most_of_a_peer = SlowReaders(1), 1000
     idle.accept(listener)
-    assert (listener.clients, idle.nr_conns) == (3, ACCEPTED_AT_ONCE)
+    assert (listener.clients, len(idle._accepted)) == (3, ACCEPTED_AT_ONCE)
     idle.accept(listener)
-    assert (listener.clients, idle.nr_conns, listener.named) == (0, ACCEPTED_AT_ONCE + 3, 1)
+    begin_while_there_are_more(idle)
+    assert (len(idle._accepted), idle.nr_conns, listener.named) == (0, ACCEPTED_AT_ONCE + 3, 1)
     idle.nr_conns, listener.clients = 998, 9
-    assert idle._intake.made_room == 0
     idle.accept(listener)
-    assert (listener.clients, idle.nr_conns, idle._intake.made_room) == (7, 1000, 1)
+    assert (idle._intake.closed, idle.begin_some()) == (0, False)
+    assert (len(idle._accepted), idle.nr_conns, idle._intake.closed) == (7, 1000, 2)  # one for each of the last two
     assert idle._intake.calls.count("expect") == ACCEPTED_AT_ONCE + 3 + 2  # also the one for which nobody went
 
 
-@pytest.mark.parametrize("behind_proxy", [True, False])
-@pytest.mark.parametrize("enough", [True, False])
-def test_few_are_accepted_behind_a_round_of_unread_ones(idle, behind_proxy, enough):
+@pytest.mark.parametrize(
+    ("most_of_a_peer", "unread", "addresses", "accepted"),
+    [
+        (None, 0, 0, READ_AT_ONCE),  # behind a proxy
+        (None, READ_AT_ONCE, 1, AT_LEAST),
+        (500, 10 * READ_AT_ONCE, READ_AT_ONCE - 2, ACCEPTED_AT_ONCE),
+        (500, 10 * READ_AT_ONCE, READ_AT_ONCE - 1, AT_LEAST),
+    ],
+)
+def test_few_are_accepted_behind_a_round_of_others(idle, most_of_a_peer, unread, addresses, accepted):
     """Behind those of one address the next one may be another's; behind those of many it is not read at once."""
-    idle.cfg, idle.worker_connections, listener = None, 1000, Backlog(ACCEPTED_AT_ONCE)
-    idle._slow_readers, idle._most_of_a_peer = SlowReaders(1), None if behind_proxy else 500
-    fewer = 0 if enough else 1
-    idle._intake.unread = READ_AT_ONCE - fewer if behind_proxy else 10 * READ_AT_ONCE
-    idle._intake.unread_addresses = 1 if behind_proxy else READ_AT_ONCE - fewer
-    idle.accept(listener)
-    assert idle.nr_conns == (AT_LEAST if enough else ACCEPTED_AT_ONCE)
+    idle._most_of_a_peer, idle._intake.unread, idle._intake.unread_addresses = most_of_a_peer, unread, addresses
+    idle.accept(Backlog(ACCEPTED_AT_ONCE, "127.0.0.9"))
+    assert len(idle._accepted) == accepted
+
+
+def test_of_those_accepted_each_address_has_its_turn(idle):
+    """Who comes behind a crowd begins in the next round; the crowd goes on as it came, and nobody is closed."""
+    idle.cfg, idle.worker_connections, idle._slow_readers = None, 1000, SlowReaders(1)
+    idle._most_of_a_peer = 500
+    idle.accept(Backlog(3 * READ_AT_ONCE))
+    idle.accept(Backlog(2, "127.0.0.2"))
+    assert idle.begin_some()
+    assert Counter(idle._intake.expected) == {"127.0.0.1": READ_AT_ONCE - 2, "127.0.0.2": 2}
+    begin_while_there_are_more(idle)
+    assert (idle._peers["127.0.0.1"], idle.nr_conns, idle._intake.closed) == (3 * READ_AT_ONCE, 3 * READ_AT_ONCE + 2, 0)
+
+
+def test_too_many_that_were_accepted_are_closed(idle):
+    """The last ones of the address that has most of them, whoever came last."""
+    idle._most_accepted = 10
+    idle.accept(Backlog(9))
+    idle.accept(Backlog(4, "127.0.0.2"))
+    assert [idle._accepted.number_of(address) for address in ("127.0.0.1", "127.0.0.2")] == [6, 4]
 
 
 def test_what_is_unread_is_read_without_waiting_for_anything_else(idle):
-    """Some in each round; before a stop and at the end of listening all of it."""
+    """Some in each round; before a stop and at the end of listening all of it, with all that were accepted."""
     idle._next_sweep, idle.beat, waited = math.inf, lambda: None, []
     idle.poller = SimpleNamespace(select=lambda seconds: waited.append(seconds) or [], close=lambda: None)
-    for unread in (0, 1):
+    for unread in (0, 1, 0):
         idle._intake.unread = unread
         idle.wait_for_and_dispatch_events(0.125)
-    assert (waited, idle._intake.read) == ([0.125, 0.0], 2 * READ_AT_ONCE)
-    idle._cap_keepalive(7.0)
-    assert idle._intake.calls == ["read", 7.0]
+    assert (waited, idle._intake.read) == ([0.125, 0.125, 0.0], 3)
+    idle.cfg, idle._slow_readers, idle.worker_connections = None, SlowReaders(1), 1000
+    idle._most_of_a_peer = 500
+    idle.accept(Backlog(READ_AT_ONCE + 1))
+    for _ in range(3):
+        idle.wait_for_and_dispatch_events(0.125)
+    assert (waited[3:], idle.nr_conns) == ([0.125, 0.0, 0.125], READ_AT_ONCE + 1)
     idle._intake.calls.clear()
-    idle.cfg, idle._slow_readers, listener = None, SlowReaders(1), Backlog(2)
-    idle.accept_all(listener)
-    assert idle.nr_conns == 2
-    assert idle._intake.calls == ["read", "expect", "read", "expect", "read"]
+    idle.nr_conns = idle.worker_connections
+    idle.accept(Backlog(1))
+    idle._cap_keepalive(7.0)
+    assert idle._intake.calls == ["expect", "read", 7.0]
+    idle._intake.calls.clear()
+    idle.accept_all(Backlog(2))
+    assert idle._intake.calls == ["expect", "read", "expect", "read"]
 
 
 def test_an_address_has_a_bounded_number_of_connections(idle):
-    """In service or not: one of its own that waits is closed for a new one, or that one is, as long as none waits."""
+    """In service or not: one of its own that waits is closed for a new one, or that one waits until there is room."""
     idle.cfg, idle.worker_connections, idle._most_of_a_peer = None, 1000, 5
     idle._slow_readers, listener = SlowReaders(1), Backlog(5)
     idle.accept(listener)
+    assert not idle.begin_some()
     assert (idle.nr_conns, idle._intake.closed) == (5, 0)
     listener.clients = 10
     idle.accept(listener)
-    assert (idle.nr_conns, idle._intake.closed) == (5 + idle._intake.waiting, 10)
-    idle._peers.clear()
-    listener.clients = 1
-    idle.accept(listener)
-    assert idle.nr_conns == 6 + idle._intake.waiting
+    idle.accept(Backlog(1, "127.0.0.2"))
+    assert not idle.begin_some()
+    waiting = 10 - idle._intake.waiting
+    assert (idle.nr_conns, len(idle._accepted)) == (5 + idle._intake.waiting + 1, waiting)
+    assert not idle.begin_some()
+    assert len(idle._accepted) == waiting
+    idle._peers["127.0.0.1"] = 5
     of_it = SimpleNamespace(budget_key="127.0.0.1")
     idle.forget(of_it)
-    assert (idle.nr_conns, dict(idle._peers)) == (5 + idle._intake.waiting, {})
+    assert not idle.begin_some()
+    assert (len(idle._accepted), idle._peers["127.0.0.1"]) == (waiting - 1, 5)
+    for _ in range(5):
+        idle.forget(of_it)
+    assert "127.0.0.1" not in idle._peers
+
+
+@pytest.mark.parametrize("limit", [400, 2000, 10_000, resource.RLIM_INFINITY])
+def test_connections_that_were_accepted_leave_descriptors(monkeypatch, limit):
+    """With few of them only some are accepted beyond those that may be in service."""
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
+    left = {400: AT_LEAST, 2000: 2000 - 1440 - SPARE_DESCRIPTORS}.get(limit, ACCEPTED_MOST)
+    assert _room_for_accepted(1440) == left
 
 
 def test_the_master_is_told_of_life_a_few_times_and_not_in_every_round(idle, monkeypatch):
