@@ -34,6 +34,7 @@ EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 ACCEPT_PAUSE = 0.5
 EXHAUSTION_LOGGED = 60.0
 ACCEPTED_AT_ONCE, AT_LEAST = 256, 32  # in a round
+SILENT_SECONDS = 1.0  # after which a connection without a request may be closed for another one
 ACCEPTED_MOST = 2048  # that have not begun to wait for a request; as many as a backlog of the kernel
 
 
@@ -99,7 +100,7 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
                 full.add(address)
                 continue
             if self.nr_conns + 1 >= self.worker_connections:
-                self._intake.close_longest_waiting()
+                self._intake.close_longest_waiting(least=SILENT_SECONDS)
             if self.nr_conns >= self.worker_connections:
                 break
             self._expect_of(self._accepted.take(address))
@@ -172,9 +173,9 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
         return True
 
     def _has_room_for(self, peer: str) -> bool:
-        """Return whether an address may have one more; where one of its own waits silently, that is closed for it."""
+        """Return whether an address may have one more; where one of its own is silent, that is closed for it."""
         most = self._most_of_a_peer
-        return most is None or self._peers[peer] < most or self._intake.close_longest_waiting(peer)
+        return most is None or self._peers[peer] < most or self._intake.close_longest_waiting(peer, SILENT_SECONDS)
 
     def _make_room(self, error: OSError) -> None:
         """Close one of a crowd, or one that waits silently; leave new ones in the backlog where that does not help.

@@ -58,8 +58,11 @@ class Poller(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Arrival:
-    """A request on its way. until: when its connection is given up; began: its first byte's time, None before that."""
+    """A request on its way. since, until: when its connection began to wait, and when it is given up; began: the time
+    of its first byte, None before that.
+    """
 
+    since: float
     until: float
     framing: Framing = field(default_factory=Framing)
     began: float | None = None
@@ -139,7 +142,8 @@ class Intake:
         self._guarded(conn, partial(self._expect, conn, seconds, fresh))
 
     def _expect(self, conn: Connection, seconds: float, fresh: bool) -> None:
-        arrival = self._arriving[conn] = _Arrival(self._clock() + seconds)
+        now = self._clock()
+        arrival = self._arriving[conn] = _Arrival(now, now + seconds)
         conn.sock.setblocking(False)
         early, conn.leftover = conn.leftover, b""
         if fresh and not early:
@@ -218,17 +222,17 @@ class Intake:
             if arrival.began is None:
                 arrival.until = min(arrival.until, deadline)
 
-    def close_longest_waiting(self, peer: str | None = None) -> bool:
-        """Close the connection that has waited longest, for its descriptor; False where none waits.
+    def close_longest_waiting(self, peer: str | None = None, least: float = 0.0) -> bool:
+        """Close the connection that has waited longest, for its descriptor; False where none has for `least` seconds.
 
         peer: the key of the address that it is to be of, None for any. One that is yet to be read does not count.
         """
-        if peer is not None:
-            return self._close_one(self._silent.first_of(peer))
-        return self._close_one(next((conn for conn in self._arriving if conn not in self._unread), None))
-
-    def _close_one(self, conn: Connection | None) -> bool:
-        if conn is None:
+        conn = (
+            next((conn for conn in self._arriving if conn not in self._unread), None)
+            if peer is None
+            else self._silent.first_of(peer)
+        )
+        if conn is None or self._clock() < self._arriving[conn].since + least:
             return False
         self._guarded(conn, partial(self._give_up, conn))
         return True
@@ -378,7 +382,8 @@ class Intake:
     def _expect_again(self, conn: Connection, answered: _Arrival) -> None:
         """Wait for the next request of a connection that stays where it is, at the end of those that wait."""
         del self._arriving[conn]
-        self._arriving[conn] = _Arrival(self._clock() + self._keepalive, polled=answered.polled)
+        now = self._clock()
+        self._arriving[conn] = _Arrival(now, now + self._keepalive, polled=answered.polled)
         if not answered.polled:
             self._poll(conn, self._arriving[conn])
 

@@ -940,6 +940,23 @@ def test_of_a_crowd_each_is_read_before_any_is_read_again(room):
     assert room.whole == [last]
 
 
+@pytest.mark.parametrize("peer", [None, CROWD])
+def test_who_has_only_begun_to_wait_is_not_closed_for_another(room, peer):
+    """A request may follow its connection a moment later, and the next one the one before."""
+    room = room()
+    kept, client = room.connect(CROWD)
+    client.sendall(SMALL)
+    room.pump()
+    room.clock.advance(5.0)
+    kept.sock.end_request()
+    room.intake.expect(kept, KEEPALIVE)
+    room.clock.advance(0.9)
+    assert not room.intake.close_longest_waiting(peer, 1.0)
+    room.clock.advance(0.2)
+    assert room.intake.close_longest_waiting(peer, 1.0)
+    assert room.closed == [kept]
+
+
 def test_what_is_not_read_yet_is_not_closed_as_if_it_were_silent(room):
     """It may hold a request; an address whose connections are all unread has none that waits silently."""
     room = room()

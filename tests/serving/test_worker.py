@@ -133,7 +133,7 @@ class Waiting:
         self.expected = []  # the keys of addresses
         self.calls = []
 
-    def close_longest_waiting(self, peer=None):
+    def close_longest_waiting(self, peer=None, least=0.0):
         self.closed += 1
         return self.closed <= self.waiting
 
