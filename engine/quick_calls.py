@@ -64,6 +64,10 @@ if os.name == "posix":
         """Send what fits to a socket, whatever its mode; return how many bytes. Raises OSError."""
         return checked(libc.send(descriptor, data, len(data), _FLAGS))
 
+    def end_sending_now(descriptor: int) -> None:
+        """Shut down the sending half of a socket. Raises OSError."""
+        checked(libc.shutdown(descriptor, socket.SHUT_WR))
+
     def receive_now(descriptor: int, buffer: Buffer) -> bytes:
         """Return what has arrived at a socket, at most as much as fits in `buffer`. Raises OSError."""
         received = checked(libc.recv(descriptor, buffer, len(buffer), _FLAGS))
@@ -77,6 +81,11 @@ else:  # pragma: no cover
     def send_now(descriptor: int, data: bytes) -> int:
         """Send what fits to a non-blocking socket; return how many bytes. Raises OSError."""
         return os.write(descriptor, data)
+
+    def end_sending_now(descriptor: int) -> None:
+        """Shut down the sending half of a socket. Raises OSError."""
+        with socket.socket(fileno=os.dup(descriptor)) as same:
+            same.shutdown(socket.SHUT_WR)
 
     def receive_now(descriptor: int, buffer: Buffer) -> bytes:
         """Return what has arrived at a non-blocking socket, at most as much as fits in `buffer`. Raises OSError."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import select
 import socket
 import threading
@@ -29,7 +30,7 @@ from edge import caller, turns
 from edge.body_budget import Reservation
 from edge.disconnect import LEFT
 from edge.request_head import RequestHead
-from engine.quick_calls import Buffer, close_now, receive_now, send_now
+from engine.quick_calls import Buffer, close_now, end_sending_now, receive_now, send_now
 from serving.framing import Framing, Stage
 from serving.plain_request import Parser
 from serving.slow_readers import SlowReaders, TooManySlowReaders
@@ -45,6 +46,7 @@ log = logging.getLogger("avito_ai.serving")
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 # What readers of a stream pass over, by its type.
 FILLERS = {b"text/event-stream": b": keep-alive\n\n", b"application/x-ndjson": b"\n"}
+CLOSES = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n", re.IGNORECASE)
 LAST_CHUNK = b"0\r\n\r\n"
 CHUNKED = b"transfer-encoding: chunked"  # a field of a head in small letters
 ANY_NUMBER = SlowReaders(1_000_000)
@@ -126,6 +128,11 @@ class ClientSocket(socket.socket):
         return self.request is not None and self.request.stage is Stage.WHOLE
 
     @property
+    def is_last_request(self) -> bool:
+        """True where all of the request has arrived, and its head says that no other follows."""
+        return self.request_whole and CLOSES.search(self.request_head) is not None
+
+    @property
     def was_reset(self) -> bool:
         """True where the client has reset its connection, so that nobody waits for an answer."""
         return self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
@@ -191,6 +198,10 @@ class ClientSocket(socket.socket):
         if descriptor >= 0:
             with suppress(OSError):
                 close_now(descriptor)
+
+    def end_sending_now(self) -> None:
+        """Tell the client that no more follows, and keep the interpreter lock. Raises OSError."""
+        end_sending_now(self.fileno())
 
     def send_now(self, data: bytes) -> int:
         """Send what fits without waiting, and keep the interpreter lock; return how much. Raises OSError."""

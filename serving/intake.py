@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import selectors
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -144,7 +143,6 @@ class Intake:
     def _expect(self, conn: Connection, seconds: float, fresh: bool) -> None:
         now = self._clock()
         arrival = self._arriving[conn] = _Arrival(now, now + seconds)
-        conn.sock.setblocking(False)
         early, conn.leftover = conn.leftover, b""
         if fresh and not early:
             self._unread.put(conn)
@@ -191,11 +189,26 @@ class Intake:
         if self._arriving.get(conn) is arrival and not arrival.polled:
             self._poll(conn, arrival)
 
+    def close_behind(self, conn: Connection, was_last: bool) -> None:
+        """Close a connection whose request was answered. was_last: whether the client said that it sends no other."""
+        if was_last and not self._has_come(conn):
+            self._end(conn)
+        else:
+            self.discard(conn)
+
+    def _has_come(self, conn: Connection) -> bool:
+        """Whether something has come that is unread, which the kernel would answer with a reset."""
+        try:
+            return bool(conn.sock.receive_now(self._looked_at))
+        except BlockingIOError:
+            return False
+        except OSError:
+            return False
+
     def discard(self, conn: Connection) -> None:
         """Close a connection whose client may still be sending, so that it receives its answer all the same."""
         try:
-            conn.sock.setblocking(False)
-            conn.sock.shutdown(socket.SHUT_WR)
+            conn.sock.end_sending_now()
             self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._on_readable(conn))
         except (OSError, ValueError):  # the client has gone
             self._end(conn)
@@ -274,7 +287,7 @@ class Intake:
         conn.sock.end_request()
         conn.leftover = b""
         with contextlib.suppress(OSError):  # the client has gone
-            conn.sock.send(self._failure(arrival.framing.head, conn.peer, error))
+            conn.sock.send_now(self._failure(arrival.framing.head, conn.peer, error))
         self.discard(conn)
 
     def refuse(self, conn: Connection, error: Exception) -> None:
@@ -288,7 +301,6 @@ class Intake:
         conn.leftover = b""
         answer = self._failure(head, conn.peer, error)
         with contextlib.suppress(OSError):  # the client has gone
-            conn.sock.setblocking(False)
             if conn.sock.send_now(answer) == len(answer) and nothing_unread:
                 self._end(conn)
                 return
@@ -354,7 +366,7 @@ class Intake:
             return False
         if framing.expects_continue and framing.stage is Stage.BODY:
             with contextlib.suppress(OSError):
-                conn.sock.send(CONTINUE)
+                conn.sock.send_now(CONTINUE)
         return True
 
     def _refuse(self, conn: Connection, arrival: _Arrival, refusal: bytes) -> None:

@@ -272,6 +272,7 @@ class ServiceWorker(AcceptingWorker):
     def finish_request(self, conn: Connection, future: Future[bool]) -> None:
         """Wait for the connection's next request, or close it; then hand on what was held back for this one."""
         keep = not future.cancelled() and future.exception() is None and future.result()
+        was_last = conn.sock.is_last_request and not conn.leftover
         try:
             conn.sock.end_request()
         except Exception as error:
@@ -283,7 +284,7 @@ class ServiceWorker(AcceptingWorker):
         elif keep:
             self._intake.expect(conn, STOP_KEEPALIVE)
         else:
-            self._intake.discard(conn)
+            self._intake.close_behind(conn, was_last)
         self._held_back.hand_on()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

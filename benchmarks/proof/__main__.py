@@ -17,7 +17,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.harness import record
-from benchmarks.proof import crowds, fairness, faults, handover, hostile, leavers, overload, refusal_cost, slow, soak
+from benchmarks.proof import (
+    addresses,
+    crowds,
+    fairness,
+    faults,
+    handover,
+    hostile,
+    leavers,
+    overload,
+    refusal_cost,
+    slow,
+    soak,
+)
 from benchmarks.proof.report import FINDINGS, TRIED, Report, rows, summary
 from benchmarks.proof.size import LONG, SHORT, Size
 
@@ -29,6 +41,7 @@ PROGRAMS: dict[str, Callable[[Size], Report]] = {
     "refusal_cost": refusal_cost.run,
     "fairness": fairness.run,
     "crowds": crowds.run,
+    "addresses": addresses.run,
     "handover": handover.run,
     "faults": faults.run,
     "soak": soak.run,

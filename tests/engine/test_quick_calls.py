@@ -1,6 +1,7 @@
 """System calls that do not wait, and keep the interpreter lock."""
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -9,10 +10,22 @@ import threading
 
 import pytest
 
-from engine.quick_calls import _address, accept_now, new_buffer, receive_now, send_now
+from engine.quick_calls import _address, accept_now, end_sending_now, new_buffer, receive_now, send_now
 
 
 @pytest.mark.linux
+def test_a_client_is_told_that_no_more_follows():
+    """It may still send; a socket that has gone is an error."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        end_sending_now(ours.fileno())
+        assert theirs.recv(1) == b""
+        theirs.sendall(b"x")
+        assert ours.recv(1) == b"x"
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        end_sending_now(-1)
+
+
 @pytest.mark.parametrize("send", [send_now, os.write], ids=["send_now", "the fallback"])
 def test_a_send_takes_what_fits_and_never_waits(send):
     """Bytes of any value; a full buffer and a closed peer are the errors that a socket raises."""

@@ -859,6 +859,41 @@ def test_what_is_looked_at_byte_by_byte_is_read_in_small_parts(room, monkeypatch
     assert chunked or max(sizes) > LOOKED_AT_BYTES
 
 
+LAST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [LAST, LAST.replace(b"Connection: close\r\n", b"")])
+@pytest.mark.parametrize("more", [b"", b"\r\n"])
+def test_a_connection_is_closed_at_once_behind_its_last_answer(room, sent, more):
+    """Where nothing more can come, as the client has said. Else the kernel would reset what it has not read yet."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(sent)
+    room.pump()
+    was_last = conn.sock.is_last_request
+    assert was_last is (sent == LAST)
+    conn.sock.end_request()
+    conn.sock.send_now(b"answer")
+    client.sendall(more)
+    room.intake.close_behind(conn, was_last)
+    assert (room.closed, len(room.intake)) == (([conn], 0) if was_last and not more else ([], 1))
+    assert client.recv(100) + client.recv(100) == b"answer"
+    client.close()
+    room.pump()
+    assert (room.closed, len(room.intake)) == ([conn], 0)
+
+
+@pytest.mark.parametrize("request_", [None, SMALL[:-1], SMALL])
+def test_not_every_request_is_the_last_one(room, request_):
+    """None, one that is not whole, and one whose client keeps its connection."""
+    room = room()
+    conn, client = room.connect()
+    if request_:
+        client.sendall(request_)
+        room.pump()
+    assert not conn.sock.is_last_request
+
+
 CROWD, OTHER = "1.1.1.1", "2.2.2.2"
 
 

@@ -315,7 +315,7 @@ def test_a_request_that_cannot_be_ended_is_dropped(idle, caplog):
     def end_request():
         raise OSError(errno.EIO, "damaged")
 
-    conn = SimpleNamespace(sock=SimpleNamespace(end_request=end_request))
+    conn = SimpleNamespace(sock=SimpleNamespace(end_request=end_request, is_last_request=False))
     idle.finish_request(conn, future)
     assert idle._intake.dropped == [conn]
 
@@ -353,9 +353,10 @@ def test_a_request_that_is_held_back_goes_on_when_others_end(idle):
     idle._held_back = HeldBack(
         lambda client, light: COURTESY * (client in too_many), served.append, dropped.append, lambda: now[0]
     )
-    idle._intake.sweep = idle._intake.discard = lambda *_: None
+    idle._intake.sweep = idle._intake.close_behind = lambda *_: None
     idle.wsgi, idle.lost = None, True
     sock = SimpleNamespace(request_head=b"POST / HTTP/1.1", request=None, has_left=False, end_request=lambda: None)
+    sock.is_last_request = False
     conns = [SimpleNamespace(asked_by="many", sock=sock) for _ in range(3)]
 
     def sweep():
