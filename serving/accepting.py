@@ -1,7 +1,8 @@
 """Accepting connections: before anything else happens to them, and on through a lack of descriptors, memory or room.
 
-Who comes behind a crowd of another address waits neither in the backlog nor until something is done for that crowd:
-of those that were accepted, each address has its turn, and one that has as many connections as it may have waits.
+While there is room, who comes behind a crowd of another address waits neither in the backlog nor until something is
+done for that crowd: of those that were accepted, each address has its turn, and one that has as many connections as it
+may have waits, for some time.
 Out of descriptors or connections, one that waits is closed for the next, and accepting pauses where that does not help.
 """
 
@@ -46,6 +47,7 @@ class _Accepted:
     address: object
     listener: Listener
     budget_key: str
+    since: float
 
 
 class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
@@ -95,18 +97,26 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
         """Wait for requests on some that were accepted, of each address in turn; return whether more may begin."""
         begun, full = 0, set[str]()
         while len(full) < self._accepted.addresses and begun < READ_AT_ONCE:
-            address = self._accepted.next_address()
+            address = self._accepted.next_address
             if address in full or not self._has_room_for(address):
                 full.add(address)
+                self._accepted.pass_turn()
                 continue
             if self.nr_conns + 1 >= self.worker_connections:
                 self._intake.close_longest_waiting(least=SILENT_SECONDS)
             if self.nr_conns >= self.worker_connections:
                 break
-            self._expect_of(self._accepted.take(address))
+            self._expect_of(self._accepted.take())
             begun += 1
-        self._kept_waiting = len(self._accepted)
-        return begun == READ_AT_ONCE
+        more = begun == READ_AT_ONCE
+        self._kept_waiting = 0 if more else len(self._accepted)
+        return more
+
+    def sweep_accepted(self) -> None:
+        """Close those that have had no room for so long that they would be closed if they were silent."""
+        before = time.monotonic() - self.send_timeout
+        for one in [one for one in self._accepted if one.since < before]:
+            self._close_accepted(one)
 
     def begin_all(self) -> None:
         """Wait for the requests of all that were accepted, however many these are."""
@@ -126,6 +136,7 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
 
     def accept_all(self, listener: Listener) -> None:
         """Accept every connection that there is, and read what has come on each."""
+        self.begin_all()
         while self._accept(listener):
             self.begin_all()
             self._intake.read_all()
@@ -143,7 +154,7 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
         except MemoryError:
             self._make_room(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
             return False
-        self._accepted.put(_Accepted(client, address, listener, budget_key_of(address)))
+        self._accepted.put(_Accepted(client, address, listener, budget_key_of(address), time.monotonic()))
         if len(self._accepted) > self._most_accepted:
             self._close_last_of_most()
         return True
@@ -168,9 +179,12 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
         last = self._accepted.last_of_most()
         if last is None or self._accepted.number_of(last.budget_key) < least:
             return False
-        self._accepted.discard(last)
-        last.socket.close()
+        self._close_accepted(last)
         return True
+
+    def _close_accepted(self, one: _Accepted) -> None:
+        self._accepted.discard(one)
+        one.socket.close()
 
     def _has_room_for(self, peer: str) -> bool:
         """Return whether an address may have one more; where one of its own is silent, that is closed for it."""
@@ -187,9 +201,8 @@ class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
             self._exhaustion_logged = now
             self.log.warning("No connection can be accepted: %s. Those that wait are closed.", error.strerror)
         closed = self._close_last_of_most(READ_AT_ONCE) or self._intake.close_longest_waiting()
-        if closed and error.errno == errno.EMFILE:
-            return
-        if self._intake.unread or len(self._accepted) > self._kept_waiting:
+        untried = self._intake.unread or len(self._accepted) > self._kept_waiting
+        if error.errno == errno.EMFILE and (closed or untried):
             return
         self._accept_again = now + ACCEPT_PAUSE
         self.set_accept_enabled(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 
@@ -44,17 +45,26 @@ class ByAddress(Generic[A]):
         self._number += conn not in of_its_address
         of_its_address[conn] = None
 
+    @property
     def next_address(self) -> str:
-        """Return the address whose turn it is, whose next one comes behind those of the others; there is one."""
-        address = next(iter(self._of))
-        self._of[address] = self._of.pop(address)
-        return address
+        """The address whose turn it is; there is one."""
+        return next(iter(self._of))
 
-    def take(self, address: str | None = None) -> A:
-        """Remove and return the first one of an address, None for the one whose turn it is; there is one."""
-        conn = next(iter(self._of[self.next_address() if address is None else address]))
+    def pass_turn(self) -> None:
+        """Let the next turn of the address whose turn it is come behind those of the others."""
+        address = self.next_address
+        self._of[address] = self._of.pop(address)
+
+    def take(self) -> A:
+        """Remove and return the first one of the address whose turn it is; there is one."""
+        conn = next(iter(self._of[self.next_address]))
+        self.pass_turn()
         self.discard(conn)
         return conn
+
+    def __iter__(self) -> Iterator[A]:
+        for of_an_address in self._of.values():
+            yield from of_an_address
 
     def discard(self, conn: A) -> None:
         """Remove a connection if it is there."""

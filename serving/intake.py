@@ -200,9 +200,7 @@ class Intake:
         """Whether something has come that is unread, which the kernel would answer with a reset."""
         try:
             return bool(conn.sock.receive_now(self._looked_at))
-        except BlockingIOError:
-            return False
-        except OSError:
+        except OSError:  # nothing has, or the client has gone
             return False
 
     def discard(self, conn: Connection) -> None:
@@ -219,9 +217,10 @@ class Intake:
         """Give up the connections whose time is over; what has come on one by then is read first."""
         now, late = self._clock(), 0
         for conn, arrival in [item for item in self._arriving.items() if now >= item[1].until]:
+            if conn in self._unread:
+                continue
             if not arrival.has_begun:
-                if conn not in self._unread:
-                    self._guarded(conn, partial(self._give_up, conn))
+                self._guarded(conn, partial(self._give_up, conn))
             elif late < LATE_AT_ONCE:
                 late += 1
                 self._guarded(conn, partial(self._fail, conn, arrival, RequestTooSlow()))
@@ -236,9 +235,10 @@ class Intake:
                 arrival.until = min(arrival.until, deadline)
 
     def close_longest_waiting(self, peer: str | None = None, least: float = 0.0) -> bool:
-        """Close the connection that has waited longest, for its descriptor; False where none has for `least` seconds.
+        """Close the connection that has waited longest, for its descriptor; False if it has not for `least` seconds.
 
-        peer: the key of the address that it is to be of, None for any. One that is yet to be read does not count.
+        peer: the key of an address, for the one of its connections of which nothing was read for longest. One that is
+        yet to be read does not count.
         """
         conn = (
             next((conn for conn in self._arriving if conn not in self._unread), None)

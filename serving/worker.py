@@ -308,12 +308,13 @@ class ServiceWorker(AcceptingWorker):
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         longest = SWEEP_INTERVAL if self._drain_until is None else DRAIN_TICK
         self._dispatch_events(0.0 if self._more_to_do else min(timeout, longest))
-        more_to_begin = self.begin_some()
+        more_to_begin, connections = self.begin_some(), self.nr_conns
         self._intake.read_some()
-        self._more_to_do = more_to_begin or self._intake.unread > 0
         if self._flooded:
             time.sleep(GATHERING)
         self._sweep()
+        more_to_begin |= bool(self._accepted) and self.nr_conns < connections  # there is room again
+        self._more_to_do = more_to_begin or self._intake.unread > 0
         self.beat()
         if self._drain_until is not None:
             self._drain(self._drain_until)
@@ -353,6 +354,7 @@ class ServiceWorker(AcceptingWorker):
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL
             self._intake.sweep()
+            self.sweep_accepted()
             self._held_back.drop_who_left()
             self._held_back.hand_on(everything=self._drain_until is not None)
             self._turns.hasten()

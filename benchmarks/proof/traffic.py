@@ -73,13 +73,14 @@ def chat(prompt: str, tokens: int, client: str = "10.0.0.1", **fields: object) -
     return request(CHAT, json.dumps(body | fields).encode(), client)
 
 
-async def ask(port: int, data: bytes, patience: float = PATIENCE, source: str = "127.0.0.1") -> Answer:
-    """Send a request and read its answer to the end. Never raises. source: the address that it comes from."""
+async def ask(port: int, data: bytes, patience: float = PATIENCE, source: str | None = None) -> Answer:
+    """Send a request and read its answer to the end. Never raises. source: the address that it is to come from."""
     answer, writer = Answer(), None
     began = time.perf_counter()
     try:
         async with asyncio.timeout(patience):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
+            local = (source, 0) if source else None
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=local)
             began = time.perf_counter()
             sending = asyncio.create_task(send(writer, data))
             try:

@@ -28,7 +28,15 @@ from engine.cores import Cores
 from engine.errors import DeadlineExceeded, Overloaded
 from engine.types import ModelInfo
 from models import ModelSet
-from serving.accepting import ACCEPT_PAUSE, ACCEPTED_AT_ONCE, ACCEPTED_MOST, AT_LEAST, EXHAUSTED, NOT_A_CLIENT
+from serving.accepting import (
+    ACCEPT_PAUSE,
+    ACCEPTED_AT_ONCE,
+    ACCEPTED_MOST,
+    AT_LEAST,
+    EXHAUSTED,
+    NOT_A_CLIENT,
+    SILENT_SECONDS,
+)
 from serving.by_address import ByAddress
 from serving.connection import ClientSocket
 from serving.framing import Stage
@@ -131,10 +139,12 @@ class Waiting:
         self.waiting, self.closed, self.dropped, self.refused = 3, 0, [], 0
         self.unread = self.unread_addresses = self.read = 0
         self.expected = []  # the keys of addresses
+        self.leasts = []  # how long those that were to be closed had to be silent, in seconds
         self.calls = []
 
     def close_longest_waiting(self, peer=None, least=0.0):
         self.closed += 1
+        self.leasts.append(least)
         return self.closed <= self.waiting
 
     def read_some(self):
@@ -187,9 +197,12 @@ def test_exhaustion_pauses_accepting_and_is_logged_once(idle, number, caplog):
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("number", EXHAUSTED)
-def test_exhaustion_waits_for_what_is_yet_to_be_read(idle, number):
-    """A fresh connection may hold a request: none is closed unread, and accepting goes on in the next round."""
+def test_exhaustion_waits_for_what_is_yet_to_be_read(idle):
+    """A fresh connection may hold a request: none is closed unread, and accepting goes on in the next round.
+
+    Where others have taken what there is, that is of no use.
+    """
+    number = errno.EMFILE
     idle.cfg, idle._slow_readers, idle._intake.waiting, idle._intake.unread = None, SlowReaders(1), 0, 1
     idle.accept(FailingListener(number))
     assert idle._accept_again == 0.0
@@ -201,6 +214,10 @@ def test_exhaustion_waits_for_what_is_yet_to_be_read(idle, number):
     assert not idle.begin_some()  # there is no room for it
     idle.accept(FailingListener(number))
     assert (idle._accept_again > 0.0, len(idle._accepted)) == (True, 1)
+    for other in EXHAUSTED:
+        idle._accept_again, idle._intake.unread = 0.0, 1
+        idle.accept(FailingListener(other))
+        assert (idle._accept_again > 0.0) is (other != errno.EMFILE)
 
 
 def test_descriptors_of_a_crowd_are_taken_first(idle):
@@ -799,6 +816,7 @@ def test_connections_are_accepted_together(idle):
     idle.accept(listener)
     assert (idle._intake.closed, idle.begin_some()) == (0, False)
     assert (len(idle._accepted), idle.nr_conns, idle._intake.closed) == (7, 1000, 2)  # one for each of the last two
+    assert set(idle._intake.leasts) == {SILENT_SECONDS}
     assert idle._intake.calls.count("expect") == ACCEPTED_AT_ONCE + 3 + 2  # also the one for which nobody went
 
 
@@ -828,6 +846,68 @@ def test_of_those_accepted_each_address_has_its_turn(idle):
     assert Counter(idle._intake.expected) == {"127.0.0.1": READ_AT_ONCE - 2, "127.0.0.2": 2}
     begin_while_there_are_more(idle)
     assert (idle._peers["127.0.0.1"], idle.nr_conns, idle._intake.closed) == (3 * READ_AT_ONCE, 3 * READ_AT_ONCE + 2, 0)
+
+
+def test_a_turn_is_kept_until_there_is_room(idle):
+    """With one place that is free now and then, each address gets it in turn, whoever has as many as it may have."""
+    idle.cfg, idle._slow_readers, idle._most_of_a_peer = None, SlowReaders(1), 5
+    idle.worker_connections = idle.nr_conns = 10
+    idle._intake.waiting, idle._peers["127.0.0.3"] = 0, 5
+    for address in ("127.0.0.1", "127.0.0.3", "127.0.0.2"):
+        idle.accept(Backlog(4, address))
+    for _ in range(6):
+        idle.nr_conns -= 1
+        assert not idle.begin_some()
+    assert idle._intake.expected == ["127.0.0.1", "127.0.0.2"] * 3
+
+
+def test_what_finds_no_room_for_long_is_closed(idle, monkeypatch):
+    """As a connection is that says nothing for as long; a sweep looks."""
+    now = [100.0]
+    monkeypatch.setattr("serving.accepting.time.monotonic", lambda: now[0])
+    idle.wsgi, idle.lost, idle._intake.sweep, idle.send_timeout = None, True, lambda: None, 30.0
+    for address in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
+        idle.accept(Backlog(1, address))
+        now[0] += 14.0
+        idle._next_sweep = 0.0
+        idle._sweep()
+    assert [one.budget_key for one in idle._accepted] == ["127.0.0.2", "127.0.0.3"]
+
+
+@pytest.mark.parametrize("leave", ["read_some", "sweep"])
+def test_room_is_used_at_once(idle, leave):
+    """Where one that was read, or given up in a sweep, has left it: the loop waits for nothing else."""
+    idle.cfg, idle._slow_readers, idle._most_of_a_peer = None, SlowReaders(1), 5
+    idle.wsgi, idle.lost, idle.beat, idle._peers["127.0.0.1"] = None, True, lambda: None, 5
+    idle._intake.waiting, idle._intake.sweep, idle._next_sweep = 0, lambda: None, 0.0
+    idle.accept(Backlog(1))
+    idle.wait_for_and_dispatch_events(0)
+    assert not idle._more_to_do
+    setattr(idle._intake, leave, lambda: idle.forget(SimpleNamespace(budget_key="127.0.0.1")))
+    idle.nr_conns, idle._next_sweep = 5, 0.0
+    idle.wait_for_and_dispatch_events(0)
+    assert idle._more_to_do
+    idle.wait_for_and_dispatch_events(0)
+    assert idle._intake.expected == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize(("last", "leftover"), [(True, b""), (True, b"GET"), (False, b"")])
+def test_behind_its_last_answer_a_connection_is_closed(idle, last, leftover):
+    """What it was is asked before it is ended."""
+    ended, closed, future = [], [], Future()
+    future.set_result(False)
+
+    class Ending:
+        @property
+        def is_last_request(self):
+            return last and not ended
+
+        def end_request(self):
+            ended.append(True)
+
+    idle._intake.close_behind = lambda conn, was_last: closed.append(was_last)
+    idle.finish_request(SimpleNamespace(sock=Ending(), leftover=leftover), future)
+    assert closed == [last and not leftover]
 
 
 def test_too_many_that_were_accepted_are_closed(idle):
@@ -875,6 +955,7 @@ def test_an_address_has_a_bounded_number_of_connections(idle):
     assert not idle.begin_some()
     waiting = 10 - idle._intake.waiting
     assert (idle.nr_conns, len(idle._accepted)) == (5 + idle._intake.waiting + 1, waiting)
+    assert set(idle._intake.leasts) == {SILENT_SECONDS}
     assert not idle.begin_some()
     assert len(idle._accepted) == waiting
     idle._peers["127.0.0.1"] = 5
