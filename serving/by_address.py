@@ -17,7 +17,10 @@ A = TypeVar("A", bound=Addressed)
 
 
 class ByAddress(Generic[A]):
-    """A set of connections. Belongs to the polling thread; each method but the last takes constant time."""
+    """A set of connections, in the order of their turns. Belongs to the polling thread.
+
+    Each method takes constant time, except for `last_of_most`, which looks at all addresses.
+    """
 
     def __init__(self) -> None:
         # By the key of the address, in the order of the next turns. The dictionaries within are ordered sets.
