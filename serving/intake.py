@@ -6,10 +6,9 @@ nobody else.
 A connection costs a thread only once its request has arrived. Until then it waits here: for its first byte, for the end
 of its head, for its body; each wait is bounded. A body is admitted from its Content-Length before any of it is read, or
 as it grows; one that finds no room in the budget is handed over unread, to be refused. A connection that is closed by
-us first discards, for a while, what may still arrive: were that left unread, the kernel would reset the connection, and
-the client would lose its answer. A request that has begun is answered also where it does not arrive in time, where its
-client closes its half of the connection too early, and where an error in its handling ends it, which ends nothing else.
-A lack of room, and the end of a stop, close a connection without a word.
+us lingers first (`serving.lingering`). A request that has begun is answered also where it does not arrive in time,
+where its client closes its half of the connection too early, and where an error in its handling ends it, which ends
+nothing else. A lack of room, and the end of a stop, close a connection without a word.
 """
 
 from __future__ import annotations
@@ -18,18 +17,19 @@ import contextlib
 import selectors
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 from edge import errors
-from edge.body_budget import BodyBudget, Reservation
+from edge.body_budget import BodyBudget
 from edge.gate import NAMING_BYTES, Decision
 from edge.request_head import RequestHead
 from engine.quick_calls import new_buffer
+from serving.arrival import Arrival
 from serving.by_address import ByAddress
 from serving.connection import Connection
-from serving.framing import Framing, RequestBrokenOff, RequestTooSlow, Stage
+from serving.framing import RequestBrokenOff, RequestTooSlow, Stage
+from serving.lingering import Lingering
 
 # The rate of a slow mobile uplink; an image of 16 MiB then takes at most 17 minutes.
 MIN_BYTES_PER_SECOND = 16 * 1024
@@ -37,8 +37,6 @@ READ_AT_ONCE, READ_SECONDS = 64, 0.005  # connections in a round, and after how 
 READ_BYTES = 256 * 1024  # from one connection before the next one gets its turn
 LOOKED_AT_BYTES = 16 * 1024  # the same where they are looked at one by one: those of heads and chunks
 LATE_AT_ONCE = 128  # requests that a sweep answers: each costs the polling thread some tenths of a millisecond
-DISCARD_SECONDS = 2.0
-DISCARD_BYTES = 64 * 1024 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -53,35 +51,6 @@ class Poller(Protocol):
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> Any: ...
     def unregister(self, fileobj: Any) -> Any: ...
-
-
-@dataclass(slots=True, eq=False)
-class _Arrival:
-    """A request on its way. since, until: when its connection began to wait, and when it is given up; began: the time
-    of its first byte, None before that.
-    """
-
-    since: float
-    until: float
-    framing: Framing = field(default_factory=Framing)
-    began: float | None = None
-    decision: Decision | None = None
-    reservation: Reservation | None = None
-    answered: bool = False  # or about to be, so that nothing else may be sent
-    polled: bool = False  # whether its connection is registered with the poller
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether a part of a request has come; empty lines behind the one before are none (RFC 9112, 2.2)."""
-        return self.began is not None and (
-            self.framing.stage is not Stage.HEAD or bool(self.framing.head.strip(b"\r\n"))
-        )
-
-    def close(self) -> None:
-        """Release what the request holds; it is not served."""
-        if self.reservation is not None:
-            self.reservation.release()
-        self.framing.close()
 
 
 class Intake:
@@ -111,16 +80,16 @@ class Intake:
         self._poller, self._dispatch, self._closed, self._failure = poller, dispatch, closed, failure
         self._budget, self._gate, self._clock = budget, gate, clock
         self._patience, self._keepalive, self._max_body_bytes = patience, keepalive, max_body_bytes
-        self._arriving: dict[Connection, _Arrival] = {}  # in the order in which they began to wait
-        self._discarding: dict[Connection, tuple[float, int]] = {}  # until when, and how many bytes more
+        self._arriving: dict[Connection, Arrival] = {}  # in the order in which they began to wait
         self._buffer, self._looked_at = new_buffer(READ_BYTES), new_buffer(LOOKED_AT_BYTES)
+        self._lingering = Lingering(self._buffer, clock)
         self._unread: ByAddress[Connection] = ByAddress()  # on which something has come, or may have come
         self._silent: ByAddress[Connection] = ByAddress()  # the others that arrive
         self._stopping = False
         self.refused = 0
 
     def __len__(self) -> int:
-        return len(self._arriving) + len(self._discarding)
+        return len(self._arriving) + len(self._lingering)
 
     @property
     def unread(self) -> int:
@@ -142,7 +111,7 @@ class Intake:
 
     def _expect(self, conn: Connection, seconds: float, fresh: bool) -> None:
         now = self._clock()
-        arrival = self._arriving[conn] = _Arrival(now, now + seconds)
+        arrival = self._arriving[conn] = Arrival(now, now + seconds)
         early, conn.leftover = conn.leftover, b""
         if fresh and not early:
             self._unread.put(conn)
@@ -153,12 +122,12 @@ class Intake:
         if self._arriving.get(conn) is arrival:
             self._poll(conn, arrival)
 
-    def _poll(self, conn: Connection, arrival: _Arrival) -> None:
+    def _poll(self, conn: Connection, arrival: Arrival) -> None:
         self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._on_readable(conn))
         arrival.polled = True
 
     def _on_readable(self, conn: Connection) -> None:
-        if conn in self._arriving or conn in self._discarding:  # else it was given up since the kernel reported it
+        if conn in self._arriving or conn in self._lingering:  # else it was given up since the kernel reported it
             self._unread.put(conn)
             self._silent.discard(conn)
 
@@ -182,7 +151,8 @@ class Intake:
     def _read(self, conn: Connection) -> None:
         arrival = self._arriving.get(conn)
         if arrival is None:
-            self._discard_some(conn)
+            if self._lingering.ends_with(conn):
+                self._end_lingering(conn)
             return
         self._silent.put(conn)
         self._guarded(conn, partial(self._readable, conn), arrival)
@@ -194,7 +164,7 @@ class Intake:
         if was_last and not self._has_come(conn):
             self._end(conn)
         else:
-            self.discard(conn)
+            self.linger(conn)
 
     def _has_come(self, conn: Connection) -> bool:
         """Whether something has come that is unread, which the kernel would answer with a reset."""
@@ -203,7 +173,7 @@ class Intake:
         except OSError:  # nothing has, or the client has gone
             return False
 
-    def discard(self, conn: Connection) -> None:
+    def linger(self, conn: Connection) -> None:
         """Close a connection whose client may still be sending, so that it receives its answer all the same."""
         try:
             conn.sock.end_sending_now()
@@ -211,7 +181,7 @@ class Intake:
         except (OSError, ValueError):  # the client has gone
             self._end(conn)
         else:
-            self._discarding[conn] = (self._clock() + DISCARD_SECONDS, DISCARD_BYTES)
+            self._lingering.add(conn)
 
     def sweep(self) -> None:
         """Give up the connections whose time is over; what has come on one by then is read first."""
@@ -224,8 +194,8 @@ class Intake:
             elif late < LATE_AT_ONCE:
                 late += 1
                 self._guarded(conn, partial(self._fail, conn, arrival, RequestTooSlow()))
-        for conn in [conn for conn, (until, _) in self._discarding.items() if now >= until]:
-            self._guarded(conn, partial(self._stop_discarding, conn))
+        for conn in self._lingering.due():
+            self._guarded(conn, partial(self._end_lingering, conn))
 
     def cap(self, deadline: float) -> None:
         """At a stop, let no connection without a request wait beyond `deadline`, and keep none behind a refusal."""
@@ -254,8 +224,8 @@ class Intake:
         """Give up every connection."""
         for conn in [*self._arriving]:
             self._guarded(conn, partial(self._give_up, conn))
-        for conn in [*self._discarding]:
-            self._guarded(conn, partial(self._stop_discarding, conn))
+        for conn in self._lingering.due(everything=True):
+            self._guarded(conn, partial(self._end_lingering, conn))
 
     def drop(self, conn: Connection) -> None:
         """Close a connection, wherever its handling was interrupted, and release all that it holds."""
@@ -263,12 +233,12 @@ class Intake:
         if arrival is not None:
             self._leave(conn)
             arrival.close()
-        self._discarding.pop(conn, None)
+        self._lingering.discard(conn)
         self._unread.discard(conn)
         self._forget(conn)
         self._end(conn)
 
-    def _guarded(self, conn: Connection, step: Callable[[], None], arrival: _Arrival | None = None) -> None:
+    def _guarded(self, conn: Connection, step: Callable[[], None], arrival: Arrival | None = None) -> None:
         """Handle a connection; an error ends it. arrival: the request that the error is then the answer to."""
         try:
             step()
@@ -279,7 +249,7 @@ class Intake:
             else:
                 self._guarded(conn, partial(self._fail, conn, arrival, error))
 
-    def _fail(self, conn: Connection, arrival: _Arrival, error: Exception) -> None:
+    def _fail(self, conn: Connection, arrival: Arrival, error: Exception) -> None:
         """Answer a request that an error ended, wherever that was, and close its connection behind the answer."""
         if conn in self._arriving:
             self._leave(conn)
@@ -288,7 +258,7 @@ class Intake:
         conn.leftover = b""
         with contextlib.suppress(OSError):  # the client has gone
             conn.sock.send_now(self._failure(arrival.framing.head, conn.peer, error))
-        self.discard(conn)
+        self.linger(conn)
 
     def refuse(self, conn: Connection, error: Exception) -> None:
         """Answer a request that was handed over and is given no thread; its connection is closed behind the answer."""
@@ -304,7 +274,7 @@ class Intake:
             if conn.sock.send_now(answer) == len(answer) and nothing_unread:
                 self._end(conn)
                 return
-        self.discard(conn)
+        self.linger(conn)
 
     # --- a request that arrives ---
 
@@ -324,7 +294,7 @@ class Intake:
         else:
             self._fail(conn, arrival, RequestBrokenOff())
 
-    def _take(self, conn: Connection, arrival: _Arrival, data: bytes) -> None:
+    def _take(self, conn: Connection, arrival: Arrival, data: bytes) -> None:
         if arrival.began is None:
             arrival.began = self._clock()
         framing, before = arrival.framing, arrival.framing.body_received
@@ -340,7 +310,7 @@ class Intake:
         elif framing.stage is not Stage.BODY:
             self._finish(conn, arrival)
 
-    def _finish(self, conn: Connection, arrival: _Arrival) -> None:
+    def _finish(self, conn: Connection, arrival: Arrival) -> None:
         """Hand over a request that has arrived, unless it is refused now that its body is known."""
         framing, decision = arrival.framing, arrival.decision
         again = None if decision is None or framing.stage is not Stage.WHOLE else decision.again
@@ -350,7 +320,7 @@ class Intake:
         else:
             self._refuse(conn, arrival, refusal)
 
-    def _judge(self, conn: Connection, arrival: _Arrival) -> bool:
+    def _judge(self, conn: Connection, arrival: Arrival) -> bool:
         """Decide from the head whether to read on; otherwise the request is refused here or handed over."""
         framing = arrival.framing
         decision = arrival.decision = self._gate.judge(framing.head, conn.peer, framing.plain)
@@ -369,7 +339,7 @@ class Intake:
                 conn.sock.send_now(CONTINUE)
         return True
 
-    def _refuse(self, conn: Connection, arrival: _Arrival, refusal: bytes) -> None:
+    def _refuse(self, conn: Connection, arrival: Arrival, refusal: bytes) -> None:
         """Send a refusal, and wait for the connection's next request where all of this one has arrived."""
         whole = arrival.framing.stage is Stage.WHOLE
         plain = whole and not conn.leftover  # what is sent ahead would be judged in here, without end
@@ -389,24 +359,24 @@ class Intake:
             self._end(conn)  # nothing is left unread, so the client loses nothing of its answer
         else:
             conn.leftover = b""
-            self.discard(conn)
+            self.linger(conn)
 
-    def _expect_again(self, conn: Connection, answered: _Arrival) -> None:
+    def _expect_again(self, conn: Connection, answered: Arrival) -> None:
         """Wait for the next request of a connection that stays where it is, at the end of those that wait."""
         del self._arriving[conn]
         now = self._clock()
-        self._arriving[conn] = _Arrival(now, now + self._keepalive, polled=answered.polled)
+        self._arriving[conn] = Arrival(now, now + self._keepalive, polled=answered.polled)
         if not answered.polled:
             self._poll(conn, self._arriving[conn])
 
-    def _admit(self, arrival: _Arrival, size: int) -> bool:
+    def _admit(self, arrival: Arrival, size: int) -> bool:
         if arrival.reservation is None:
             assert arrival.decision is not None  # a body is admitted behind its head
             arrival.reservation = self._budget.reserve(arrival.decision.client, size)
             return arrival.reservation is not None
         return arrival.reservation.grow(size)
 
-    def _hand_over(self, conn: Connection, arrival: _Arrival, refused: bool = False) -> None:
+    def _hand_over(self, conn: Connection, arrival: Arrival, refused: bool = False) -> None:
         assert arrival.decision is not None  # what has arrived has been judged
         self._leave(conn)
         conn.asked_by = client = arrival.decision.client
@@ -430,22 +400,8 @@ class Intake:
         if arrival.polled:
             self._forget(conn)
 
-    def _discard_some(self, conn: Connection) -> None:
-        if conn not in self._discarding:
-            return
-        until, left = self._discarding[conn]
-        try:
-            received = len(conn.sock.receive_now(self._buffer))
-        except BlockingIOError:
-            return
-        except OSError:
-            received = 0
-        self._discarding[conn] = (until, left - received)
-        if not received or left <= received:
-            self._stop_discarding(conn)
-
-    def _stop_discarding(self, conn: Connection) -> None:
-        del self._discarding[conn]
+    def _end_lingering(self, conn: Connection) -> None:
+        self._lingering.discard(conn)
         self._unread.discard(conn)
         self._forget(conn)
         self._end(conn)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import ssl
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -92,10 +93,12 @@ HEAD = "HTTP/1.1 200 OK\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\n\r\
 
 
 class FakeUpstream:
-    """The server. url: its base URL; script: may be changed at any time; heard: the requests so far."""
+    """The server. url: its base URL; script: may be changed at any time; heard: the requests so far; tls: what it
+    shows its certificate with, None for plain HTTP.
+    """
 
-    def __init__(self, script: Script | None = None, seed: int = 0) -> None:
-        self.script = script or Script()
+    def __init__(self, script: Script | None = None, seed: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self.script, self._tls = script or Script(), tls
         self.heard: list[Heard] = []
         self.probes = 0
         self.probed_with: dict[str, str] = {}  # the headers of the last one
@@ -111,14 +114,14 @@ class FakeUpstream:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self.port}/v1"
 
     # --- running ---
 
     async def open(self, port: int = 0) -> None:
         """Listen."""
         self._loop = asyncio.get_running_loop()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port or self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port or self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -301,9 +304,11 @@ class FakeUpstream:
 
 
 @contextmanager
-def fake_upstream(script: Script | None = None, seed: int = 0) -> Iterator[FakeUpstream]:
+def fake_upstream(
+    script: Script | None = None, seed: int = 0, tls: ssl.SSLContext | None = None
+) -> Iterator[FakeUpstream]:
     """Run a server in a thread of its own."""
-    server, begun = FakeUpstream(script, seed), threading.Event()
+    server, begun = FakeUpstream(script, seed, tls), threading.Event()
     loop = asyncio.new_event_loop()
 
     def run() -> None:

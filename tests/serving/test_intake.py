@@ -12,12 +12,11 @@ import pytest
 from edge.body_budget import BodyBudget
 from edge.gate import Decision
 from engine.errors import Overloaded
-from serving import intake
+from serving import lingering
 from serving.connection import ClientSocket, Connection, budget_key_of
 from serving.framing import Framing, RequestBrokenOff, RequestTooSlow, Stage
 from serving.intake import (
     CONTINUE,
-    DISCARD_SECONDS,
     LATE_AT_ONCE,
     LOOKED_AT_BYTES,
     MIN_BYTES_PER_SECOND,
@@ -25,6 +24,7 @@ from serving.intake import (
     READ_SECONDS,
     Intake,
 )
+from serving.lingering import LINGER_SECONDS
 from tests.fakes import Clock
 
 PATIENCE = 10.0
@@ -203,7 +203,7 @@ def test_a_head_that_does_not_end_is_answered_in_the_end(room):
     room.intake.sweep()
     assert room.failures == [(b"GET / HTTP/1.1\r\n" + 3 * b"A: b\r\n", "1.2.3.4", RequestTooSlow)]
     assert client.recv(1000) == FAILURE
-    room.clock.advance(DISCARD_SECONDS)
+    room.clock.advance(LINGER_SECONDS)
     room.intake.sweep()
     assert len(room.closed) == 1
     assert client.recv(10) == b""
@@ -438,24 +438,24 @@ def test_what_is_discarded_is_bounded(room):
     conn, client = room.connect()
     client.sendall(SMALL)
     room.pump()
-    room.intake.discard(conn)
+    room.intake.linger(conn)
     client.sendall(b"more")
     room.pump()
     room.intake.sweep()
     assert len(room.intake) == 1
-    room.clock.advance(DISCARD_SECONDS)
+    room.clock.advance(LINGER_SECONDS)
     room.intake.sweep()
     assert (len(room.intake), len(room.closed)) == (0, 1)
 
 
 def test_the_bytes_that_are_discarded_are_bounded(room, monkeypatch):
     """A client that sends without end is left before its time is over."""
-    monkeypatch.setattr(intake, "DISCARD_BYTES", 1000)
+    monkeypatch.setattr(lingering, "LINGER_BYTES", 1000)
     room = room()
     conn, client = room.connect()
     client.sendall(SMALL)
     room.pump()
-    room.intake.discard(conn)
+    room.intake.linger(conn)
     for size, waiting in ((999, 1), (1, 0)):
         client.sendall(bytes(size))
         room.pump()
@@ -920,7 +920,7 @@ def answered(room, peer):
     conn, client = accepted(room, peer)
     room.intake.read_all()
     room.whole.remove(conn)
-    room.intake.discard(conn)
+    room.intake.linger(conn)
     client.sendall(SMALL)
     return conn, client
 
