@@ -1,6 +1,7 @@
 """Connections that no thread serves: read in the poller, handed over when their request is whole, bounded in all."""
 
 import errno
+import math
 import os
 import selectors
 import socket
@@ -12,7 +13,7 @@ import pytest
 from edge.body_budget import BodyBudget
 from edge.gate import Decision
 from engine.errors import Overloaded
-from serving import lingering
+from serving import intake, lingering
 from serving.connection import ClientSocket, Connection, budget_key_of
 from serving.framing import Framing, RequestBrokenOff, RequestTooSlow, Stage
 from serving.intake import (
@@ -103,8 +104,9 @@ class Room:
 
 
 @pytest.fixture
-def room():
-    """Make rooms; in the end nothing is left open."""
+def room(monkeypatch):
+    """Make rooms, whose rounds end by their number of connections alone; in the end nothing is left open."""
+    monkeypatch.setattr(intake, "READ_SECONDS", math.inf)  # a busy machine takes any time
     made = []
 
     def make(**options):
@@ -948,6 +950,7 @@ def test_a_crowd_of_one_address_is_read_in_turn_with_others(room, crowd, other):
 def test_a_round_of_reading_is_short(room, monkeypatch):
     """Where each takes long there are fewer in it, down to one."""
     room = room()
+    monkeypatch.setattr(intake, "READ_SECONDS", READ_SECONDS)
     monkeypatch.setattr("serving.intake.time.monotonic", room.clock)
     monkeypatch.setattr(room.gate, "judge", lambda *_: (room.clock.advance(READ_SECONDS / 2), Decision("a"))[1])
     for number in range(5):

@@ -98,7 +98,7 @@ def deaf() -> Iterator[str]:
 
 def test_a_connection_that_does_not_come_about_is_waited_for_a_while(opened: Open, deaf: str) -> None:
     """For `connect_timeout`, and not for the time that an answer may take; at the start, too."""
-    backend = opened(connect_timeout=0.2, retries=0)
+    backend = opened(connect_timeout=1.5, retries=0)
     backend.fleet.replicas[0].url = deaf
     assert type(failure_of(backend.submit(asking()))) is UpstreamTimedOut
     with pytest.raises(NotReady):
@@ -109,13 +109,15 @@ def test_another_server_answers_in_the_place_of_one_that_is_not_reached(
     server: FakeUpstream, other: FakeUpstream, opened: Open, deaf: str
 ) -> None:
     """Whichever of them is asked first."""
-    backend = opened(urls=(other.url, server.url), connect_timeout=0.2, breaker_failures=100)
+    backend = opened(urls=(other.url, server.url), connect_timeout=1.5, breaker_failures=100)
     backend.fleet.replicas[0].url = deaf
-    for number in range(6):
+    number = 0
+    while not 0 < backend.reports()[0].requests < number:  # which is asked first goes by the text
         assert backend.submit(asking(f"Hello {number}")).result().text == SAID
-    assert (len(server.heard), len(other.heard)) == (6, 0)
+        number += 1
+        assert number < 50
+    assert (len(server.heard), len(other.heard)) == (number, 0)
     assert backend.reports()[0].failures == {"timeout": backend.reports()[0].requests}
-    assert 0 < backend.reports()[0].requests < 6
 
 
 def test_further_attempts_go_through_the_servers_in_order(opened: Open) -> None:
