@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from types import FrameType
@@ -78,16 +79,20 @@ def _taken(point: str) -> str | None:
     fault = FOLDER / "fault"
     if not fault.exists():
         return None
-    with LOCK:
-        first, *rest = fault.read_text(encoding="utf-8").splitlines() or [""]
+    # What was healed meanwhile stays so: the file is not made anew.
+    with LOCK, suppress(FileNotFoundError), fault.open("r+", encoding="utf-8") as file:
+        first, *rest = file.read().splitlines() or [""]
         where, _, kind = first.partition(" ")
         if where != point:
             return None
         if rest:
-            fault.write_text("\n".join(rest), encoding="utf-8")
+            file.seek(0)
+            file.write("\n".join(rest))
+            file.truncate()
         else:
             fault.unlink()
         return kind
+    return None
 
 
 def weaken(owner: Any, name: str, point: str | Callable[..., str]) -> None:
