@@ -129,7 +129,7 @@ def upstreams() -> Response:
     }
     states = [[server["state"] for server in one["servers"]] for one in found.values()]
     lost = any(all(state == "open" for state in one) for one in states)
-    whole = all(state == "closed" for one in states for state in one)
+    whole = all(state != "open" for one in states for state in one)  # half open, one takes the next request
     status: Literal["healthy", "degraded", "unhealthy"] = "unhealthy" if lost else "healthy" if whole else "degraded"
     return jsonify(UpstreamHealth(status=status, upstreams=found))
 

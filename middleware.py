@@ -7,15 +7,18 @@ place (`_answer_failure`), by the table in `edge.errors` and in the format of th
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from flask import Flask, Response, current_app, jsonify, make_response, request
 from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
+from werkzeug.http import parse_date
 
 from config import Settings
 from edge import caller, compression, csrf, errors, failover, operator_session, preflight, spending, wrong_addresses
@@ -41,6 +44,9 @@ from usage.prices import as_money
 # They may be passed over too (RFC 9110, 12.5). To read one takes time that grows with its square.
 PREFERENCES = ("HTTP_ACCEPT", "HTTP_ACCEPT_LANGUAGE", "HTTP_ACCEPT_ENCODING", "HTTP_ACCEPT_CHARSET")
 LONGEST_PREFERENCE = 1000
+DATES = ("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE", "HTTP_IF_RANGE")
+COOKIES, MOST_COOKIES = "avito_ai_", 100  # how the names of ours begin, and how many of a request are looked at
+NO_COOKIE = re.compile(r'[\s"]')
 ORIGINS = 256  # of pages, for which the headers of a response are kept
 FOREIGN_PAGE = Message("foreign_page", "Another site's page sent this form; open it here and send it again.")
 
@@ -102,10 +108,7 @@ def _before() -> None:
 def _begin() -> None:
     asked, parts = current_request(), services()
     began, environ = arrival(asked), asked.environ
-    environ.pop("HTTP_RANGE", None)  # may be passed over (RFC 9110, 14.2): nothing here is read in parts
-    for name in PREFERENCES:
-        if len(environ.get(name, "")) > LONGEST_PREFERENCE:
-            del environ[name]
+    _drop_fields(environ)
     row = row_of(asked)
     request_id = request_id_of(asked.headers.get("X-Request-ID", ""))
     request_id_var.set(request_id)
@@ -115,6 +118,34 @@ def _begin() -> None:
     observer = RequestObserver(parts.metrics, trace, request_id, began, model, protocol)
     put(RequestState(began, row, request_id, client, of_address(caller.budget_key(client)), observer))
     parts.forwarded_warning.check(asked)
+
+
+def _drop_fields(environ: dict[str, Any]) -> None:
+    """Take fields out of a request that may be passed over and that the framework reads slowly, or fails at."""
+    environ.pop("HTTP_RANGE", None)  # RFC 9110, 14.2: nothing here is read in parts
+    for name in PREFERENCES:
+        if len(environ.get(name, "")) > LONGEST_PREFERENCE:
+            del environ[name]
+    for name in DATES:
+        if name in environ and not _is_date(environ[name]):
+            del environ[name]
+    if "HTTP_COOKIE" in environ:
+        environ["HTTP_COOKIE"] = _own_cookies(environ["HTTP_COOKIE"])
+
+
+def _is_date(value: str) -> bool:
+    try:
+        return parse_date(value) is not None
+    except OverflowError:  # a year of many digits, which it does not expect
+        return False
+
+
+def _own_cookies(cookies: str) -> str:
+    """Return the cookies that this service sets, of one text of them. None of these has a space or a quotation mark,
+    and a text with many of either would take time that grows with its square.
+    """
+    parts = (part.strip() for part in cookies.split(";", MOST_COOKIES)[:MOST_COOKIES])
+    return "; ".join(part for part in parts if part.startswith(COOKIES) and not NO_COOKIE.search(part))
 
 
 def _check_host() -> None:
@@ -241,8 +272,6 @@ def _finish(response: Response) -> Response:
         headers["X-Model"] = state.observer.served_id
     if state.fingerprint is not None:
         headers["X-Model-Fingerprint"] = state.fingerprint
-    if state.max_tokens is not None:
-        headers["X-Max-Tokens"] = str(state.max_tokens)
     if state.cost is not None and not response.is_streamed:
         headers["X-Cost"] = as_money(state.cost)
     if state.cache is not None:
@@ -266,6 +295,8 @@ def _finish(response: Response) -> Response:
         except Exception as error:
             response.close()
             return current_app.process_response(make_response(current_app.handle_user_exception(error)))
+    if state.max_tokens is not None:
+        response.headers["X-Max-Tokens"] = str(state.max_tokens)  # a server elsewhere may have been asked for fewer
     response.headers["X-Response-Time"] = f"{_report(state, response):.3f}s"
     return response
 

@@ -109,9 +109,16 @@ def _later(settings: Settings, budgets: Budgets) -> dict[str, int]:
         "image_decoders": max((one.decoders for _, one in budgets.values()), default=0),  # both models share them
         "grammars": len(budgets) * int(import_module("engine.text.grammar").CACHED_BYTES),
         "grammar_trials": trials.PROCESSES * trials.MEMORY_BYTES,
+        "answer_schemas": _answer_schemas() if settings.model.upstreams else 0,
         "rate_limits": LIMIT_BYTES,
         "records": RECORD_BYTES,
     }
+
+
+def _answer_schemas() -> int:
+    """Return what the processes take that hold answers of servers elsewhere to their schemas."""
+    process = import_module("upstream.schema_process")
+    return int(import_module("upstream.answer_schema").PROCESSES * process.MEMORY_BYTES)
 
 
 def log_plan(plan: MemoryPlan) -> None:

@@ -126,8 +126,8 @@ class Run:
             self._note(error)
             self._end()
             raise
-        if any(sampling.fit_context for _, sampling in prompts):
-            state.max_tokens = min(one.max_tokens for one in self._generations)
+        self._fits_context = any(sampling.fit_context for _, sampling in prompts)
+        self._note_max_tokens()
         self._observer.tokenized(sum(one.prompt_tokens for one in self._generations))
         self._end_trace = self._observer.hold()
         self._naming = naming
@@ -192,11 +192,17 @@ class Run:
             with self._naming():
                 for generation in uncertain:
                     generation.wait_for_begin()
+            self._note_max_tokens()
         except BaseException as error:
             self._note(error)
             self.close()
             raise
         turns.take()
+
+    def _note_max_tokens(self) -> None:
+        """Have the response say how long an answer may be, where that depends on what its prompt leaves."""
+        if self._fits_context:
+            request_state().max_tokens = min(one.max_tokens for one in self._generations)
 
     def results(self) -> list[Completion]:
         """Wait for all answers and return them in order. Raises the error of the first that fails."""

@@ -10,9 +10,10 @@ from routes.services import services
 def default_sampling(backend: Backend) -> SamplingParams:
     """Return the parameters of a request that sets none."""
     settings, checkpoint = services().settings.generation, backend.info.generation_defaults
+    temperature = backend.info.default_temperature
     return SamplingParams(
         max_tokens=settings.max_tokens_avision if backend.info.vision else settings.max_tokens_avibe,
-        temperature=settings.temperature,
+        temperature=settings.temperature if temperature is None else temperature,
         top_p=float(checkpoint.get("top_p", 1.0)),
         top_k=int(checkpoint.get("top_k", 0)),
         min_p=float(checkpoint.get("min_p", 0.0)),

@@ -36,6 +36,9 @@ _EVERYTHING = frozenset(CAPABILITIES)
 _COMMON = frozenset({"tools", "schema", "stop"})
 _OPENAI = _COMMON | {"tool_choice", "parallel_tool_calls", "logprobs", "seed", "penalties", "logit_bias"}
 
+# Their models have defaults of their own, and refuse a temperature or a schema that is not in a form of theirs.
+PROVIDERS = frozenset({"openai", "gemini", "anthropic"})
+
 KINDS: Mapping[str, frozenset[str]] = {
     "vllm": _EVERYTHING,  # and a copy of this service
     "sglang": _EVERYTHING - {"regex", "choice", "grammar", "min_tokens", "parallel_tool_calls"},

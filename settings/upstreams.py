@@ -14,7 +14,7 @@ from typing import Any
 
 from settings.kinds import ANY_COUNT, MODEL_NAMES, SECONDS_A_DAY, SERVED_NAME, VERSION, base_address, parse_served_name
 from settings.money import Figures, parse_price
-from settings.upstream_kinds import CAPABILITIES, KINDS
+from settings.upstream_kinds import CAPABILITIES, KINDS, PROVIDERS
 
 KEY = re.compile(r"[!-~]{1,4096}")
 MAX_UPSTREAMS, MAX_URLS = 32, 64
@@ -53,6 +53,11 @@ class Upstream:
     breaker_seconds: float = 10.0
     probe_seconds: float = 10.0
     price: Figures | None = None
+
+    @property
+    def of_provider(self) -> bool:
+        """Whether a provider answers, with models of its own, and not a server that somebody runs for one model."""
+        return self.kind in PROVIDERS
 
     @property
     def loads(self) -> bool:

@@ -27,7 +27,9 @@ from upstream.calls import NONSENSE, Calls, text_of
 # Finish reasons as servers name them, and what they pass on of Anthropic's, Gemini's, Mistral's and others' models.
 ENDS = "stop eos eos_token end_turn stop_sequence tool_calls tool_use function_call".split()
 LENGTHS = "length max_tokens max_output_tokens model_length".split()
-FILTERS = "content_filter safety sensitive refusal recitation blocklist prohibited_content".split()
+FILTERS = "content_filter safety sensitive refusal recitation language blocklist prohibited_content spii".split()
+FILTERS += "image_safety image_prohibited_content image_recitation".split()
+STOPS = ("stop_reason", "matched_stop")  # where vLLM and SGLang say which stop string has ended an answer, or null
 THINK, THINK_END = "<think>\n", "\n</think>\n\n"
 MOST_BYTES = 64 * 1024  # of an answer, beside MOST_BYTES_A_TOKEN for each of its tokens
 MOST_BYTES_A_TOKEN = 128
@@ -38,6 +40,18 @@ LEAST_LOGPROB = -9999.0  # as servers write the logarithm of 0, for which JSON h
 HALF = "The server that answers for this model broke off in its answer."
 REPORTED = "The server that answers for this model reported an error in its answer."
 WITHHELD = "The server that answers for this model withheld its answer."
+
+
+class Withheld(UpstreamFailed):
+    """The server answers that it does not answer this: it works, and would say so again."""
+
+
+class BrokenOff(UpstreamFailed):
+    """The answer has no end."""
+
+
+class ReportedError(UpstreamFailed):
+    """The answer ends with an error of the server."""
 
 
 class AnswerReader:
@@ -65,6 +79,7 @@ class AnswerReader:
         self.events = 0  # that held a part of the answer
         self.finish_reason: FinishReason | None = None
         self.stop: str | None = None
+        self.tells_stop = False  # the server says which stop string has ended its answers, if one has
         self.done = False
 
     @property
@@ -100,15 +115,17 @@ class AnswerReader:
         whole = self.finish_reason is not None
         try:
             return self._event(data)
-        except UpstreamFailed as error:
-            if not whole or error.message == WITHHELD:
+        except Withheld:
+            raise
+        except UpstreamFailed:
+            if not whole:
                 raise
             return None
 
     def end(self) -> Piece | None:
         """Take the end of the stream; return a last part. Raises UpstreamFailed for half an answer."""
         if self.finish_reason is None:
-            raise UpstreamFailed(HALF)
+            raise BrokenOff(HALF)
         text = self._space if not self._said else ""
         self._space = ""
         return self._shown(text + self._closed(), ())
@@ -138,7 +155,7 @@ class AnswerReader:
 
     def _chunk(self, chunk: Any) -> Piece | None:
         if chunk.get("error"):
-            raise UpstreamFailed(REPORTED)
+            raise ReportedError(REPORTED)
         if chunk.get("type") == "ping":  # a sign of life of Anthropic's
             return None
         usage = chunk.get("usage")
@@ -168,7 +185,7 @@ class AnswerReader:
         if content:
             said += self._content(content)
         if text_of(delta.get("refusal")):
-            raise UpstreamFailed(WITHHELD)
+            raise Withheld(WITHHELD)
         for call in delta.get("tool_calls") or ():
             said += self._called(call)
         scored = (choice.get("logprobs") or {}).get("content") if self._wants_logprobs else None
@@ -255,9 +272,11 @@ class AnswerReader:
         elif name in ENDS:
             self.finish_reason = "stop"
         else:
-            raise UpstreamFailed(WITHHELD if name in FILTERS else REPORTED)
-        stop = choice.get("stop_reason")
-        self.stop = text_of(stop) or None if isinstance(stop, str) else None
+            raise Withheld(WITHHELD) if name in FILTERS else ReportedError(REPORTED)
+        for field in STOPS:
+            if field in choice:
+                stop, self.tells_stop = choice[field], True
+                self.stop = (stop or None) if isinstance(stop, str) else None
 
 
 def _json(data: bytes) -> Any:

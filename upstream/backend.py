@@ -17,7 +17,7 @@ from config import Upstream
 from engine.backend import Generation
 from engine.errors import ContextTooLong, NotReady, RetryLater, StartError, Unsupported
 from engine.schedule.in_flight import Wake
-from engine.text.estimate import prompt_tokens
+from engine.text.estimate import fewest_tokens, prompt_tokens
 from engine.text.prompt_size import check_prompt_size
 from engine.types import (
     BackendState,
@@ -28,19 +28,20 @@ from engine.types import (
     Progress,
     ServerReport,
     Spelled,
+    Spent,
     Status,
     TokenizeRequest,
     Vocabulary,
 )
-from upstream.call import Call, Letter
+from upstream.amendment import refused_fields, room_left
+from upstream.call import Amendments, Call, Letter
 from upstream.checking import AnswerCheck
-from upstream.failures import AttemptFailed, away, of_exception
+from upstream.failures import AttemptFailed, away, is_too_long, of_exception
 from upstream.fleet import Fleet, prefix_of
-from upstream.generation import UpstreamGeneration
 from upstream.in_flight import Capacity
 from upstream.loop import UpstreamLoop
 from upstream.replica import OPEN, Replica
-from upstream.request_body import encode
+from upstream.request_body import NEUTRAL_TEMPERATURE, encode
 
 log = logging.getLogger("avito_ai.upstream")
 
@@ -74,12 +75,14 @@ class UpstreamBackend:
             max_model_len=upstream.max_model_len,
             tools="tools" in upstream.takes,
             elsewhere=True,
+            default_temperature=NEUTRAL_TEMPERATURE if upstream.of_provider else None,
         )
         self.stand_in: Callable[[GenerationRequest], Generation] | None = None  # asked where every attempt failed
         self._tls: ssl.SSLContext | bool = True
         self._lock = threading.Lock()  # guards the fields below
         self._started = self._draining = self._stopped = False
         self._calls: set[Call] = set()
+        self._omitted: frozenset[str] = frozenset()  # fields of ours that the servers have refused
         self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
 
     @property
@@ -212,10 +215,29 @@ class UpstreamBackend:
         context = self._info.max_model_len
         check_prompt_size(request.prompt, context)
         estimate = prompt_tokens(request.prompt)
-        sampling = request.sampling.within(max(1, context - estimate))
-        if sampling.max_tokens >= context:
+        room = context - fewest_tokens(estimate)  # a server says so where fewer are left
+        max_tokens = request.sampling.within(room if room > 0 else context - 1).max_tokens
+        if max_tokens >= context:
             raise ContextTooLong("The answer alone does not fit into this model's context.", "max_tokens", context)
-        path, body = encode(self._upstream, request, sampling.max_tokens)
+        return Call(
+            self._upstream,
+            self.fleet,
+            self._loop,
+            request,
+            self._letter(request, max_tokens, self._omitted),
+            Amendments(partial(self._amended, request, context - estimate), self._omit),
+            prefix_of(request) if len(self.fleet.replicas) > 1 else b"",
+            estimate,
+            AnswerCheck(request.sampling.rules, request.client),
+            self.stand_in,
+            ended,
+            arrival,
+            self._clock,
+        )
+
+    def _letter(self, request: GenerationRequest, max_tokens: int, without: frozenset[str]) -> Letter:
+        """Return what is sent. without: fields that are left out."""
+        path, body = encode(self._upstream, request, max_tokens, without)
         headers = {
             "Content-Type": "application/json",
             "Accept": "text/event-stream",
@@ -223,30 +245,26 @@ class UpstreamBackend:
         }
         if request.trace:
             headers["traceparent"] = request.trace
-        call = Call(
-            self._upstream,
-            self.fleet,
-            self._loop,
-            request,
-            Letter(path, body, headers | self._authorization(), self._tls),
-            prefix_of(request) if len(self.fleet.replicas) > 1 else b"",
-            estimate,
-            sampling.max_tokens,
-            AnswerCheck(sampling.rules, request.client),
-            self.stand_in,
-            ended,
-            arrival,
-            self._clock,
-        )
-        call.generation = UpstreamGeneration(
-            request.request_id,
-            estimate,
-            arrival + request.timeout,
-            partial(self._loop.soon, call.cancel),
-            self._clock,
-            max_tokens=sampling.max_tokens,
-        )
-        return call
+        return Letter(path, body, headers | self._authorization(), self._tls, max_tokens, without)
+
+    def _amended(self, request: GenerationRequest, room: int, letter: Letter, said: str) -> Letter | None:
+        """Return what is sent in place of what a server has refused, None if that was the client's own.
+
+        room: tokens that the prompt leaves at least; said: the refusal, in lower case.
+        """
+        if refused := refused_fields(request, said) - letter.without:
+            return self._letter(request, letter.max_tokens, letter.without | refused)
+        if not request.sampling.fit_context or not is_too_long(said):
+            return None
+        told = room_left(said)
+        left = room if told is None else told
+        return self._letter(request, left, letter.without) if 0 < left < letter.max_tokens else None
+
+    def _omit(self, fields: frozenset[str]) -> None:
+        """Leave fields out from now on, without which a request that was refused was taken."""
+        if new := fields - self._omitted:
+            self._omitted |= new
+            log.warning("%s does not take %s, which is left out from now on.", self._upstream.name, ", ".join(new))
 
     def _authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._upstream.key}"} if self._upstream.key else {}
@@ -254,13 +272,14 @@ class UpstreamBackend:
     # --- the loop's thread ---
 
     def _ended(self, client: str, of_batch: bool, call: Call) -> None:
-        reader = call.reader
+        reader, took = call.reader, call.generation.repeated
+        if reader.finish_reason is not None:
+            took += Spent(reader.prompt_tokens, reader.output_tokens, reader.cached_tokens)
         with self._lock:
             self._calls.discard(call)
-            if reader.finish_reason is not None:
-                self._prompt_tokens += reader.prompt_tokens
-                self._cached_tokens += reader.cached_tokens
-                self._output_tokens += reader.output_tokens
+            self._prompt_tokens += took.prompt_tokens
+            self._cached_tokens += took.cached_tokens
+            self._output_tokens += took.output_tokens
         self._capacity.leave(client, of_batch)
 
     async def _begin(self, looked: threading.Event) -> None:

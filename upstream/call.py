@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 
 import aiohttp
 
@@ -33,14 +34,16 @@ from engine.errors import (
     forget_frames,
 )
 from engine.types import GenerationRequest, Piece, Spent, Timings
+from upstream.amendment import MOST
 from upstream.answer import AnswerReader
+from upstream.calls import NONSENSE
 from upstream.checking import AnswerCheck
 from upstream.event_stream import EventReader, EventTooLong
 from upstream.failures import LIMITS, SILENT, AttemptFailed, away, of_exception, of_status, retry_after_of
 from upstream.fleet import Fleet
 from upstream.generation import UpstreamGeneration
 from upstream.loop import UpstreamLoop
-from upstream.replica import Replica
+from upstream.replica import CLOSED, Replica
 from upstream.watch import Watch
 
 log = logging.getLogger("avito_ai.upstream")
@@ -59,12 +62,29 @@ StandIn = Callable[[GenerationRequest], Generation]
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What is sent. path: below the base URL; headers: of this request."""
+    """What is sent. path: below the base URL; headers: of this request.
+
+    max_tokens: as many as the body asks for; without: fields of ours that are left out of it.
+    """
 
     path: str
     body: bytes
     headers: Mapping[str, str]
     tls: ssl.SSLContext | bool
+    max_tokens: int
+    without: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Amendments:
+    """What is done where a server refuses what no client has asked for.
+
+    amended: returns what is sent in place of a letter, given the refusal in lower case, or None; accepted: called with
+    the fields without which a server took it.
+    """
+
+    amended: Callable[[Letter, str], Letter | None]
+    accepted: Callable[[frozenset[str]], None]
 
 
 class Call:
@@ -77,9 +97,9 @@ class Call:
         loop: UpstreamLoop,
         request: GenerationRequest,
         letter: Letter,
+        amendments: Amendments,
         prefix: bytes,
         estimate: int,
-        max_tokens: int,
         check: AnswerCheck,
         stand_in: StandIn | None,
         on_end: Callable[[Call], None],
@@ -88,11 +108,18 @@ class Call:
     ) -> None:
         self._upstream, self._fleet, self._loop, self._letter = upstream, fleet, loop, letter
         self._request, self._prefix, self._check, self._on_end = request, prefix, check, on_end
-        self._estimate, self._max_tokens = estimate, max_tokens
+        self._estimate, self._amendments, self._amended = estimate, amendments, 0
         self._arrival, self._clock = arrival, clock
         timeout = min(upstream.timeout or request.timeout, request.timeout)
         self._until = arrival + timeout
-        self.generation: UpstreamGeneration
+        self.generation = UpstreamGeneration(
+            request.request_id,
+            estimate,
+            arrival + request.timeout,
+            partial(loop.soon, self.cancel),
+            clock,
+            max_tokens=letter.max_tokens,
+        )
         self._stand_in = stand_in
         self._inner: Generation | None = None  # of what stands in
         self._handing_on = False  # it is being asked, and its answer must not be lost sight of
@@ -102,7 +129,7 @@ class Call:
         self._streaming = False  # the head of the attempt's answer has come
         self._task: asyncio.Task[None] | None = None
         self._cancelled = self._over = False
-        self._blamed: set[Replica] = set()  # those that have failed for this request
+        self._failed_here: set[Replica] = set()  # those that have failed for this request
         self.retries = 0
 
     # --- called through the loop ---
@@ -156,6 +183,8 @@ class Call:
                 await self._attempt(replica)
                 return
             except AttemptFailed as failure:
+                if self._amend(failure):
+                    continue
                 self._check_repeatable(failure)
                 error = failure.error
                 failed[replica] = _Refusal(self._clock() + (failure.retry_after or 0), error)
@@ -214,6 +243,19 @@ class Call:
         except ServiceError as error:
             self.generation.fail(error, inner.spent)
 
+    def _amend(self, failure: AttemptFailed) -> bool:
+        """Return whether a refusal was of something that no client has asked for, which is sent otherwise then."""
+        if failure.said is None or self._amended >= MOST:
+            return False
+        letter = self._amendments.amended(self._letter, failure.said)
+        if letter is None:
+            return False
+        self._amended += 1
+        self._letter = letter
+        self.generation.max_tokens = letter.max_tokens
+        self._restart()
+        return True
+
     def _check_repeatable(self, failure: AttemptFailed) -> None:
         """Raise the error of a failure behind which no attempt follows; take back what came in this one."""
         if not failure.repeats or self.retries >= self._upstream.retries:
@@ -231,11 +273,14 @@ class Call:
         return pause + random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**self.retries))  # nosec B311 # no secret
 
     def _restart(self) -> None:
+        reader = self.reader
+        if reader.begun:  # a server has computed it, and its provider charges for it
+            self.generation.repeat(Spent(reader.prompt_tokens, reader.output_tokens, reader.cached_tokens))
         self._first_at, self._streaming = None, False
         self.reader = self._new_reader()
 
     def _new_reader(self) -> AnswerReader:
-        return AnswerReader(self._request, self._estimate, self._max_tokens)
+        return AnswerReader(self._request, self._estimate, self._letter.max_tokens)
 
     async def _attempt(self, replica: Replica) -> None:
         """Ask one server. Raises AttemptFailed, and ServiceError for what no other attempt mends."""
@@ -257,10 +302,13 @@ class Call:
 
     def _noted(self, replica: Replica, failure: AttemptFailed) -> AttemptFailed:
         if failure.counts or failure.repeats:
-            replica.failed(failure, None if replica in self._blamed else self._request.client, begun=self._streaming)
-            self._blamed.add(replica)
+            client = None if replica in self._failed_here else self._request.client
+            replica.failed(failure, client, begun=self._streaming)
+            self._failed_here.add(replica)
+        elif failure.said is not None:
+            replica.refused(failure.kind)
         else:
-            replica.succeeded()  # it has answered, by refusing what the client sent
+            replica.succeeded()  # it has answered; its answer is withheld, or was not checked
         return failure
 
     async def _exchange(self, replica: Replica, watch: Watch) -> None:
@@ -280,7 +328,9 @@ class Call:
                 after = retry_after_of(response.headers.get("Retry-After"))
                 raise of_status(response.status, after, body, self._upstream.max_model_len)
             if response.content_type == PAGE:
-                raise AttemptFailed("nonsense", of_exception(EventTooLong()).error)
+                raise AttemptFailed("nonsense", UpstreamFailed(NONSENSE))
+            if letter.without:
+                self._amendments.accepted(letter.without)
             self._streaming = True
             await self._read(response, replica, watch)
             replica.succeeded()
@@ -328,11 +378,13 @@ class Call:
 
     async def _check_form(self) -> None:
         """Hold the answer to the rules of its request; the server is not to blame for the time that this takes."""
-        reader = self.reader
+        reader, stops = self.reader, self._request.sampling.stop
         try:
-            cut = reader.finish_reason == "length" or reader.stop in self._request.sampling.stop
+            cut = reader.finish_reason == "length" or reader.stop in stops
             await self._check.check(reader.text, reader.calls, cut)
         except (UpstreamFailed, ValidationError, Overloaded) as error:
+            if stops and not reader.tells_stop and isinstance(error, UpstreamFailed):
+                return  # one of them may have cut it: the server does not say
             repeats = isinstance(error, UpstreamFailed)
             raise AttemptFailed("broken_form", error, counts=False, repeats=repeats) from None
 
@@ -347,7 +399,7 @@ class Call:
         self.generation.push(piece)
         if self._first_at is None:
             self._first_at = self._clock()
-            if replica.state != "closed":
+            if replica.state != CLOSED:
                 replica.succeeded()
             self.generation.begin()
 

@@ -59,8 +59,7 @@ class EventReader:
 
     def rest(self) -> list[bytes]:
         """Return the data of an event at the end that no blank line ends, as some servers leave the last one."""
-        found = self.feed(b"\n\n") if self._rest or self._data else []
-        return found
+        return self.feed(b"\n\n") if self._rest or self._data else []
 
     def _check_size(self) -> None:
         if len(self._rest) + self._size > MAX_EVENT or self._others_left < 0:

@@ -23,7 +23,7 @@ from engine.errors import (
     UpstreamTimedOut,
     ValidationError,
 )
-from upstream.answer import HALF, REPORTED, WITHHELD
+from upstream.answer import HALF, BrokenOff, ReportedError, Withheld
 from upstream.calls import NONSENSE
 
 log = logging.getLogger("avito_ai.upstream")
@@ -51,6 +51,14 @@ TOO_LONG = (  # in what servers say of a request that does not fit, in lower cas
     "maximum number of tokens allowed",  # Gemini
     "prompt is too long",  # Anthropic
 )
+ACCOUNT = (  # in what providers say of the operator's key or account, with whatever status, in lower case
+    "api key not valid",  # Gemini, with 400
+    "api_key_invalid",
+    "api key expired",
+    "credit balance is too low",  # Anthropic, with 400
+    "insufficient_quota",  # OpenAI, with 429
+    "insufficient balance",  # DeepSeek
+)
 LIMITS = (ValidationError, PayloadTooLarge)  # what one server refuses and another may take
 
 
@@ -59,7 +67,8 @@ class AttemptFailed(Exception):
 
     kind: in metrics; counts: against the server, in its breaker; repeats: whether another attempt may do better;
     retry_after: seconds that the server asks for; away: the server was not there, whatever it would have been asked;
-    settings: the operator's are wrong, as it seems; breaks_off: it ended, as all of one process do that is lost.
+    settings: the operator's are wrong, as it seems; breaks_off: it ended, as all of one process do that is lost; said:
+    what the server has said in refusing the request, in lower case, which no client is shown; None where it has not.
     """
 
     def __init__(
@@ -72,8 +81,10 @@ class AttemptFailed(Exception):
         away: bool = False,
         settings: bool = False,
         breaks_off: bool = False,
+        said: str | None = None,
     ) -> None:
         super().__init__(kind)
+        self.said = said
         self.away, self.settings, self.breaks_off = away, settings, breaks_off
         self.kind, self.error = kind, error
         self.counts, self.repeats, self.retry_after = counts, repeats, retry_after
@@ -83,11 +94,11 @@ def of_exception(error: Exception) -> AttemptFailed:
     """Return what an error of the HTTP client, or of an answer, means."""
     if isinstance(error, AttemptFailed):
         return error
-    if isinstance(error, UpstreamFailed) and error.message == WITHHELD:  # the server works, and would do it again
+    if isinstance(error, Withheld):
         return AttemptFailed("withheld", error, counts=False, repeats=False)
     if isinstance(error, UpstreamFailed):
-        breaks_off = error.message in (HALF, REPORTED)
-        return AttemptFailed("half" if error.message == HALF else "nonsense", error, breaks_off=breaks_off)
+        half = isinstance(error, BrokenOff)
+        return AttemptFailed("half" if half else "nonsense", error, breaks_off=half or isinstance(error, ReportedError))
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return AttemptFailed("timeout", UpstreamTimedOut(SILENT), away=True)
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
@@ -103,6 +114,9 @@ def of_exception(error: Exception) -> AttemptFailed:
 
 def of_status(status: int, retry_after: float | None, body: bytes, context: int) -> AttemptFailed:
     """Return what a status that is no success means. body: the beginning of what came with it; context: in tokens."""
+    said = body.decode("utf-8", "replace").lower()
+    if 400 <= status < 500 and any(sign in said for sign in ACCOUNT):
+        return AttemptFailed(f"status_{status}", UpstreamFailed(FAILED), counts=False, settings=True)
     if status == 429:
         return AttemptFailed("status_429", _busy(retry_after), counts=False, retry_after=retry_after)
     if status == 503 and retry_after is not None:
@@ -110,7 +124,8 @@ def of_status(status: int, retry_after: float | None, body: bytes, context: int)
     if status in (408, 425) or status >= 500:
         return AttemptFailed(f"status_{status}", UpstreamFailed(FAILED), retry_after=retry_after)
     if status in (400, 413, 422):
-        return AttemptFailed(f"status_{status}", _refusal(status, body, context), counts=False, repeats=False)
+        refusal = _refusal(status, body, said, context)
+        return AttemptFailed(f"status_{status}", refusal, counts=False, repeats=False, said=said)
     # What is left is about the settings: a key, a name or an address that is wrong, or a redirect.
     if 300 <= status < 500:
         return AttemptFailed(f"status_{status}", UpstreamFailed(FAILED), settings=True)
@@ -137,16 +152,21 @@ def away(seconds: float) -> NotReady:
     return NotReady(AWAY, math.ceil(seconds))
 
 
+def is_too_long(said: str) -> bool:
+    """Return whether a refusal is about the context. said: it, in lower case."""
+    return any(sign in said for sign in TOO_LONG)
+
+
 def _busy(retry_after: float | None) -> Overloaded:
     return Overloaded(BUSY, math.ceil(retry_after or 1))
 
 
-def _refusal(status: int, body: bytes, context: int) -> ServiceError:
+def _refusal(status: int, body: bytes, said: str, context: int) -> ServiceError:
     """Return the client's mistake. The server's own words are not passed on: they may tell of its inside."""
     if status == 413:
         return PayloadTooLarge("The request is too large for the server that answers for this model.")
-    text, param = body.decode("utf-8", "replace").lower(), None
-    if any(sign in text for sign in TOO_LONG):
+    param = None
+    if is_too_long(said):
         return ContextTooLong("The prompt and the answer do not fit into this model's context.", "messages", context)
     try:
         told = json.loads(body)["error"]["param"]

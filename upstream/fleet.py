@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 
 from config import Upstream
 from engine.types import GenerationRequest, TextPrompt, TokensPrompt
-from upstream.replica import Replica
+from upstream.replica import OPEN, Replica
 
 LOAD_FACTOR, LOAD_SLACK = 1.25, 2  # of the mean outstanding requests, up to which a preference holds
 HEAD_CHARACTERS = 1024  # of a plain text
@@ -37,7 +37,7 @@ class Fleet:
     @property
     def alive(self) -> bool:
         """Whether any server's breaker is not open."""
-        return any(one.state != "open" for one in self.replicas)
+        return any(one.state != OPEN for one in self.replicas)
 
     def left_open(self) -> float:
         """Return the seconds until a server may be asked again."""

@@ -30,12 +30,21 @@ class UpstreamGeneration(Generation):
 
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
+        self.repeated = Spent()  # what attempts took that were repeated
         self._awake = threading.Lock()  # released by a consumer that has waited, once it is awake
         self._awake.acquire()
 
     @property
     def certain(self) -> bool:
         return self._begun or self._completion is not None
+
+    @property
+    def spent(self) -> Spent:
+        return super().spent + self.repeated
+
+    def repeat(self, spent: Spent) -> None:
+        """Add what an attempt took whose answer is dropped. Called by the producer alone."""
+        self.repeated += spent
 
     @property
     def handed(self) -> bool:

@@ -117,6 +117,12 @@ class Replica:
             self._breaker.close()
             self._note(HALF_OPEN)
 
+    def refused(self, kind: str) -> None:
+        """Note that the server has answered by refusing what a client sent. kind: of the refusal."""
+        self.failures[kind] += 1
+        log.info("%s, server %d, has refused a request: %s.", self.model, self.number, kind.replace("_", " "))
+        self.succeeded()
+
     def failed(self, failure: AttemptFailed, client: str | None = None, begun: bool = False) -> None:
         """Note a failed attempt.
 
@@ -127,6 +133,8 @@ class Replica:
         if failure.settings:
             self._warn(failure.kind, self._failed_at)
         if not failure.counts:
+            if self.state == HALF_OPEN and not failure.settings:
+                self.succeeded()  # it is there, and has too much to do
             return
         if failure.away:
             self._times_away += 1

@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from config import Upstream
 from engine.errors import Unsupported
 from engine.text import image_header
 from engine.text.call_arguments import begun_object, whole_object
-from engine.types import AnswerRules, ChatPrompt, EncodedImage, GenerationRequest, SamplingParams, TextPrompt
+from engine.types import (
+    ANY_OBJECT,
+    AnswerRules,
+    ChatPrompt,
+    EncodedImage,
+    GenerationRequest,
+    SamplingParams,
+    TextPrompt,
+)
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
 MEDIA_TYPES: Mapping[Callable[[bytes], tuple[int, int]], str] = {
@@ -27,11 +35,17 @@ MEDIA_TYPES: Mapping[Callable[[bytes], tuple[int, int]], str] = {
     image_header.read_ico: "image/x-icon",
 }
 
+NEUTRAL_TEMPERATURE = 1.0  # the default of every provider
 LONG_ARGUMENTS, ENDS = 64 * 1024, 64  # characters of the arguments of a call
 
 
-def encode(upstream: Upstream, request: GenerationRequest, max_tokens: int) -> tuple[str, bytes]:
-    """Return the path below the base URL, and the body. Raises Unsupported for what the server does not take."""
+def encode(
+    upstream: Upstream, request: GenerationRequest, max_tokens: int, without: Collection[str] = ()
+) -> tuple[str, bytes]:
+    """Return the path below the base URL, and the body. without: fields that are left out.
+
+    Raises Unsupported for what the server does not take.
+    """
     prompt, sampling = request.prompt, request.sampling
     check(upstream, request)
     body: dict[str, Any] = {"model": upstream.model, "stream": True, "stream_options": {"include_usage": True}}
@@ -44,6 +58,8 @@ def encode(upstream: Upstream, request: GenerationRequest, max_tokens: int) -> t
         body["prompt"] = prompt.text if isinstance(prompt, TextPrompt) else list(prompt.token_ids)
         body["max_tokens"] = max_tokens
     body |= dict(_sampled(upstream, sampling, chat=path == CHAT))
+    for name in without:
+        body.pop(name, None)
     return path, json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
@@ -114,7 +130,7 @@ def _chat(upstream: Upstream, prompt: ChatPrompt, rules: AnswerRules | None) -> 
     elif not prompt.opens_answer:
         body["add_generation_prompt"] = False
     if rules is not None:
-        body |= _ruled(rules)
+        body |= _ruled(upstream, rules)
     if upstream.kind == "llamacpp" and isinstance(body.get("tool_choice"), dict):
         body |= _chosen(body["tools"], body["tool_choice"]["function"]["name"])
     return body
@@ -170,7 +186,7 @@ def _image(image: EncodedImage) -> dict[str, Any]:
     }
 
 
-def _ruled(rules: AnswerRules) -> dict[str, Any]:
+def _ruled(upstream: Upstream, rules: AnswerRules) -> dict[str, Any]:
     """Return the fields that hold an answer to its rules."""
     body: dict[str, Any] = {}
     if rules.arguments:
@@ -181,8 +197,7 @@ def _ruled(rules: AnswerRules) -> dict[str, Any]:
         if not rules.parallel:
             body["parallel_tool_calls"] = False
     if rules.schema is not None:
-        shape = {"name": "answer", "schema": rules.schema, "strict": True}
-        body["response_format"] = {"type": "json_schema", "json_schema": shape}
+        body["response_format"] = _json_format(upstream, rules)
     elif rules.regex is not None:
         body["structured_outputs"] = {"regex": rules.regex}
     elif rules.choice:
@@ -192,9 +207,22 @@ def _ruled(rules: AnswerRules) -> dict[str, Any]:
     return body
 
 
+def _json_format(upstream: Upstream, rules: AnswerRules) -> dict[str, Any]:
+    """Return the `response_format` of a schema.
+
+    Providers enforce a strict schema only in a form of their own, and refuse any other: there it is strict where the
+    client says so. The answer is checked here in any case.
+    """
+    if upstream.of_provider and rules.schema == ANY_OBJECT:
+        return {"type": "json_object"}
+    strict = {"strict": True} if rules.strict_schema or not upstream.of_provider else {}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": rules.schema, **strict}}
+
+
 def _sampled(upstream: Upstream, sampling: SamplingParams, chat: bool) -> Iterator[tuple[str, Any]]:
     """Yield the fields of the sampling parameters that are not neutral."""
-    yield "temperature", sampling.temperature
+    if not upstream.of_provider or sampling.temperature != NEUTRAL_TEMPERATURE:
+        yield "temperature", sampling.temperature
     neutral = {
         "top_p": 1.0,
         "top_k": 0,
@@ -222,4 +250,4 @@ def _sampled(upstream: Upstream, sampling: SamplingParams, chat: bool) -> Iterat
             if sampling.logprobs:
                 yield "top_logprobs", sampling.logprobs
     if sampling.rules is not None and not chat:
-        yield from _ruled(sampling.rules).items()
+        yield from _ruled(upstream, sampling.rules).items()

@@ -11,6 +11,7 @@ import json
 from engine.types import ChatPrompt, Prompt, TextPrompt
 
 BYTES_A_TOKEN = 3
+MOST_BYTES_A_TOKEN = 5
 MESSAGE_TOKENS = 8  # around each message of a chat template
 PIXELS_A_TOKEN = 28 * 28  # of Qwen2.5-VL; others take fewer tokens for an image
 IMAGE_TOKENS = 1280  # the most that an image is scaled to, at such servers' defaults
@@ -19,6 +20,11 @@ IMAGE_TOKENS = 1280  # the most that an image is scaled to, at such servers' def
 def text_tokens(text: str) -> int:
     """Return about how many tokens a text has."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_A_TOKEN)
+
+
+def fewest_tokens(estimate: int) -> int:
+    """Return how many tokens a prompt may have at the least, given `prompt_tokens` of it."""
+    return estimate * BYTES_A_TOKEN // MOST_BYTES_A_TOKEN
 
 
 def prompt_tokens(prompt: Prompt) -> int:

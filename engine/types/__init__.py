@@ -14,11 +14,12 @@ from engine.types.answers import (
 from engine.types.models import EngineConfig, ModelIdentity, ModelInfo, ModelSpec, Vocabulary, is_further, model_of
 from engine.types.prompts import ChatPrompt, EncodedImage, Prompt, TextPrompt, TokensPrompt
 from engine.types.requests import Cancellation, DetokenizeRequest, GenerationRequest, Priority, TokenizeRequest
-from engine.types.rules import AnswerRules
+from engine.types.rules import ANY_OBJECT, AnswerRules
 from engine.types.sampling import SamplingParams, TokenMask
 from engine.types.states import BackendState, BackendStats, Progress, QueuePosition, ServerReport, Status
 
 __all__ = [
+    "ANY_OBJECT",
     "UNKNOWN_TOKEN",
     "AnswerRules",
     "BackendState",

@@ -105,6 +105,14 @@ class Spent:
     cached_tokens: int = 0
     seconds: float = 0.0
 
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.prompt_tokens + other.prompt_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.seconds + other.seconds,
+        )
+
     @classmethod
     def on(cls, completion: Completion) -> Spent:
         """Return what a finished answer took; one that was kept took nothing again."""

@@ -124,7 +124,8 @@ class ModelInfo:
     the model is loaded. version: "" where the model has only one. image_pixels: the most that is looked at of an image,
     larger ones are scaled down to it; None where that is not known. elsewhere: another server answers for it, which is
     told the rules of an answer and needs no masks. or_elsewhere: another server may answer in its place.
-    on_processor: this process's cores compute it.
+    on_processor: this process's cores compute it. default_temperature: of requests that name none, None for that of the
+    settings.
     """
 
     name: str
@@ -141,6 +142,7 @@ class ModelInfo:
     elsewhere: bool = False
     or_elsewhere: bool = False
     on_processor: bool = False
+    default_temperature: float | None = None
 
     @property
     def fingerprint(self) -> str | None:

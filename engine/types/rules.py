@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+ANY_OBJECT: dict[str, Any] = {"type": "object"}  # the schema of JSON objects without one of their own
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerRules:
@@ -18,7 +20,8 @@ class AnswerRules:
     schema: a JSON schema; regex: a regular expression of the whole answer; choice: the texts that are allowed; lark: a
     grammar; at most one of these. call: `auto`, `required`, or the name of the one function to be called; arguments:
     the schemas of the functions by name; strict: what the request says, by name, of whether a free call must conform to
-    them, too; parallel: whether it may have several calls; tools_field: what refusals call the functions.
+    them, too; strict_schema: the same of an answer to `schema`, which here always conforms; parallel: whether it may
+    have several calls; tools_field: what refusals call the functions.
     """
 
     field: str = ""
@@ -29,6 +32,7 @@ class AnswerRules:
     call: str = "auto"
     arguments: Mapping[str, Mapping[str, Any]] | None = None
     strict: Mapping[str, bool] | None = None
+    strict_schema: bool | None = None
     parallel: bool = True
     tools_field: str = "tools"
 

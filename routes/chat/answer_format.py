@@ -13,7 +13,6 @@ from engine.text.schema.patterns import literally
 from engine.types import AnswerRules
 from routes.chat.schemas import Rewriter, blamed, json_rule, schema_grammar
 
-ANY_OBJECT: dict[str, Any] = {"type": "object"}
 MAX_OPERATORS = 12  # & and ~ of a grammar: the time to compile can double with each, and nothing ends it
 MAX_CHARACTERS = 64 * 1024  # of a pattern, a grammar, or all texts of a choice
 
@@ -23,7 +22,8 @@ class AnswerFormat:
     """The form of an answer, one of four. field: where it stands in the request, as refusals name it.
 
     schema: a JSON schema; regex: a regular expression of the whole answer; choice: the texts that are allowed; lark: a
-    grammar in llguidance's dialect of Lark.
+    grammar in llguidance's dialect of Lark; strict: what the request says of whether the schema is enforced, as it
+    always is here.
     """
 
     field: str
@@ -31,10 +31,11 @@ class AnswerFormat:
     regex: str | None = None
     choice: tuple[str, ...] = ()
     lark: str | None = None
+    strict: bool | None = None
 
     def rules(self) -> AnswerRules:
         """Return the form as it is told to a server that decodes by itself."""
-        return AnswerRules(self.field, self.schema, self.regex, self.choice, self.lark)
+        return AnswerRules(self.field, self.schema, self.regex, self.choice, self.lark, strict_schema=self.strict)
 
     def grammar(self, rewriter: Rewriter) -> str:
         """Return the grammar as `Grammars.mask` takes it.

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import ValidationError
-from routes.chat.answer_format import ANY_OBJECT, AnswerFormat
+from engine.types import ANY_OBJECT
+from routes.chat.answer_format import AnswerFormat
 from routes.json_text import read_json
 from routes.openai.base import OpenaiRequest
 from routes.passed_over import PassedOver, hints, use

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field
 
 from engine.errors import ValidationError
-from routes.chat.answer_format import ANY_OBJECT, AnswerFormat
+from engine.types import ANY_OBJECT
+from routes.chat.answer_format import AnswerFormat
 from routes.openai.base import OpenaiRequest
 from routes.passed_over import FORMAT
 
@@ -65,4 +66,4 @@ def answer_format(asked: TextFormat | JsonObjectFormat | JsonSchemaFormat | None
     if named is None and asked.schema_ is None:
         raise ValidationError("response_format.json_schema is required.", "response_format.json_schema")
     field, own = (OWN_SCHEMA, asked.schema_) if named is None else (SCHEMA, named.schema_)
-    return AnswerFormat(field, schema=ANY_OBJECT if own is None else own)
+    return AnswerFormat(field, schema=ANY_OBJECT if own is None else own, strict=named.strict if named else None)

@@ -102,6 +102,25 @@ def test_an_answer_that_its_own_stop_string_cut_follows_no_schema(server: FakeUp
 
 
 @pytest.mark.parametrize(
+    ("said", "refused"),
+    [({"matched_stop": "}"}, False), ({}, False), ({"stop_reason": None}, True), ({"matched_stop": 151645}, True)],
+)
+def test_a_server_that_does_not_say_what_ended_an_answer_may_have_ended_it_so(
+    server: FakeUpstream, opened: Open, said: dict[str, Any], refused: bool
+) -> None:
+    """vLLM and SGLang say it, each in its own field; of others nobody knows that the answer broke its form."""
+    rules = AnswerRules("response_format", SCHEMA)
+    server.script.raw = [part({"content": '{"a": '}), part(finish_reason="stop", **said), event("[DONE]")]
+    generation = opened(retries=0).submit(asking(rules=rules, stop=("}",)))
+    if refused:
+        with pytest.raises(UpstreamFailed):
+            generation.result()
+    else:
+        completion = generation.result()
+        assert (completion.text, completion.stop) == ('{"a": ', said.get("matched_stop"))
+
+
+@pytest.mark.parametrize(
     ("parts", "values"),
     [
         ([part({"reasoning_content": "Thinking hard. "})] * 20, {}),

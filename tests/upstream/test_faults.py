@@ -89,7 +89,7 @@ def test_a_lasting_fault_is_one_typed_error(server: FakeUpstream, opened: Open, 
     backend = opened(retries=1, **limits_for(fault))
     server.script.faults = [fault] * 2
     error = failure_of(backend.submit(asking()))
-    assert type(error) is kind
+    assert isinstance(error, kind)
     assert "secret" not in error.message
     assert backend.reports()[0].requests == 2
     assert fault in LIMITS or len(server.heard) == 2  # what is given up so soon need not have been heard
@@ -107,7 +107,7 @@ def test_a_clients_mistake_is_not_repeated(server: FakeUpstream, opened: Open, f
     assert "secret" not in error.message
     assert (len(server.heard), state_of(backend)) == (1, "closed")
     (report,) = backend.reports()
-    assert (report.failures, report.last_failure) == ({}, None)
+    assert (report.failures, report.last_failure) == ({f"status_{fault}": 1}, None)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,58 @@ def test_of_a_refusal_a_fields_name_is_passed_on(
     assert error.param == told
 
 
-@pytest.mark.parametrize("withheld", [{"finish": "content_filter"}, {"deltas": [{"refusal": "No."}]}])
+@pytest.mark.parametrize("fault", ["cut", "half", "nonsense"])
+def test_what_repeated_attempts_took_is_charged_too(server: FakeUpstream, opened: Open, fault: str) -> None:
+    """The server has computed it; the usage that the client is told is that of its answer."""
+    backend = opened()
+    server.script.faults = [fault]
+    generation = backend.submit(asking())
+    completion, spent = generation.result(), generation.spent
+    assert (completion.prompt_tokens, completion.output_tokens) == (11, 11)
+    assert spent.prompt_tokens > 11
+    assert spent.output_tokens >= 13  # with what had come of the first one
+    stats = backend.stats()
+    assert (stats.prompt_tokens_total, stats.generation_tokens_total) == (spent.prompt_tokens, spent.output_tokens)
+
+
+def test_what_every_attempt_took_that_broke_its_form_is_charged(server: FakeUpstream, opened: Open) -> None:
+    """Each was whole, with the server's own usage: a schema that a model does not keep is paid for each time."""
+    rules = AnswerRules("response_format", {"type": "object"})
+    generation = opened(retries=2).submit(asking(rules=rules))
+    assert isinstance(failure_of(generation), UpstreamFailed)
+    assert (generation.spent.prompt_tokens, generation.spent.output_tokens) == (33, 33)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("400", {"message": "API key not valid. Please pass a valid API key.", "status": "INVALID_ARGUMENT"}),
+        ("400", {"type": "invalid_request_error", "message": "Your credit balance is too low to access the API."}),
+        ("429", {"message": "You exceeded your current quota.", "code": "insufficient_quota"}),
+        ("402", {"message": "Insufficient Balance"}),
+    ],
+)
+def test_what_is_wrong_with_the_operators_account_is_no_mistake_of_a_client(
+    server: FakeUpstream, opened: Open, caplog: pytest.LogCaptureFixture, status: str, said: dict[str, str]
+) -> None:
+    """Providers say it with many a status; the log and the figures say it too, and no client is blamed."""
+    backend = opened(retries=0, breaker_failures=1)
+    server.script.refusal, server.script.faults = [json.dumps({"error": said}).encode()], [status]
+    assert isinstance(failure_of(backend.submit(asking())), UpstreamFailed)
+    assert any("in the settings is wrong" in one.message for one in caplog.records)
+    assert (backend.reports()[0].failures, state_of(backend)) == ({f"status_{status}": 1}, "closed")
+
+
+@pytest.mark.parametrize(
+    "withheld",
+    [
+        {"finish": "content_filter"},
+        {"finish": "SPII"},
+        {"finish": "IMAGE_SAFETY"},
+        {"finish": "LANGUAGE"},
+        {"deltas": [{"refusal": "No."}]},
+    ],
+)
 def test_what_a_server_will_not_say_is_not_repeated(
     server: FakeUpstream, opened: Open, withheld: dict[str, object]
 ) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from edge.request_state import request_state
 from engine.backend import Backend
-from engine.types import ModelInfo
-from routes.chat.answer_format import ANY_OBJECT, AnswerFormat
+from engine.types import ANY_OBJECT, ModelInfo
+from routes.chat.answer_format import AnswerFormat
 from routes.chat.models import find_model
 from routes.chat.names import FieldNames
 from routes.chat.shortening import shortened
@@ -98,7 +98,10 @@ def _answer_format(body: ResponseRequest) -> AnswerFormat | None:
     asked = body.text.format if body.text is not None else None
     if asked is None or isinstance(asked, AnyText):
         return None
-    return AnswerFormat("text.format.schema", schema=asked.schema_ if isinstance(asked, OfSchema) else ANY_OBJECT)
+    field = "text.format.schema"
+    if isinstance(asked, OfSchema):
+        return AnswerFormat(field, schema=asked.schema_, strict=asked.strict)
+    return AnswerFormat(field, schema=ANY_OBJECT)
 
 
 def _logprobs(body: ResponseRequest) -> int | None:

@@ -1,0 +1,174 @@
+"""What a server refuses that no client has asked for is sent again otherwise, and costs the client nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from engine.errors import ContextTooLong, ValidationError
+from engine.types import ANY_OBJECT, AnswerRules, ChatPrompt, TextPrompt
+from settings.upstream_kinds import KINDS
+from tests.fake_upstream import FakeUpstream
+from tests.upstream.conftest import Open, asking
+from tests.upstream.test_backend import SAID, SCHEMA
+from tests.upstream.test_faults import failure_of
+from upstream.amendment import MOST, room_left
+
+NO_TEMPLATE = "chat_template is not supported for Mistral tokenizers."
+TOO_LARGE = (  # as servers say it, with 4096 tokens of context and 3000 of the prompt
+    "'max_tokens' or 'max_completion_tokens' is too large: 2000. This model's maximum context length is 4096 tokens "
+    "and your request has 3000 input tokens (2000 > 4096 - 3000).",
+    "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (3000 in the messages, "
+    "2000 in the completion). Please reduce the length of the messages or completion.",
+    "Requested token count exceeds the model's maximum context length of 4096 tokens. You requested a total of 5000 "
+    "tokens: 3000 tokens from the input messages and 2000 tokens for the completion.",
+)
+
+
+def refuse(server: FakeUpstream, *messages: str) -> None:
+    """Have the server refuse the next requests, each with the last of these words."""
+    server.script.faults = ["400"] * len(messages)
+    server.script.refusal = [json.dumps({"error": {"message": messages[-1]}}).encode()]
+
+
+def bodies(server: FakeUpstream) -> list[Any]:
+    return [heard.body for heard in server.heard]
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [(NO_TEMPLATE, "chat_template_kwargs"), ("Unknown field: stream_options", "stream_options")],
+)
+def test_a_field_of_ours_that_a_server_refuses_is_left_out_from_then_on(
+    server: FakeUpstream, opened: Open, caplog: pytest.LogCaptureFixture, message: str, field: str
+) -> None:
+    """The client has not asked for it; the operator is told once."""
+    backend = opened(retries=0)
+    refuse(server, message)
+    for _ in range(2):
+        assert backend.submit(asking()).result().text == SAID
+    assert [field in body for body in bodies(server)] == [True, False, False]
+    assert [one.message for one in caplog.records if "left out" in one.message] == [
+        f"avibe does not take {field}, which is left out from now on."
+    ]
+
+
+def test_a_field_that_the_client_has_asked_for_is_not_left_out(server: FakeUpstream, opened: Open) -> None:
+    """Its answer would be another one than was asked for."""
+    backend = opened(retries=0)
+    refuse(server, NO_TEMPLATE)
+    prompt = ChatPrompt(({"role": "user", "content": "Hello"},), thinking=True)
+    assert isinstance(failure_of(backend.submit(asking(prompt=prompt))), ValidationError)
+    assert len(server.heard) == 1
+
+
+def test_what_no_field_of_ours_was_the_cause_of_teaches_nothing(server: FakeUpstream, opened: Open) -> None:
+    """A client whose words a refusal repeats could take the usage out of everybody's requests."""
+    backend = opened(retries=0)
+    refuse(server, *["what you said of stream_options is wrong"] * 2)
+    assert isinstance(failure_of(backend.submit(asking("stream_options"))), ValidationError)
+    assert backend.submit(asking()).result().text == SAID
+    assert ["stream_options" in body for body in bodies(server)] == [True, False, True]
+
+
+@pytest.mark.parametrize("message", TOO_LARGE)
+def test_an_answer_may_take_what_the_server_says_is_left(server: FakeUpstream, opened: Open, message: str) -> None:
+    """The estimate of the prompt was too low; the length that was asked for last is the one that is told."""
+    refuse(server, message)
+    generation = opened(retries=0).submit(asking("hello " * 100, max_tokens=2000, fit_context=True))
+    assert generation.result().text == SAID
+    assert [body["max_tokens"] for body in bodies(server)] == [2000, 1096]
+    assert generation.max_tokens == 1096
+
+
+def test_without_numbers_the_higher_estimate_of_the_prompt_counts(server: FakeUpstream, opened: Open) -> None:
+    """Of Ollama and others, which say only that it is too long."""
+    refuse(server, "the input exceeds the context length")
+    opened(retries=0).submit(asking("x" * 6000, max_tokens=4000, fit_context=True)).result()
+    first, second = (body["max_tokens"] for body in bodies(server))
+    assert second < 4096 - 2000 < first
+
+
+@pytest.mark.parametrize("values", [{"fit_context": False}, {"fit_context": True, "max_tokens": 900}])
+def test_a_prompt_that_does_not_fit_is_refused(server: FakeUpstream, opened: Open, values: dict[str, Any]) -> None:
+    """Also one whose length the client itself has set, and does not want to give way."""
+    refuse(server, TOO_LARGE[0])
+    generation = opened(retries=0).submit(asking(**({"max_tokens": 2000} | values)))
+    assert isinstance(failure_of(generation), ContextTooLong)
+    assert len(server.heard) == 1
+
+
+def test_a_server_that_never_has_enough_is_asked_a_few_times(server: FakeUpstream, opened: Open) -> None:
+    """Each time for less."""
+    server.script.always = "400"
+    names = "chat_template stream_options the input exceeds the context length"
+    server.script.refusal = [names.encode()]
+    assert isinstance(
+        failure_of(opened(retries=0).submit(asking("x" * 3000, max_tokens=4000, fit_context=True))), ValidationError
+    )
+    assert 1 < len(server.heard) <= 1 + MOST
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [*((one.lower(), 1096) for one in TOO_LARGE), ("maximum context length is 4096 tokens", None), ("", None)],
+)
+def test_what_is_left_is_read_from_a_refusal(said: str, left: int | None) -> None:
+    """Where it says both numbers."""
+    assert room_left(said) == left
+
+
+@pytest.mark.parametrize(("text", "least"), [("слово " * 1120, 1500), ("привет " * 1500, 100)])
+def test_an_answer_to_a_long_prompt_is_not_cut_by_an_estimate(
+    server: FakeUpstream, opened: Open, text: str, least: int
+) -> None:
+    """Five bytes of Russian are one token; by three, these prompts would leave one token, and none."""
+    opened().submit(asking(text, max_tokens=2048, fit_context=True)).result()
+    assert bodies(server)[0]["max_tokens"] >= least
+
+
+def test_a_prompt_that_seems_not_to_fit_is_left_to_the_server(server: FakeUpstream, opened: Open) -> None:
+    """It alone knows, and its own length of context may be another than the settings say."""
+    opened().submit(asking("x" * 40_000, max_tokens=2048, fit_context=True)).result()
+    assert bodies(server)[0]["max_tokens"] == 2048
+
+
+@pytest.mark.parametrize("kind", ["openai", "gemini", "anthropic", "vllm", "ollama"])
+def test_the_temperature_of_a_provider_is_its_own(server: FakeUpstream, opened: Open, kind: str) -> None:
+    """Its newest models refuse every other one, and a request that names none has not asked for one."""
+    backend = opened(kind=kind, takes=KINDS[kind])
+    default = backend.info.default_temperature
+    backend.submit(asking(temperature=0.7 if default is None else default)).result()
+    backend.submit(asking(temperature=0.5)).result()
+    assert ["temperature" in body for body in bodies(server)] == [kind in ("vllm", "ollama"), True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rules", "told"),
+    [
+        ("openai", AnswerRules("response_format", ANY_OBJECT), {"type": "json_object"}),
+        ("openai", AnswerRules("response_format", SCHEMA), {"schema": SCHEMA}),
+        ("openai", AnswerRules("response_format", SCHEMA, strict_schema=False), {"schema": SCHEMA}),
+        ("openai", AnswerRules("response_format", SCHEMA, strict_schema=True), {"schema": SCHEMA, "strict": True}),
+        ("vllm", AnswerRules("response_format", SCHEMA), {"schema": SCHEMA, "strict": True}),
+        ("vllm", AnswerRules("response_format", ANY_OBJECT), {"schema": ANY_OBJECT, "strict": True}),
+    ],
+)
+def test_a_provider_is_strict_where_the_client_asks_for_it(
+    server: FakeUpstream, opened: Open, kind: str, rules: AnswerRules, told: dict[str, Any]
+) -> None:
+    """It refuses most schemas as strict ones; each answer is checked in any case."""
+    server.script.deltas = [{"content": '{"a": 1}'}]
+    opened(kind=kind, takes=KINDS[kind]).submit(asking(rules=rules)).result()
+    told_format = bodies(server)[0]["response_format"]
+    shown = told_format.get("json_schema", told_format)
+    assert {name: value for name, value in shown.items() if name != "name"} == told
+
+
+def test_plain_texts_have_no_fields_of_chats(server: FakeUpstream, opened: Open) -> None:
+    """There is nothing to be left out of them but the options of the stream."""
+    refuse(server, NO_TEMPLATE)
+    generation = opened(retries=0).submit(asking(prompt=TextPrompt("Hello")))
+    assert generation.result().text == SAID  # it was sent again, and the server took it
