@@ -7,7 +7,7 @@
 #   IMAGE    name:tag or name@sha256:..., as pulled by the cluster
 #   URL      URL of the service; one text is generated there
 #
-# A release that does not become ready is rolled back, and the exit status is 1. Environment: KUBECONFIG_TEXT, the
+# A release that does not become ready is rolled back, with what the overlay itself deploys, and the exit status is 1. Environment: KUBECONFIG_TEXT, the
 # content of a kubeconfig file; ROLLOUT_TIMEOUT, the limit of the rollout (40m); COMPONENTS, names of folders of
 # components, separated by spaces, to add to the overlay; API_KEY, a client key, where the service asks for one at URL.
 set -euo pipefail
@@ -75,11 +75,30 @@ YAML
 
 in_namespace() { kubectl --namespace avito-ai "$@"; }
 
+# The deployments that a release may change: those of the overlay itself, as vLLM's, and then the service's.
+deployments() {
+    sed -n '/^kind: Deployment$/,/^spec:/s/^  name: //p' "$OVERLAY"/*.yaml | grep -v '^avito-ai$' || true
+    printf 'avito-ai\n'
+}
+
+# The number of a deployment's revision, nothing for one that there is not.
+revision() {
+    in_namespace get deployment "$1" --ignore-not-found \
+        --output 'jsonpath={.metadata.annotations.deployment\.kubernetes\.io/revision}'
+}
+
+# Takes back what this release has changed, and nothing else: another undo would go back to an older release.
 roll_back() {
-    in_namespace get pods --selector app.kubernetes.io/name=avito-ai >&2 || true
-    in_namespace logs --selector app.kubernetes.io/name=avito-ai --tail 20 >&2 || true
-    in_namespace rollout undo deployment/avito-ai >&2 || die "$1, and there is no previous release to return to."
-    die "$1; the previous release was restored."
+    local name before undone="" first=""
+    while read -r name before; do
+        [ "$(revision "$name" || true)" != "$before" ] || continue
+        in_namespace get pods --selector "app.kubernetes.io/name=$name" >&2 || true
+        in_namespace logs --selector "app.kubernetes.io/name=$name" --tail 20 >&2 || true
+        if [ -n "$before" ] && in_namespace rollout undo "deployment/$name" >&2; then undone+=" $name"; else first+=" $name"; fi
+    done <"$release/revisions"
+    [ -z "$first" ] || die "$1, and there is no previous release of$first to return to."
+    [ -n "$undone" ] || die "$1, though this release has changed no deployment."
+    die "$1; the previous release was restored:$undone."
 }
 
 CANARY="deployment,service,servicemonitor,networkpolicy,configmap --selector avito-ai/track=canary"
@@ -133,9 +152,14 @@ fi
 
 trap - INT TERM HUP
 kustomization '' </dev/null
+for name in $(deployments); do
+    printf '%s %s\n' "$name" "$(revision "$name")" >>"$release/revisions"
+done
 kubectl apply --kustomize "$release"
-in_namespace rollout status deployment/avito-ai --timeout "${ROLLOUT_TIMEOUT:-40m}" ||
-    roll_back "$IMAGE did not become ready"
+for name in $(deployments); do
+    in_namespace rollout status "deployment/$name" --timeout "${ROLLOUT_TIMEOUT:-40m}" </dev/null ||
+        roll_back "$name did not become ready with $IMAGE"
+done
 # Not on the command line, where other users of the machine would see it.
 authorization() {
     if [ -n "${API_KEY:-}" ]; then printf 'header = "Authorization: Bearer %s"\n' "$API_KEY"; fi

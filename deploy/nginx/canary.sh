@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tries a new release on one machine by a share of the requests, and then gives it all of them or none:
+# Tries a new release on one machine with a share of the requests, and then gives it all of them or none:
 #
 #   canary.sh SITE STABLE CANARY SHARE [SECONDS]
 #

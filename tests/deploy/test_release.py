@@ -20,10 +20,14 @@ case "$*" in
 "apply --kustomize "*)
     [ ! -e "{folder}/applied" ] || mv "{folder}/applied" "{folder}/applied-before"
     cp "$3/kustomization.yaml" "{folder}/applied"
+    [ -n "${{4:-}}" ] || touch "{folder}/released"
     [ ! -f "$KUBECONFIG" ] || cp "$KUBECONFIG" "{folder}/kubeconfig" ;;
+*"get deployment "*)
+    if [ -e "{folder}/released" ] && [ ! -e "{folder}/unchanged-$5" ]; then echo 2
+    elif [ ! -e "{folder}/first" ]; then echo 1; fi ;;
 *"rollout status deployment/avito-ai-canary"*) [ ! -e "{folder}/canary-not-ready" ] ;;
+*"rollout status deployment/avito-ai-vllm"*) [ ! -e "{folder}/vllm-not-ready" ] ;;
 *"rollout status"*) [ ! -e "{folder}/not-ready" ] ;;
-*"rollout undo"*) [ ! -e "{folder}/first" ] ;;
 *"delete "*)
     if grep -qs "^${{4%%,*}}$" "{folder}/deletes-fail"; then sed -i 1d "{folder}/deletes-fail"; exit 1; fi ;;
 esac
@@ -82,7 +86,7 @@ def test_the_overlay_is_applied_with_the_image(cluster: Cluster, image: str, lin
     assert "resources: [../cpu-demo]" in applied
     assert line in applied
     assert f"newName: {image.partition('@')[0].removesuffix(':1.2')}" in applied
-    assert "rollout status deployment/avito-ai" in cluster.calls()[1]
+    assert "rollout status deployment/avito-ai " in cluster.calls()[-1]
     assert cluster.leftovers() == []
 
 
@@ -134,13 +138,47 @@ def test_a_release_that_does_not_serve_is_taken_back(cluster: Cluster, fault: st
     assert cluster.leftovers() == []
 
 
+VLLM = ("avito-ai-vllm-avibe", "avito-ai-vllm-avision")
+
+
+@pytest.mark.parametrize("fault", ["vllm-not-ready", "not-ready", "silent"])
+@pytest.mark.parametrize("same_image", [True, False])
+def test_what_the_overlay_deploys_is_awaited_and_taken_back_as_well(
+    cluster: Cluster, fault: str, same_image: bool
+) -> None:
+    """With the service's image unchanged, an undo of it would restore an older one, and leave vLLM as it is."""
+    for name in (fault, *(["unchanged-avito-ai"] if same_image else [])):
+        (cluster.folder / name).touch()
+    done = cluster.release("vllm", IMAGE, "https://ai.example.com")
+    changed = [*VLLM, *([] if same_image else ["avito-ai"])]
+    undone = [call.rpartition("/")[2] for call in cluster.calls() if "rollout undo" in call]
+    assert (done.returncode, undone) == (1, changed), done.stderr
+    assert f"the previous release was restored: {' '.join(changed)}." in done.stderr
+
+
+def test_vllm_is_ready_before_the_service_is_judged(cluster: Cluster) -> None:
+    """The service is not ready without it, and the message names what is to blame."""
+    assert cluster.release("vllm", IMAGE).returncode == 0
+    awaited = [call.split("deployment/")[1].split()[0] for call in cluster.calls() if "rollout status" in call]
+    assert awaited == [*VLLM, "avito-ai"]
+
+
+def test_nothing_is_taken_back_where_nothing_has_changed(cluster: Cluster) -> None:
+    """The same release again, while the site does not answer: an undo would go back to an older one."""
+    for name in ("silent", "unchanged-avito-ai"):
+        (cluster.folder / name).touch()
+    done = cluster.release("gpu", IMAGE, "https://ai.example.com")
+    assert (done.returncode, "has changed no deployment" in done.stderr) == (1, True)
+    assert not any("undo" in call for call in cluster.calls())
+
+
 def test_a_first_release_that_does_not_serve_is_not_called_a_rollback(cluster: Cluster) -> None:
     """Without a previous release, the message does not claim a rollback."""
     for fault in ("not-ready", "first"):
         (cluster.folder / fault).touch()
     done = cluster.release("cpu-demo", IMAGE)
     assert done.returncode == 1
-    assert "there is no previous release" in done.stderr
+    assert "there is no previous release of avito-ai to return to" in done.stderr
     assert "was restored" not in done.stderr
 
 
@@ -189,6 +227,7 @@ def test_a_canary_that_does_well_is_released(cluster: Cluster) -> None:
         "kubectl apply --kustomize",
         "kubectl rollout status",
         "judge prometheus 30",
+        "kubectl get deployment",
         "kubectl apply --kustomize",
         "kubectl rollout status",
         "kubectl delete ingress",

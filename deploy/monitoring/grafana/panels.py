@@ -347,8 +347,8 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         "Checkpoints and servers elsewhere",
         (
             Panel(
-                "Servers that take requests", "1 while a server's breaker is closed.", "short",
-                [(f'avito_ai_upstream_state{{{SELECT},state="closed"}}', "{{model}} {{server}} {{instance}}")],
+                "Servers that take requests", "0 while a server's breaker is open.", "short",
+                [(f'1 - avito_ai_upstream_state{{{SELECT},state="open"}}', "{{model}} {{server}} {{instance}}")],
                 axis_max=1,
             ),
             Panel(

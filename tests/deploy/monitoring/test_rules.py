@@ -237,10 +237,18 @@ CASES = [
     Case(
         "AvitoUpstreamDown",
         "warning",
-        {breaker("provider", "closed"): steady(0)},
-        {breaker("provider", "closed"): steady(1)},
-        "7m",
+        {breaker("provider", "closed"): steady(0), breaker("provider", "open"): steady(1)},
+        {breaker("provider", "closed"): steady(1), breaker("provider", "open"): steady(0)},
+        "9m",
         "4m",
+        also_quiet=[
+            # Half open since its last trial, without traffic, it takes the next request; and once it was open shortly.
+            {breaker("provider", "closed"): steady(0), breaker("provider", "open"): "1+0x4 0+0x200"},
+            {
+                breaker("provider", "closed"): "1+0x30 0+0x2 1+0x200",
+                breaker("provider", "open"): "0+0x30 1+0x2 0+0x200",
+            },
+        ],
     ),
     Case(
         "AvitoEngineDead",
