@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from types import FrameType
 from typing import Any
 
@@ -78,8 +78,6 @@ from usage.spending import spending_of
 from usage.store import Retention
 
 log = logging.getLogger("avito_ai.serving")
-
-DOCS_PAGES = 8  # that are kept, of some 300 KB each
 
 
 class PlainJson(DefaultJSONProvider):
@@ -186,7 +184,7 @@ def _services(
         streams=ResumableStreams(),
         api_description=api_description,
         api_description_json=cache(lambda: app.json.dumps(api_description(), separators=(",", ":"))),
-        docs_page=lru_cache(DOCS_PAGES)(render_page),
+        docs_page=cache(render_page),
     )
 
 

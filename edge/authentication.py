@@ -41,7 +41,7 @@ class Authenticator:
 
     keys, tokens: None where AUTH does not name them; without both, every caller is charged under its address.
     session: returns the id of the key, or the token, that a browser has signed in with, None without a valid session.
-    refused: called with the reason of every refusal. clock: seconds since the epoch.
+    refused: called with the reason of every refusal.
     """
 
     def __init__(
@@ -50,12 +50,10 @@ class Authenticator:
         tokens: TokenVerifier | None = None,
         session: Callable[[Request], str | None] = lambda request: None,
         refused: Callable[[str], None] = lambda reason: None,
-        limiter: RateLimiter | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys, self._tokens = keys, tokens
-        self._session, self._refused, self._clock = session, refused, clock
-        self._tries = limiter or RateLimiter(TRIES_PER_MINUTE, TRIES_PER_HOUR)
+        self._session, self._refused = session, refused
+        self._tries = RateLimiter(TRIES_PER_MINUTE, TRIES_PER_HOUR)
 
     @property
     def demanded(self) -> bool:
@@ -92,7 +90,7 @@ class Authenticator:
         key = None if self._keys is None else self._keys.by_id(key_id)
         if key is None:
             raise CredentialRefused(WRONG, "wrong")
-        state = key.state(self._clock())
+        state = key.state(time.time())
         if state == "disabled":
             raise CredentialRefused(DISABLED, "disabled")
         if state == "expired":
@@ -102,7 +100,7 @@ class Authenticator:
     def _account_for(self, offered: str) -> Account:
         if not offered:
             raise CredentialRefused(MISSING, "missing")
-        key = None if self._keys is None else self._keys.find(offered, self._clock())
+        key = None if self._keys is None else self._keys.find(offered, time.time())
         if key is not None:
             return self.of_key_id(key.id)
         if self._tokens is None or offered.count(".") != 2:

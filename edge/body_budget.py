@@ -1,5 +1,7 @@
 """How many bytes of request bodies may be in flight: in the process, and of one client.
 
+A client may take as much as it leaves free, so that neither one nor a few of them keep out the bodies of others.
+
 A body is admitted like a request: from its Content-Length before any of it is read, or grown as it comes where its
 length is unknown. What was admitted is given back when the request has been answered.
 """
@@ -8,6 +10,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+
+from engine.shares import within_share
 
 
 class BodyBudget:
@@ -37,9 +41,10 @@ class BodyBudget:
 
     def _take(self, client: str, size: int) -> bool:
         with self._lock:
-            if self._in_flight + size > self.total or self._held[client] + size > self.per_client:
+            held = self._held[client]
+            if held + size > self.per_client or not within_share(held, size, self.total - self._in_flight):
                 self.refusals += 1
-                if not self._held[client]:
+                if not held:
                     del self._held[client]
                 return False
             self._in_flight += size

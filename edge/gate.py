@@ -130,7 +130,7 @@ class Gate:
             case, client = Refused(read, row, address, account), account.id
         if read.path not in GATED or (row.model is not None and not case.account.may_use(row.model)):
             return Decision(client)
-        if failover.can_take(read.has("x-another-copy"), self._settings) and not self._models.ready:
+        if failover.can_take(read.has(failover.HEADER.lower()), self._settings) and not self._models.ready:
             return Decision(client, self._refuse(case, failover.NOT_READY), read.keeps_alive)
         if not _is_read(read, row):
             return Decision(client)

@@ -131,7 +131,7 @@ class ReadyMade:
 
     def _template(self, head: RequestHead, error: ServiceError) -> _Template:
         """Return what is the same in all refusals of this kind."""
-        language, told = head.get(LANGUAGE_HEADER.lower()), head.has("x-another-copy")
+        language, told = head.get(LANGUAGE_HEADER.lower()), head.has(failover.HEADER.lower())
         limit = tuple(errors.limit_of(error).items())
         key = (head.path, language, told, type(error), error.message, getattr(error, "retry_after", None), limit)
         found = self._templates.get(key)

@@ -40,7 +40,9 @@ class CountingRoom:
             return loaded.preparer.tokenize(prompt, wanted)
 
     def detokenize(self, loaded: LoadedModel, token_ids: Sequence[int], wanted: Wanted) -> Spelled:
-        """Return the text of token ids. Raises as `tokenize` does."""
+        """Return the text of token ids, at most as many as the context has. Raises as `tokenize` does."""
+        if len(token_ids) > loaded.max_model_len:
+            raise ValidationError(f"At most {loaded.max_model_len} token ids can be sent.", "tokens")
         if any(not 0 <= token_id < loaded.vocab_size for token_id in token_ids):
             raise ValidationError(f"Token ids must be from 0 to {loaded.vocab_size - 1}.", "tokens")
         with self._entered(wanted.client), self._at_work:

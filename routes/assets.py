@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -64,8 +65,8 @@ def _sent(name: str) -> Response:
 
 def _text(name: str) -> Path | None:
     found = safe_join(str(FOLDER), name)
-    path = None if found is None else Path(found)
-    return path if path is not None and path.suffix in TEXTS and path.is_file() else None
+    # Path.is_file raises OSError for a name that is too long.
+    return Path(found) if found is not None and Path(found).suffix in TEXTS and os.path.isfile(found) else None
 
 
 @lru_cache(KEPT)

@@ -30,10 +30,6 @@ class CodeSample:
     curl: str
     python: str
 
-    def at(self, address: str) -> CodeSample:
-        """Return the example for a service at another address."""
-        return replace(self, curl=self.curl.replace(ADDRESS, address), python=self.python.replace(ADDRESS, address))
-
     def with_key(self) -> CodeSample:
         """Return the example for a client that has a key."""
         python = CALL.sub(r"\1, headers=headers", self.python.replace('api_key="none"', f'api_key="{KEY}"'))

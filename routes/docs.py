@@ -20,7 +20,7 @@ from routes.services import services
 
 docs = Blueprint("docs", __name__)
 CODE = re.compile("`([^`]+)`")
-SHOWABLE = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+")
+SHOWABLE = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,300}")  # an address that can stand in a program
 
 
 @docs.get("/api/openapi.json")
@@ -32,19 +32,22 @@ def openapi() -> Response:
 @docs.get("/api/docs")
 def page() -> Response:
     """Show this description as a page."""
-    return kept_compressed(services().docs_page(visitors_locale().code, request.url_root.rstrip("/")))
+    address = request.url_root.rstrip("/")
+    shown = services().docs_page(visitors_locale().code)
+    return kept_compressed(shown.replace(ADDRESS, address) if SHOWABLE.fullmatch(address) else shown)
 
 
-def render_page(language: str, address: str) -> str:
-    """Return the page in a language, for a request that came by this address."""
+def render_page(language: str) -> str:
+    """Return the page in a language, in which ADDRESS is that of the service. Nothing of a request may be in it."""
     locale = LOCALES[language]
     return render_template(
         "docs.html",
         t=locale.texts,
         lang=locale.code,
+        site=ADDRESS,
         languages=LOCALES,
         api=services().api_description(),
-        sections=_sections(locale, address),
+        sections=_sections(locale),
         keys=services().authenticator.demanded,
         body_fields=_fields,
         type_of=type_of,
@@ -52,13 +55,12 @@ def render_page(language: str, address: str) -> str:
     )
 
 
-def _sections(locale: Locale, address: str) -> list[dict[str, Any]]:
+def _sections(locale: Locale) -> list[dict[str, Any]]:
     """Return the sections that have routes, with their operations."""
-    shown = address if SHOWABLE.fullmatch(address) else ADDRESS  # that can stand in a program
     bodies, keys = route_bodies(services().request_models, services().openai_models), services().authenticator.demanded
     operations: dict[str, list[dict[str, Any]]] = {section.key: [] for section in SECTIONS}
     for name in ROUTES:
-        samples = [one.at(shown) for one in code_samples(name, bodies[name], keys)] if name in bodies else []
+        samples = code_samples(name, bodies[name], keys) if name in bodies else []
         operations[section_of(name.split()[1]).key].append(_operation(name, locale.texts["docs"], samples))
     return [{"key": key, "operations": found} for key, found in operations.items() if found]
 

@@ -28,7 +28,7 @@ def form_with_image() -> Form:
 
     Raises ValidationError.
     """
-    form = parsing.submitted_form(FIELD_BYTES)
+    form = parsing.submitted_form({FIELD: FIELD_BYTES})
     fields = {name: value for name, value in form.fields.items() if name != FIELD}
     if FIELD not in form.fields or form.files:
         return Form(fields, form.files)

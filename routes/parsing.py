@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -26,7 +26,10 @@ from routes.json_text import MAX_ENCODED_IMAGE, USUAL, JsonLimits, check_beginni
 from routes.json_values import shown_name
 
 MAX_PARTS = 32
+MAX_BOUNDARY = 70  # characters (RFC 2046, section 5.1.1); all of a body is searched for it
 MAX_PART_HEADERS, MAX_PART_HEAD = 16, 8192  # fields, and bytes of them
+FIELD_BYTES = MIB  # of a field that is not a file
+NONE_LONG: Mapping[str, int] = {}
 READ_BYTES = 64 * 1024
 PIECE_BYTES = 64 * 1024  # of a body, read at once
 # Of any media type, or none, with any parameters; a browser drops white space in front of an address.
@@ -67,13 +70,14 @@ def json_object(limits: JsonLimits = USUAL, check_strings: bool = True) -> dict[
     return value
 
 
-def submitted_form(field_bytes: int = MIB) -> Form:
+def submitted_form(long: Mapping[str, int] = NONE_LONG) -> Form:
     """Return the request's form, of either content type, without its token.
 
-    field_bytes: the maximum length of one field of a multipart form that is not a file. Raises ValidationError, and
-    Forbidden without the token where the route wants one; what was typed then stays in the request's state.
+    long: the fields that may have more than FIELD_BYTES, with the bytes that they may have. Raises ValidationError,
+    RequestEntityTooLarge, and Forbidden without the token where the route wants one; what was typed then stays in the
+    request's state.
     """
-    form, state = _submitted(field_bytes), request_state()
+    form, state = _submitted(long), request_state()
     offered = form.fields.pop(csrf.FIELD, "")
     if state.by_session or (state.row is not None and state.row.form_token):
         try:
@@ -84,15 +88,25 @@ def submitted_form(field_bytes: int = MIB) -> Form:
     return form
 
 
-def _submitted(field_bytes: int) -> Form:
+def _submitted(long: Mapping[str, int]) -> Form:
     try:
         if request.mimetype == MULTIPART:
-            return _multipart(field_bytes)
-        return Form(_fields(urlencoded.pairs(body(), MAX_PARTS)), {})
+            return _multipart(long)
+        pairs = urlencoded.pairs(body(), MAX_PARTS)
+        for name, value in pairs:
+            _check_length(name, value, long)
+        return Form(_fields(pairs), {})
     except UnicodeDecodeError as error:
         raise ValidationError(Message("body_not_utf8", "The request body is not valid UTF-8.")) from error
     except ValueError as error:
         raise ValidationError(Message("form_not_valid", "The request body is not a valid form.")) from error
+
+
+def _check_length(name: str, value: str, long: Mapping[str, int]) -> None:
+    """Raise RequestEntityTooLarge for a field that is too long; what is typed is shown again where it is refused."""
+    most = long.get(name, FIELD_BYTES)
+    if len(value) > most or (4 * len(value) > most and len(value.encode()) > most):
+        raise RequestEntityTooLarge
 
 
 def image_in_data_url(value: str) -> bytes:
@@ -134,23 +148,24 @@ class _Decoder(MultipartDecoder):
         return super()._parse_headers(data)
 
 
-def _multipart(field_bytes: int) -> Form:
+def _multipart(long: Mapping[str, int]) -> Form:
     boundary = request.mimetype_params.get("boundary", "").encode("latin-1")
-    if not boundary:
-        raise ValueError
-    decoder = _Decoder(boundary, field_bytes, max_parts=MAX_PARTS)
+    if not 0 < len(boundary) <= MAX_BOUNDARY:
+        raise ValueError("no boundary, or one that is too long")
+    decoder = _Decoder(boundary, max((FIELD_BYTES, *long.values())), max_parts=MAX_PARTS)
     texts: list[tuple[str | None, str]] = []
     chosen: dict[str, tuple[bytes, ...]] = {}
-    for part, data in _parts(decoder, field_bytes):
+    for part, data in _parts(decoder, long):
         if isinstance(part, Field):
             check_charset(parse_options_header(part.headers.get("Content-Type"))[1])
             texts.append((part.name, data.decode()))
         elif part.filename:  # a browser sends an empty part without a file name if no file was chosen
-            chosen[part.name] = (*chosen.get(part.name, ()), data)
+            name = part.name or ""
+            chosen[name] = (*chosen.get(name, ()), data)
     return Form(_fields(texts), chosen)
 
 
-def _parts(decoder: MultipartDecoder, field_bytes: int) -> Iterator[tuple[Field | File, bytes]]:
+def _parts(decoder: MultipartDecoder, long: Mapping[str, int]) -> Iterator[tuple[Field | File, bytes]]:
     """Yield the parts of the request's form, each with its content. Raises RequestEntityTooLarge and ValueError."""
     part: Field | File | None = None
     content = BytesIO()
@@ -159,7 +174,7 @@ def _parts(decoder: MultipartDecoder, field_bytes: int) -> Iterator[tuple[Field 
             part, content = event, BytesIO()
         elif isinstance(event, Data) and part is not None:
             content.write(event.data)
-            if isinstance(part, Field) and content.tell() > field_bytes:
+            if isinstance(part, Field) and content.tell() > long.get(part.name or "", FIELD_BYTES):
                 raise RequestEntityTooLarge
             if not event.more_data:
                 yield part, content.getvalue()

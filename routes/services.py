@@ -26,7 +26,7 @@ class RouteServices(Services):
     """The one `Services` of an application.
 
     api_description: the OpenAPI document, built by the first call, api_description_json: its text; docs_page: the page
-    that shows it, by language and the address that its examples name.
+    that shows it, by language.
     """
 
     database: Database
@@ -40,7 +40,7 @@ class RouteServices(Services):
     streams: ResumableStreams
     api_description: Callable[[], dict[str, Any]]
     api_description_json: Callable[[], str]
-    docs_page: Callable[[str, str], str]
+    docs_page: Callable[[str], str]
 
     def begin_serving(self) -> None:
         """Start what runs beside the requests, as the edge's services do."""

@@ -7,7 +7,6 @@ iterates over the events: each is one `bytes` and one write.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from json.encoder import encode_basestring
 from typing import Any
@@ -25,7 +24,7 @@ HEADERS = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
 
 
 # JSON may have them as they are, but clients that read by lines split there, as Python's `splitlines` does.
-LINE_ENDS = re.compile("[\u0085\u2028\u2029]")
+LINE_ENDS = {end: f"\\u{ord(end):04x}" for end in "\u0085\u2028\u2029"}
 
 
 def plain(value: Any) -> str:
@@ -44,9 +43,11 @@ def quoted(text: str) -> str:
 
 
 def _on_one_line(text: str) -> str:
-    if text.isascii() or LINE_ENDS.search(text) is None:
+    if text.isascii():
         return text
-    return LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    for end, escape in LINE_ENDS.items():
+        text = text.replace(end, escape)
+    return text
 
 
 def event(value: Any, name: str = "") -> bytes:

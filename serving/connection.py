@@ -108,9 +108,7 @@ class ClientSocket(socket.socket):
     def end_request(self) -> None:
         """Release everything that the request holds."""
         self.release_body()
-        if self.request is not None:
-            self.request.close()
-            self.request = None
+        self.request = None
 
     @property
     def request_head(self) -> bytes:

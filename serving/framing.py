@@ -20,6 +20,7 @@ from edge.request_head import RequestHead, read_head
 log = logging.getLogger("avito_ai.serving")
 
 MAX_HEAD_BYTES = 64 * 1024  # the parser's own limits are lower and give the typed refusal
+MAX_HEAD_LINES = 500  # likewise
 MAX_CHUNK_LINE_BYTES = 4 * 1024
 MAX_TRAILER_BYTES = 16 * 1024
 # Each chunk costs the poller and the parser microseconds, however small it is. A body may have so many chunks, and one
@@ -172,6 +173,8 @@ class Framing:
 
     def _frame_by_lines(self) -> Stage:
         """Do so for any head, also for one that the parser may refuse."""
+        if self._head.count(b"\n") > MAX_HEAD_LINES:
+            return Stage.BROKEN
         self._take_expectation()
         lengths, codings = [], []
         for line in bytes(self._head).split(b"\r\n")[1:]:

@@ -201,7 +201,7 @@ class Intake:
         """At a stop, let no connection without a request wait beyond `deadline`, and keep none behind a refusal."""
         self._stopping = True
         for arrival in self._arriving.values():
-            if arrival.began is None:
+            if not arrival.has_begun:
                 arrival.until = min(arrival.until, deadline)
 
     def close_longest_waiting(self, peer: str | None = None, least: float = 0.0) -> bool:

@@ -54,6 +54,7 @@ REFUSALS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (RequestTooSlow, 408, "Request Timeout", "The request did not arrive in time."),
 )
 OURS = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName)
+MAX_LINE, MAX_FIELDS = 4096, 100  # bytes of a line, and lines, that are read: this is the polling thread
 ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
 
@@ -68,10 +69,11 @@ class Attempt:
 
 
 def read_attempt(head: bytes) -> Attempt:
-    """Return what the head of a request says, as far as it can be read."""
-    line, *fields = head.decode("latin-1").split("\r\n")
-    method, _, rest = line.partition(" ")
-    target = ABSOLUTE.sub("", rest.partition(" ")[0], count=1)
+    """Return what the head of a request says, as far as it can be read, and of a long one in its beginning."""
+    first, _, rest = head.partition(b"\r\n")
+    fields = [field[:MAX_LINE].decode("latin-1") for field in rest.split(b"\r\n", MAX_FIELDS)[:MAX_FIELDS]]
+    method, _, asked = first[:MAX_LINE].decode("latin-1").partition(" ")
+    target = ABSOLUTE.sub("", asked.partition(" ")[0], count=1)
     path = "/" + unquote(re.split("[?#]", target)[0]).lstrip("/") if target.startswith("/") else ""
     values: dict[str, list[str]] = {}
     for name, _, value in (field.partition(":") for field in fields):

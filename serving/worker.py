@@ -75,9 +75,9 @@ SPARE_DESCRIPTORS = 256  # that connections leave
 
 
 class ServiceWorker(AcceptingWorker):
-    """One process with both models. The hooks of `gunicorn_config` set the attributes below after the fork.
+    """One process with the models. The hooks of `gunicorn_config` set the attributes below after the fork.
 
-    predecessors: pids of this master's workers that were alive at the fork; beat: called about once a second; on_drain:
+    predecessors: pids of this master's workers that were alive at the fork; beat: called in each round; on_drain:
     called when a drain without a successor begins; send_timeout, drain_delay, drain_seconds: the settings.
     lost: True if the process ends because only a new one can recover.
     """

@@ -42,6 +42,8 @@ FIELDS = (
     b": empty\r\n",
     b"X: " + b"y" * 70_000 + b"\r\n",
     b"".join(b"X%d: y\r\n" % number for number in range(3000)),
+    b"a:\r\n" * 16_000,
+    (b"Cookie: a=" + b" " * 8100 + b'";\r\n') * 7,
 )
 LINES = (
     b"GET",
@@ -201,8 +203,17 @@ def forms() -> Iterator[tuple[str, bytes]]:
         "multipart/form-data; boundary=" + "b" * 5000,
     ):
         yield "multipart: odd boundary", request(IMAGE, upload(b"x"), kind=kind)
+    dashes = "multipart/form-data; boundary=" + "-" * 7000 + "x"
+    yield "multipart: dashes in both", request(IMAGE, b"-" * 4_000_000, kind=dashes)
+    yield "multipart: dashes that nobody is charged for", request("/sign-out", b"-" * 1_000_000, kind=dashes)
+    yield (
+        "multipart: a file without a name",
+        request(IMAGE, upload(b"x").replace(b'name="image"; ', b""), kind=MULTIPART),
+    )
     fields = b"&".join(b"a%d=1" % number for number in range(300_000))
     yield "form: many fields", request("/avibe", fields, kind="application/x-www-form-urlencoded")
+    shown = "language=en&prompt=\U0001f600".encode() + b"'" * 4_900_000
+    yield "form: shown again", request("/language?form=text", shown, kind="application/x-www-form-urlencoded")
     yield "form: percents", request("/avibe", b"%" * 1_000_000, kind="application/x-www-form-urlencoded")
     packed = zlib.compress(bytes(LARGE_BYTES * 10), 9)
     yield "gzip bomb", request(TEXT, packed, Content_Encoding="deflate")

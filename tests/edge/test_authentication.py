@@ -331,8 +331,8 @@ def test_a_session_stands_for_its_key(environ, machine, make, app, client):
     make()
     key = services(app).key_registry.find("billing")
     authenticator = services(app).authenticator
-    authenticator._session = lambda request: request.cookies.get("signed-in")
-    client.set_cookie("signed-in", key.id)
+    authenticator._session = lambda request: request.cookies.get("avito_ai_signed_in")
+    client.set_cookie("avito_ai_signed_in", key.id)
     assert client.post("/avibe", data={"prompt": "a"}).status_code == 200
     services(app).key_registry.disable(BY, key.id)
     services(app).key_store.refresh()

@@ -14,7 +14,7 @@ from edge.services import services
 from engine.errors import ContextTooLong, ValidationError
 from keys.account import of_address
 from routes.locale import sentence_in
-from serving.malformed import failure_response, read_attempt
+from serving.malformed import MAX_LINE, failure_response, read_attempt
 from telemetry.access_lines import SparseLines
 
 KINDS = {
@@ -82,6 +82,24 @@ def test_a_refused_thread_has_the_code_on_which_clients_go_on_without():
     refused = anthropic_body(ValidationError("thread is not supported.", "thread"), "mine")["error"]
     assert refused["details"] == {"error_code": "thread_unsupported_request"}
     assert "details" not in anthropic_body(ValidationError("No.", "threads"), "mine")["error"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /%41" + b"a\xff" * 10**6,
+        b"GET http://" + b"a" * 10**6,
+        b"GET /" + b"%41" * 10**6 + b"\r\n" + b"Origin: x\r\n" * 10**6,
+        b"GET / HTTP/1.1\r\n" + b"a:" * 10**6,
+    ],
+    ids=["other letters", "an address", "many lines", "one field"],
+)
+def test_of_a_long_head_the_beginning_is_read(head):
+    """In the polling thread, which answers hundreds of such heads that do not end in one go."""
+    attempt = read_attempt(head)
+    assert attempt.method == "GET"
+    assert len(attempt.path) <= MAX_LINE
+    assert attempt.origin in (None, "x")
 
 
 @pytest.mark.parametrize(

@@ -84,3 +84,36 @@ def test_a_fingerprint_changes_with_any_file(tmp_path):
     (tmp_path / "a.js").rename(tmp_path / "b" / "a.js")
     prints.append(assets.fingerprint(tmp_path))
     assert len(set(prints)) == 3
+
+
+@pytest.mark.parametrize("path", ["/favicon.ico", f"/static/{assets.FINGERPRINT}/style.css", "/static/favicon.ico"])
+@pytest.mark.parametrize("field", ["If-Modified-Since", "If-Unmodified-Since", "If-Range"])
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Mon, 01 Jan 99999999999 00:00:00 GMT",
+        "Mon, 01 Jan 2026 99999999999:00:00 GMT",
+        "Mon, 01 Jan 2026 00:00:00 +99999999999",
+        "Mon, 99999999999 Jan 2026 00:00:00 GMT",
+        "1" * 5000,
+        "yesterday",
+    ],
+)
+def test_a_date_that_is_none_changes_nothing(client, path, field, date):
+    """RFC 9110 has such a field passed over."""
+    with client.get(path, headers={field: date}) as response:
+        assert response.status_code == 200
+
+
+def test_a_file_that_has_not_changed_since_is_not_sent_again(client):
+    """By its date as well, for who keeps no tag."""
+    with client.get("/favicon.ico") as first:
+        changed = first.headers["Last-Modified"]
+    with client.get("/favicon.ico", headers={"If-Modified-Since": changed}) as again:
+        assert again.status_code == 304
+
+
+@pytest.mark.parametrize("name", ["a" * 256 + ".css", "a" * 5000 + ".js", "a/" * 2000 + "b.svg", "a" * 300, "%00.css"])
+def test_a_name_that_no_file_system_has_is_not_found(client, name):
+    """As any other that there is not."""
+    assert client.get(f"/static/{name}").status_code == 404

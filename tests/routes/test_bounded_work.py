@@ -7,6 +7,7 @@ from __future__ import annotations
 import encodings
 import json
 import threading
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from flask import request
 from pydantic import ValidationError as PydanticError
 
+from engine.counting import CountingRoom
 from engine.errors import ContextTooLong, ValidationError
 from engine.text.detokenizer import Detokenizer, TokenTable
 from engine.text.prompt_size import check_prompt_size
@@ -23,7 +25,8 @@ from engine.text.schema.meeting import _nested
 from engine.text.schema.patterns import Untranslatable, conjuncts
 from engine.text.schema.refusal import MAX_TOKEN, SchemaRefused, below
 from engine.types import ChatPrompt, TokenLogprob
-from routes import kept_image, markdown
+from engine.wanted import Wanted
+from routes import kept_image, markdown, sse
 from routes.chat.names import FieldNames
 from routes.chat.shortening import _starts
 from routes.chat.toolbox import FunctionTool, Schemas, Toolbox
@@ -34,6 +37,7 @@ from routes.openai.responses import stored
 from routes.openai.responses.requests import ResponseRequest
 from routes.parsing import MAX_PART_HEAD, MAX_PART_HEADERS
 from routes.request_models import numbers_in
+from routes.services import services
 from tests.fakes import ScriptedBackend, image_bytes
 from tests.trained_tokenizers import trained_tokenizer
 
@@ -245,6 +249,85 @@ def test_long_preferences_are_passed_over(client, field):
         assert field not in request.headers
         client.get("/nothing", headers={field: "en"})
         assert request.headers[field] == "en"
+
+
+@pytest.mark.parametrize("path", ["/", "/state", "/nothing", "/api/docs"])
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        "a=" + " " * MANY + '"',
+        "avito_ai_form=" + " \t" * MANY + '"',
+        ";".join(["a=" + " " * 9000 + '"'] * 99),
+        ";" * MANY,
+    ],
+)
+def test_cookies_with_many_spaces_are_passed_over(app, path, cookie):
+    """None of ours has one; to find where one ends takes time that grows with its square."""
+    with app.test_client(use_cookies=False) as client:
+        client.get(path, headers={"Cookie": cookie})
+        assert request.headers["Cookie"] == ""
+
+
+def test_our_own_cookies_are_read_beside_others(app):
+    """Whatever another site of the same host has set."""
+    others = 'theirs="a b"; avito_ai_language=ru ;other=x y; avito_ai_form="q"'
+    with app.test_client(use_cookies=False) as client:
+        page = client.get("/", headers={"Cookie": others})
+        assert request.headers["Cookie"] == "avito_ai_language=ru"
+    assert 'lang="ru"' in page.text
+
+
+@pytest.mark.parametrize("path", ["/sign-out", "/language", "/avibe", "/avision", "/api/v1/image/analyze"])
+def test_a_boundary_is_short(client, path):
+    """All of a form is searched for it, in one call that holds the interpreter lock."""
+    for boundary in ("-" * MANY, "-" * 71):
+        form = {"data": b"-" * MANY, "content_type": f"multipart/form-data; boundary={boundary}"}
+        assert client.post(path, **form).status_code in (400, 403), path
+
+
+def test_a_boundary_of_the_greatest_length_is_read(client):
+    """RFC 2046 has 70 characters."""
+    form = parts("")
+    longest = "x" * 70
+    form["data"] = form["data"].replace(b"--limit", f"--{longest}".encode())
+    form["content_type"] = f"multipart/form-data; boundary={longest}"
+    assert client.post("/api/v1/image/analyze", **form).status_code == 200
+
+
+def test_what_is_shown_again_of_a_form_is_bounded(client):
+    """Five million apostrophes are twenty-five million characters in a page."""
+    form = {"language": "en", "prompt": "\U0001f600" + "'" * (1024 * 1024)}
+    assert client.post("/language?form=text", data=form).status_code == 413
+    assert client.post("/avibe", data={"prompt": form["prompt"]}).status_code == 413
+    assert client.post("/language?form=text", data=form | {"prompt": "'" * 1024}).status_code == 200
+
+
+def test_the_description_is_rendered_once_whatever_hosts_are_asked_for(app, client):
+    """To render it takes tens of milliseconds, and a client chooses the Host."""
+    for number in range(20):
+        page = client.get("/api/docs", base_url=f"http://a{number}.example")
+        assert f"http://a{number}.example/api/v1/text/generate" in page.text
+    assert services(app).docs_page.cache_info().misses == 1
+
+
+def test_line_ends_of_other_scripts_are_escaped_together():
+    """A text for each of a million of them would take a hundred megabytes."""
+    text = "\x85\u2028" * (MANY // 2)
+    tracemalloc.start()
+    try:
+        assert sse.compact([text]) == '["' + "\\u0085\\u2028" * (MANY // 2) + '"]'
+        assert tracemalloc.get_traced_memory()[1] < 60 * MANY
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_more_tokens_are_spelled_than_a_context_has():
+    """Those of a small request may be the longest of the vocabulary, tens of megabytes together."""
+    loaded = SimpleNamespace(max_model_len=100, vocab_size=9, spelling=SimpleNamespace(spelled=len))
+    room, wanted = CountingRoom(), Wanted(float("inf"), "c")
+    assert room.detokenize(loaded, [1] * 100, wanted) == 100  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="At most 100"):
+        room.detokenize(loaded, [1] * 101, wanted)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("characters", "kept"), [(LONGEST, False), (LONGEST + 1, True)])

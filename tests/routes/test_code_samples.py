@@ -123,8 +123,8 @@ def test_the_document_has_the_programs(app, samples):
     assert {one["lang"] for one in shown} == {"Shell", "Python"}
 
 
-def test_the_page_is_built_once_for_an_address(app, monkeypatch):
-    """Whoever asks again gets the same one; another address and another language have their own."""
+def test_the_page_is_built_once_for_a_language(app, monkeypatch):
+    """Whatever address it is asked for at: each has its own in it, and nothing of another's."""
     client, built = app.test_client(), []
     monkeypatch.setattr("routes.docs.code_samples", lambda *_: built.append(1) or [])
     shown = [
@@ -135,7 +135,9 @@ def test_the_page_is_built_once_for_an_address(app, monkeypatch):
         client.get("/api/docs", headers={"Host": host}).get_data(as_text=True) for host in ("a.example", "b.example")
     ]
     assert (again, len(built)) == (shown, once)
-    assert "http://a.example/" in shown[0]
-    assert "http://a.example/" not in shown[1]
+    for page, host, other in zip(shown, "ab", "ba", strict=True):
+        assert f"http://{host}.example/" in page
+        assert f"{other}.example" not in page
+        assert ADDRESS not in page
     client.get("/api/docs", headers={"Host": "a.example", "Accept-Language": "ru"})
     assert len(built) > once

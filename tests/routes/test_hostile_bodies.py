@@ -161,3 +161,13 @@ def test_what_a_template_renders_is_bounded(client, avibe, field):
     }[field]
     refused(ask(client, **body), "messages", "context_length_exceeded")
     assert avibe.submitted == []
+
+
+@pytest.mark.parametrize("path", ["/avibe", "/avision", "/language", "/api/v1/image/analyze"])
+@pytest.mark.parametrize(
+    "disposition", ['form-data; filename="x"', 'form-data; name; filename="x"', 'form-data; name=""; filename=x']
+)
+def test_a_file_without_a_name_is_a_field_that_there_is_not(client, path, disposition):
+    """The library gives it None as its name."""
+    body = f"--b\r\nContent-Disposition: {disposition}\r\n\r\ny\r\n--b--\r\n"
+    assert client.post(path, data=body, content_type="multipart/form-data; boundary=b").status_code == 400

@@ -34,6 +34,7 @@ BROKEN = {
     + b"x" * MAX_CHUNK_LINE_BYTES
     + b"\r\n",
     "trailers without end": b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: bbbb\r\n" * 2000,
+    "a head of many lines": b"GET / HTTP/1.1\r\n" + b"A:\r\n" * 501 + b"\r\n",
     "a head without end": b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * (MAX_HEAD_BYTES // 6 + 1),
 }
 

@@ -324,15 +324,15 @@ def test_a_client_that_leaves_is_forgotten(room):
 def test_a_body_without_room_is_handed_over_unread(room):
     """From its head alone, before a byte of it is read, to be refused; the connection serves no other request."""
     room = room(total=1000, per_client=600)
-    for peer in ("1.1.1.1", "1.1.1.1", "2.2.2.2", "3.3.3.3"):
+    for peer, size in (("1.1.1.1", 500), ("1.1.1.1", 500), ("2.2.2.2", 250), ("3.3.3.3", 250), ("3.3.3.3", 100)):
         _, client = room.connect(peer)
-        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 500\r\n\r\n")
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
         room.pump()
     refused = room.whole
-    assert [conn.peer for conn in refused] == ["1.1.1.1", "3.3.3.3"]  # over its own share; over everybody's
+    assert [conn.peer for conn in refused] == ["1.1.1.1", "3.3.3.3"]  # over its own share; more than it leaves free
     assert all(conn.sock.body_refused and not conn.sock.request_whole for conn in refused)
     assert read(refused[0]) == b"POST / HTTP/1.1\r\nContent-Length: 500\r\n\r\n"
-    assert (room.budget.in_flight, room.budget.refusals) == (1000, 2)
+    assert (room.budget.in_flight, room.budget.refusals) == (850, 2)
 
 
 def test_a_body_of_unknown_length_is_admitted_as_it_comes(room):

@@ -605,9 +605,12 @@ def test_a_request_whose_turn_comes_when_the_threads_have_ended_harms_nobody():
     worker.method_queue = MainLoop()
     begun = []
     worker._turns.begin("a", begun.append)
-    worker.enqueue_req(SimpleNamespace(sock=SimpleNamespace(request_head=b"GET / HTTP/1.1"), asked_by="b"))
+    conn = SimpleNamespace(sock=SimpleNamespace(request_head=b"GET / HTTP/1.1"), asked_by="b", turn=None)
+    worker.enqueue_req(conn)
+    assert worker._turns.number("b", light=True) == 1  # it waits for a turn
     worker.tpool.shutdown()
     begun[0].leave()
+    assert conn.turn is not None
 
 
 def test_a_request_without_a_free_thread_leaves_its_turn_to_those_that_have_one():
@@ -642,30 +645,45 @@ def test_no_two_requests_count_on_the_same_idle_thread(monkeypatch):
     worker = object.__new__(ServiceWorker)
     worker._share_cores()
     worker._turns, worker.method_queue, idle = Turns(2), MainLoop(), [1]
-    looked, go_on = threading.Event(), threading.Event()
+    other_waits = threading.Event()
+
+    class Watched:
+        """The lock under which a thread is given; tells when somebody waits for it."""
+
+        def __init__(self):
+            self._lock = threading.Lock()
+
+        def __enter__(self):
+            if not self._lock.acquire(blocking=False):
+                other_waits.set()
+                self._lock.acquire()
+
+        def __exit__(self, *_):
+            self._lock.release()
 
     class Pool:
         @property
         def idle(self):
             found = idle[0] > 0
-            looked.set()
-            go_on.wait(0.2)  # long enough for the other to look as well, were it let
+            if threads[0].ident == threading.get_ident():
+                threads[1].start()
+                assert other_waits.wait(PATIENCE), "the other looked as well"
             return found
 
     def submit(*call):
         idle[0] -= 1
         return Future()
 
-    worker._pool, worker.tpool = Pool(), SimpleNamespace(submit=submit)
-    for name in "ab":
-        sock = SimpleNamespace(request_head=b"GET / HTTP/1.1")
-        conn = SimpleNamespace(sock=sock, asked_by=name, turn=None)
-        thread = threading.Thread(target=worker.enqueue_req, args=(conn,))
-        thread.start()
-        assert looked.wait(PATIENCE)
-    thread.join(PATIENCE)
-    until(lambda: idle[0] == -1)
-    assert len(worker.method_queue.calls) == 1
+    worker._pool, worker.tpool, worker._handing_over = Pool(), SimpleNamespace(submit=submit), Watched()
+    conns = [
+        SimpleNamespace(sock=SimpleNamespace(request_head=b"GET / HTTP/1.1"), asked_by=name, turn=None) for name in "ab"
+    ]
+    threads = [threading.Thread(target=worker.enqueue_req, args=(conn,)) for conn in conns]
+    threads[0].start()
+    for thread in threads:
+        until(lambda thread=thread: thread.ident is not None)
+        thread.join(PATIENCE)
+    assert (idle[0], len(worker.method_queue.calls)) == (-1, 1)
 
 
 def test_a_sweep_lets_requests_begin_that_have_waited_long_enough(idle):
