@@ -22,6 +22,7 @@ from engine.loading.host import available_bytes, total_bytes
 from engine.loading.loader import TEXT_ARCHITECTURE, VISION_ARCHITECTURE, image_tokens, loaded_bytes
 from engine.loading.quantization import check_quant, weight_bytes
 from engine.loading.step_memory import (
+    CUBLAS_BYTES,
     fp8_work_bytes,
     graph_bytes,
     own_sampling_bytes,
@@ -263,9 +264,7 @@ def _budget(
         work=work_bytes(text, step, dtype) + (fp8_work_bytes(text, step) if fp8 else 0),
         sampling=own_sampling_bytes(text, rows) if own else sampling_bytes(text, rows),
         vision=0 if vision is None else vision_bytes(vision, step, length, dtype),
-        workspaces=own_workspace_bytes(text, vision, head_dim, step, rows)
-        if own and not fp8
-        else workspace_bytes(device_type),
+        workspaces=_workspaces(text, vision, head_dim, config, device_type, own and not fp8),
         graphs=graph_bytes(device_type) if config.cuda_graphs else 0,
         cache_tokens=config.kv_cache_tokens or default_contexts(config) * _in_blocks(length),
         max_model_len=length,
@@ -273,6 +272,14 @@ def _budget(
         images=0 if vision is None else _image_bytes(vision, config, length),
         decoders=0 if vision is None else config.image_workers * MEMORY_BYTES,
     )
+
+
+def _workspaces(text: Any, vision: Any, head_dim: int, config: EngineConfig, device_type: str, quantized: bool) -> int:
+    """Return what the steps of a model and the libraries take as scratch memory."""
+    if device_type == "cpu":
+        return workspace_bytes("cpu")
+    own = own_workspace_bytes(text, vision, head_dim, config.max_num_batched_tokens, config.max_num_seqs)
+    return own if quantized else max(workspace_bytes("cuda"), own + CUBLAS_BYTES)
 
 
 def _image_bytes(vision: Any, config: EngineConfig, length: int) -> int:

@@ -61,7 +61,8 @@ def packed_linear(
     group, width = GROUPS[weight.bits], weight.values.shape[1]
     block_n, block_k = meta["BLOCK_N"], meta["BLOCK_K"]
     blocks = triton.cdiv(width, block_k)
-    per_part = triton.cdiv(blocks, meta.pop("SPLIT") if scratch is not None else 1)
+    split = meta.pop("SPLIT")  # the kernel has no such parameter
+    per_part = triton.cdiv(blocks, split if scratch is not None else 1)
     parts = triton.cdiv(blocks, per_part)
     partials, counters = scratch if scratch is not None and parts > 1 else (None, None)
     _packed_gemm[(triton.cdiv(tokens, meta["TOKENS"]), triton.cdiv(n, block_n), parts)](

@@ -58,7 +58,8 @@ class CudaRunner:
         self._images = ImageTokens(model, tower_dtype=tower_dtype_of(place.dtype, "cuda"), device=place.device)
         weights = FlatWeights.take(model, place)
         shape = weights.shape
-        self._longest_context, self._vocabulary = longest_context, shape.vocabulary
+        self._longest_context, self._longest_step = longest_context, longest_step
+        self._vocabulary = shape.vocabulary
         self.num_blocks = num_blocks
         self._cache = KVCache(shape.layers, num_blocks, shape.kv_heads, shape.head_dim, shape.dtype, shape.device)
         release_cached(place.device)  # what loading took in between, on another stream than that of the steps
@@ -106,6 +107,11 @@ class CudaRunner:
                 continue
             prompt = PreparedPrompt([rng.randrange(self._vocabulary) for _ in range(tokens)])
             replayed, launched = (self._probed(probe(prompt), graphs) for graphs in (True, False))
+            if not launched.isfinite().all():  # as the kernels have it by themselves, which says nothing of a graph
+                log.warning(
+                    "Logits of %d random tokens are not finite: a setting of the model's dtype may help.", tokens
+                )
+                continue
             size = float(launched.norm())
             difference = float((replayed - launched).norm()) / (size or 1.0)
             if not difference <= GRAPH_TOLERANCE:  # NaN as well
@@ -137,8 +143,16 @@ class CudaRunner:
         return [(sequence, choice) for sequence, _, choice in launched.collect()]
 
     def logits(self, sequence: Sequence) -> Tensor:
-        """Return the logits [1, vocabulary] after the whole prompt of a sequence that holds a row and blocks."""
-        self.launch(Plan(prefill=[(sequence, sequence.remaining)])).collect()
+        """Return the logits [1, vocabulary] after the whole prompt of a sequence that holds a row and blocks.
+
+        A prompt longer than a step is computed in several.
+        """
+        computed = sequence.num_computed
+        while sequence.remaining:
+            count = min(sequence.remaining, self._longest_step)
+            self.launch(Plan(prefill=[(sequence, count)])).collect()
+            sequence.num_computed += count
+        sequence.num_computed = computed
         return self._step.logits[:1].clone()
 
 

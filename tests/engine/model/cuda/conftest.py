@@ -39,6 +39,7 @@ def device():
         return torch.device("cuda")
     round_to_bfloat16()
     multiply_in_bfloat16()
+    refuse_unknown_keywords()
     return torch.device("cpu")
 
 
@@ -48,6 +49,25 @@ def dtype(request):
     import torch
 
     return getattr(torch, request.param)
+
+
+def refuse_unknown_keywords():
+    """Let the interpreter refuse the keywords of a launch that the compiler refuses; Triton 3.7 drops them."""
+    import inspect
+    from dataclasses import fields
+
+    from triton.backends.nvidia.compiler import CUDAOptions
+    from triton.runtime.interpreter import GridExecutor
+
+    call, options = GridExecutor.__call__, {field.name for field in fields(CUDAOptions)}
+
+    def checked(self, *args, **kwargs):
+        unknown = kwargs.keys() - options - {*inspect.getfullargspec(self.fn).args}
+        if unknown:
+            raise KeyError(f"Keyword argument {', '.join(unknown)} was specified but unrecognised")
+        return call(self, *args, **kwargs)
+
+    GridExecutor.__call__ = checked
 
 
 def round_to_bfloat16():

@@ -91,6 +91,7 @@ def launch_real_shapes(dtype=torch.float16, kinds=(("int8", 1), ("int4", 1), ("i
         weight = type(weight)(weight.values.expand(n, -1), weight.scales.expand(n, -1), weight.bits, k)
         x, out = torch.zeros(tokens, k).to(dtype), torch.zeros(tokens, n).to(dtype)
         packed_linear(x, weight, out, scratch=scratch, dependent=True, add=True)
+    packed_linear(x, weight, out, dependent=True, add=True)  # as the benchmarks do
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -100,7 +101,7 @@ def test_the_kernels_compile_for_each_card_without_spilling(precision, tmp_path)
     for architecture, kernels in compiled_by(
         f"{__name__}:launch_real_shapes:{precision}", tmp_path, PRECISIONS[precision]
     ).items():
-        assert [kernel["kernel"] for kernel in kernels] == ["_packed_gemm"] * 4
+        assert [kernel["kernel"] for kernel in kernels] == ["_packed_gemm"] * 5
         for kernel in kernels:
             assert kernel["spilled_bytes"] <= 16, kernel
             assert kernel["shared_bytes"] <= shared[architecture] * 1024, kernel

@@ -311,6 +311,27 @@ def probe(tokens):
     return held
 
 
+@pytest.mark.parametrize("tokens", [LONGEST_STEP - 1, LONGEST_STEP, LONGEST_STEP + 1, CONTEXT - 20])
+def test_a_prompt_of_the_self_check_may_be_longer_than_a_step(tokens, text_folder, text_model, torch_kernels):
+    """With MAX_NUM_BATCHED_TOKENS below an image of the check, no vision model would start."""
+    cuda, prompt = text_runner(text_folder)[1], probe(tokens)
+    cuda.begin(prompt)
+    found = cuda.logits(prompt)
+    with torch.inference_mode():
+        expected = text_model.model(input_ids=torch.tensor([prompt.token_ids]), use_cache=False).logits[:, -1]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert prompt.remaining == tokens
+
+
+def test_a_graph_is_not_to_blame_for_what_its_kernels_give_as_well(text_folder, torch_kernels, monkeypatch, caplog):
+    """Random tokens may overflow in float16: without graphs they would too."""
+    cuda = text_runner(text_folder)[1]
+    cuda._step.captured = Captured((8,))
+    monkeypatch.setattr(cuda, "_probed", lambda sequence, graphs: torch.full((1, 5), torch.nan))
+    cuda.check(lambda prompt: probe(8))
+    assert "are not finite" in caplog.text
+
+
 def test_graphs_that_equal_their_kernels_pass_the_check(text_folder, torch_kernels):
     """Every captured number of tokens is tried, as far as a context is that long."""
     _, cuda = text_runner(text_folder)
