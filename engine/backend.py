@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from engine.errors import DeadlineExceeded, Message, RequestAborted, RetryLater, ServiceError
+from engine.errors import OUT_OF_TIME, STOPPED, DeadlineExceeded, RequestAborted, RetryLater, ServiceError
 from engine.types import (
     BackendState,
     BackendStats,
@@ -338,7 +338,7 @@ class Generation:
                 self._wake()
 
     def _expire(self) -> None:
-        self._error = DeadlineExceeded(Message("out_of_time", "The request did not finish in time."))
+        self._error = DeadlineExceeded(OUT_OF_TIME)
         self._aborted = True
         self._on_abort()
 
@@ -349,7 +349,7 @@ class Generation:
             raise copy.copy(self._error)
         assert self._completion is not None
         if self._completion.finish_reason == "abort":
-            raise RequestAborted("The request was stopped before it finished.")
+            raise RequestAborted(STOPPED)
         return self._completion
 
 

@@ -118,6 +118,8 @@ class DeadlineExceeded(ServiceError):
     """The request did not start, or did not finish, in its time."""
 
 
+STOPPED = "The request was stopped before it finished."
+OUT_OF_TIME = Message("out_of_time", "The request did not finish in time.")
 WAITED_TOO_LONG = Message("waited_too_long", "The request waited too long for its turn.")
 
 

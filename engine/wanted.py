@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from engine.errors import DeadlineExceeded, Message, RequestAborted
+from engine.errors import OUT_OF_TIME, STOPPED, DeadlineExceeded, RequestAborted
 
 
 @dataclass(slots=True, eq=False)
@@ -33,9 +33,9 @@ class Wanted:
     def check(self) -> None:
         """Raise RequestAborted or DeadlineExceeded where it is not wanted any more."""
         if self.cancelled:
-            raise RequestAborted("The request was stopped before it finished.")
+            raise RequestAborted(STOPPED)
         if self.clock() >= self.deadline:
-            raise DeadlineExceeded(Message("out_of_time", "The request did not finish in time."))
+            raise DeadlineExceeded(OUT_OF_TIME)
 
     def wait(self, seconds: float = math.inf) -> None:
         """Wait for `changed`, at most `seconds`. Raises as `check` does."""

@@ -1,4 +1,4 @@
-"""Keys in a file (`API_KEYS_FILE`): one JSON object a line, as `python -m keys line` prints it.
+"""Keys in a file (`API_KEYS_FILE`): one JSON object a line, as `python -m keys make NAME --line` prints it.
 
 `{"id": ..., "name": ..., "hash": ...}`, and what else a key of the database may have. Empty lines and those that begin
 with # are passed over. The file is the operator's alone: the service only reads it.

@@ -54,10 +54,10 @@ class TokenVerifier:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self._access, self._clock = settings.access, clock
-        self._keys: list[tuple[str, str | None, Any]] = []  # algorithm, kid, key
         self._signature: Signature | None = None
         self._failing = ""
-        self._lock = threading.Lock()  # guards the field below
+        self._lock = threading.Lock()  # guards the fields below
+        self._keys: list[tuple[str, str | None, Any]] = []  # algorithm, kid, key
         self._verified: OrderedDict[bytes, tuple[Account, float]] = OrderedDict()
 
     def load(self) -> None:

@@ -1,4 +1,4 @@
-"""The two models of the service: which checkpoint stands behind each name, and the set that is started and stopped."""
+"""The models of the service: which checkpoint stands behind each name, and the set that is started and stopped."""
 
 from models.model_set import ModelSet
 from models.names import ModelNames

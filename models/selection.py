@@ -59,7 +59,7 @@ LeaveOut = Callable[[str, StartError], None]
 
 
 def build_models(settings: Settings) -> ModelSet:
-    """Return the two models, not yet loaded. Raises StartError if a folder is missing and no demo may replace it."""
+    """Return the models, not yet loaded. Raises StartError if a folder is missing and no demo may replace it."""
     apply_gpu_choice(settings)
     checkpoints = choose_checkpoints(settings)
     planned = ModelPlan(settings, checkpoints)

@@ -70,6 +70,9 @@ class Recorder:
         self._memory = Memory()
         self._journal: Journal | None = None
         self._memory_name = f"memory-{time.time_ns():x}-{id(self):x}"
+        self._ending = threading.Event()
+        self._settle_until = 0.0
+        self._thread: threading.Thread | None = None
         self._counts = threading.Lock()  # guards the fields below
         self._recorded = self._journal_failures = self._database_failures = self._damaged = 0
         self._oldest: float | None = None
@@ -79,9 +82,6 @@ class Recorder:
         self._next_search = self._next_forget = 0.0
         self._database_away = False
         self._unreadable: set[str] = set()
-        self._ending = threading.Event()
-        self._settle_until = 0.0
-        self._thread: threading.Thread | None = None
 
     @property
     def journals(self) -> tuple[str, str]:

@@ -14,16 +14,16 @@ from database.tables import FIGURES, USAGE_ACCOUNTS, USAGE_DAYS, USAGE_HOURS, US
 from usage.periods import DAY
 from usage.sums import named
 
-DIMENSIONS = ("day", "hour", "account", "model", "user")
 # Kept under their accounts by day, and not by model.
 APART = {"user": {"hour", "model"}}
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked. by: of DIMENSIONS; start, end: seconds since the epoch, the second one exclusive.
+    """What is asked. by: of day, hour, account, model and user.
 
-    account, model: only of these; limit, offset: of the lines.
+    start, end: seconds since the epoch, the second one exclusive; account, model: only of these; limit, offset: of the
+    lines.
     """
 
     by: tuple[str, ...]

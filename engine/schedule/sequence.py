@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from engine.backend import Generation
-from engine.errors import WAITED_TOO_LONG, DeadlineExceeded, Message, RequestAborted, ServiceError
+from engine.errors import OUT_OF_TIME, STOPPED, WAITED_TOO_LONG, DeadlineExceeded, RequestAborted, ServiceError
 from engine.schedule.adjustments import Adjustments, Biases
 from engine.schedule.block_pool import EVERYBODY, PrefixScope, blocks_for
 from engine.schedule.drafter import Drafter
@@ -201,12 +201,12 @@ class Sequence:
     def reason_to_end(self, now: float) -> ServiceError | None:
         """Return the error to end with if it was aborted or is past its deadline, else None."""
         if self.generation.aborted:
-            return RequestAborted("The request was stopped before it finished.")
+            return RequestAborted(STOPPED)
         if now < self.waits_until:
             return None
         if self.started_at is None:
             return DeadlineExceeded(WAITED_TOO_LONG)
-        return DeadlineExceeded(Message("out_of_time", "The request did not finish in time."))
+        return DeadlineExceeded(OUT_OF_TIME)
 
     def keys(self) -> list[Hashable]:
         """Return one key for each token so far, equal where the model computes the same values."""

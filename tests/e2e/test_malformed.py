@@ -173,6 +173,7 @@ def test_a_request_that_breaks_off_is_not_quoted(service, cut, end):
         assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
         assert MARKED.encode() not in answer
     connection.close()
+    assert MARKED not in service.log()
 
 
 def test_nothing_that_was_sent_is_in_the_log(service):
