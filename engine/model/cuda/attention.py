@@ -34,6 +34,8 @@ META: dict[str, Any] = {
     "LAST_MERGES": False,
     "num_warps": 4,
 }
+# Of float32 half as many keys, which take as much shared memory: cards with 99 KiB of it have no room for more.
+HALVED = ("DECODE_KEYS", "TILE_KEYS")
 
 
 class AttentionWorkspace(NamedTuple):
@@ -76,6 +78,8 @@ def paged_attention(
     """
     heads, head_dim = q.shape[1:]
     kv_heads = layer.shape[2]
+    if q.dtype == torch.float32:
+        meta = {**meta, **{name: meta[name] // 2 for name in HALVED}}
     attend_kernel[(kv_heads, items.shape[0])](
         q,
         layer,

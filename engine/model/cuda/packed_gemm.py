@@ -21,19 +21,24 @@ from engine.model.cuda.formats import GROUPS, MOST_SPLIT, MOST_SPLIT_ROWS, MOST_
 from engine.model.cuda.skinny import Scratch, finish
 
 TOKEN_BLOCKS = (1, 16, 32, 64, 128)
+MOST_WIDE_TOKENS = 32  # in float32, of a block
 Meta = dict[str, Any]
 
 
-def default_meta(tokens: int, n: int, bits: int) -> Meta:
-    """Return tiles for a GEMM of `tokens` tokens with a weight of n rows. Not measured on a card yet."""
+def default_meta(tokens: int, n: int, bits: int, wide: bool = False) -> Meta:
+    """Return tiles for a GEMM of `tokens` tokens with a weight of n rows. Not measured on a card yet.
+
+    wide: the tokens are in float32, of which the shared memory of some cards holds half as much.
+    """
     if tokens == 1:
         return {"TOKENS": 1, "BLOCK_N": 16, "BLOCK_K": 512, "SPLIT": 1, "STAGES": 3, "num_warps": 4}
     block = next((size for size in TOKEN_BLOCKS if size >= tokens), TOKEN_BLOCKS[-1])
+    block = min(block, MOST_WIDE_TOKENS) if wide else block
     split = MOST_SPLIT if n <= MOST_SPLIT_ROWS and tokens <= MOST_SPLIT_TOKENS else 1
     many = block > MOST_SPLIT_TOKENS
     return {
         "TOKENS": block, "BLOCK_N": 128 if many else 64, "BLOCK_K": 128 if bits == 8 else 64, "SPLIT": split,
-        "STAGES": 3 if many else 4, "num_warps": 8 if many else 4,
+        "STAGES": 2 if wide else 3 if many else 4, "num_warps": 8 if many else 4,
     }  # fmt: skip
 
 
@@ -57,7 +62,7 @@ def packed_linear(
     x: [T, k], whose rows may lie apart. scratch: of `packed_scratch`; without it no GEMM is split.
     """
     tokens, (n, k) = x.shape[0], weight.shape
-    meta = dict(meta or default_meta(tokens, n, weight.bits))
+    meta = dict(meta or default_meta(tokens, n, weight.bits, x.dtype == torch.float32))
     group, width = GROUPS[weight.bits], weight.values.shape[1]
     block_n, block_k = meta["BLOCK_N"], meta["BLOCK_K"]
     blocks = triton.cdiv(width, block_k)

