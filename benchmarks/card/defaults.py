@@ -1,5 +1,7 @@
 """The service's own start at its default settings: both models, of the real shapes, on one card.
 
+A card too small for both in half precision holds them in 8 bits, and in 4: there they start in each of these.
+
 The checkpoints have the exact shapes and no weights (holes in files, which read as zeros), so every answer is the same
 token: what is shown is that the card holds both, how long the start takes, and that 64 clients of each are answered.
 """
@@ -21,11 +23,13 @@ from benchmarks.harness.in_process import Clients, generation
 from benchmarks.harness.workload import Job
 from config import load_settings
 from engine.types import GenerationRequest, TokensPrompt
+from models.model_set import ModelSet
 from models.selection import build_models
 from tests.checkpoints import write_text_checkpoint, write_tokenizer, write_vision_checkpoint
 from tests.sparse_checkpoints import sparse_text, sparse_vision
 
 CLIENTS, SECONDS = 64, 8.0
+BOTH_GB = 42.0  # of a card that holds both models in half precision
 
 
 def defaults(options: Options) -> Rows:
@@ -33,49 +37,63 @@ def defaults(options: Options) -> Rows:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write(folder, options.tiny)
-        wanted = {"VIBE_MODEL_DIR": "vibe", "VIBE_TOKENIZER_DIR": "vibe", "VISION_MODEL_DIR": "vision"}
-        models = build_models(
-            load_settings(
-                {key: str(folder / value) for key, value in wanted.items()} | {"DEVICE": options.device}, None
+        for quant in formats_of(torch.cuda.mem_get_info()[1] / 1e9 if options.device == "cuda" else None):
+            yield from _started(folder, quant, options)
+
+
+def formats_of(gigabytes: float | None) -> tuple[str, ...]:
+    """Return the formats of weights in which a card of so many gigabytes holds both models, of those to be tried."""
+    return ("none",) if gigabytes is None or gigabytes >= BOTH_GB else ("int8", "int4")
+
+
+def _started(folder: Path, quant: str, options: Options) -> Rows:
+    wanted = {"VIBE_MODEL_DIR": "vibe", "VIBE_TOKENIZER_DIR": "vibe", "VISION_MODEL_DIR": "vision"}
+    settings = {key: str(folder / value) for key, value in wanted.items()}
+    settings |= {"DEVICE": options.device, "VIBE_QUANT": quant, "VISION_QUANT": quant}
+    models = build_models(load_settings(settings, None))
+    began = time.perf_counter()
+    models.start()
+    try:
+        start: Row = {"quant": quant, "seconds": time.perf_counter() - began, "ready": str(models.ready)}
+        yield "start", start | _memory(options)
+        if not models.ready:
+            yield problem(f"the models are not ready ({quant})")
+        for name, backend in models:
+            stats = backend.stats()
+            yield (
+                "models",
+                {
+                    "model": name,
+                    "quant": quant,
+                    "sequences": stats.max_num_seqs,
+                    "tokens of cache": stats.kv_cache_tokens_capacity,
+                    "full contexts": stats.kv_cache_tokens_capacity / backend.info.max_model_len,
+                },
             )
-        )
-        began = time.perf_counter()
-        models.start()
-        try:
-            yield "start", {"seconds": time.perf_counter() - began, "ready": str(models.ready), **_memory(options)}
-            if not models.ready:
-                yield problem("the models are not ready")
-            for name, backend in models:
-                stats = backend.stats()
-                longest = backend.info.max_model_len
-                yield (
-                    "models",
-                    {
-                        "model": name,
-                        "sequences": stats.max_num_seqs,
-                        "tokens of cache": stats.kv_cache_tokens_capacity,
-                        "full contexts": stats.kv_cache_tokens_capacity / longest,
-                    },
-                )
-            groups = [
-                Clients(backend, _requests(seed), options.pick(CLIENTS, 2)) for seed, (_, backend) in enumerate(models)
-            ]
-            before = [backend.stats().generation_tokens_total for _, backend in models]
-            for group in groups:
-                group.start()
-            time.sleep(options.pick(int(SECONDS), 1))
-            tokens = [backend.stats().generation_tokens_total for _, backend in models]
-            for group in groups:
-                group.stop()
-            for (name, backend), group, first, last in zip(models, groups, before, tokens, strict=True):
-                outcomes = group.take_outcomes()
-                failed = sum(outcome.error is not None for outcome in outcomes)
-                yield "both asked", {"model": name, "answers": len(outcomes), "failed": failed, "tokens": last - first}
-                if failed or last == first or backend.stats().nan_logits_total:
-                    yield problem(f"{name}: {failed} of {len(outcomes)} failed, {last - first} tokens; or not finite")
-            yield "afterwards", _memory(options)
-        finally:
-            models.stop(0.0)
+        yield from _asked(models, quant, options)
+        yield "afterwards", _memory(options)
+    finally:
+        models.stop(0.0)
+
+
+def _asked(models: ModelSet, quant: str, options: Options) -> Rows:
+    """Yield what the clients of each model get while both are asked."""
+    clients = options.pick(CLIENTS, 2)
+    groups = [Clients(backend, _requests(seed), clients) for seed, (_, backend) in enumerate(models)]
+    before = [backend.stats().generation_tokens_total for _, backend in models]
+    for group in groups:
+        group.start()
+    time.sleep(options.pick(int(SECONDS), 1))
+    tokens = [backend.stats().generation_tokens_total for _, backend in models]
+    for group in groups:
+        group.stop()
+    for (name, backend), group, first, last in zip(models, groups, before, tokens, strict=True):
+        outcomes = group.take_outcomes()
+        failed = sum(outcome.error is not None for outcome in outcomes)
+        counted = {"answers": len(outcomes), "failed": failed, "tokens": last - first}
+        yield "both asked", {"model": name, "quant": quant, **counted}
+        if failed or last == first or backend.stats().nan_logits_total:
+            yield problem(f"{name}: {failed} of {len(outcomes)} failed, {last - first} tokens; or not finite")
 
 
 def _write(folder: Path, tiny: bool) -> None:

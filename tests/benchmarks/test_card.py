@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from benchmarks.card import __main__ as card
+from benchmarks.card.defaults import formats_of
 from benchmarks.card.profile import Operation, Window
 from benchmarks.card.record import Options, Rows, measure
 from benchmarks.harness.record import ROOT
@@ -211,6 +212,15 @@ def test_a_start_at_the_default_settings(tmp_path: Path) -> None:
     assert tables["start"][0]["ready"] == "True"
     assert [row["failed"] for row in tables["both asked"]] == [0, 0]
     assert all(row["full contexts"] >= 1 for row in tables["models"])
+
+
+def test_a_card_too_small_for_both_in_half_precision_starts_them_in_fewer_bits() -> None:
+    """An L4, a 4090 and an A10 have 24 GB; an A6000 48."""
+    assert [formats_of(size) for size in (None, 23.6, 25.3, 51.0, 150.1)] == [
+        ("none",),
+        *[("int8", "int4")] * 2,
+        *[("none",)] * 2,
+    ]
 
 
 @pytest.mark.slow

@@ -6,10 +6,14 @@ Run with `./deploy.sh test -m gpu` on a machine with an NVIDIA GPU, or as one pa
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
+import torch
 
 from benchmarks.harness.workload import draw_image
+from engine.loading.quantization import FP8_CAPABILITY
+from engine.model.cuda.formats import quantize
 from engine.model.runners import make_runner
 from engine.text.images import check_header
 from engine.types import EngineConfig, TextPrompt
@@ -22,9 +26,10 @@ pytestmark = pytest.mark.gpu
 PROMPTS = ["Привет!", "Write a listing for a used bicycle, red.", "Что на картинке? " * 12, "the quick brown fox"]
 
 
-def driver_over(loaded):
-    """Return a driver over the runner of the device."""
-    return Driver(loaded, make_runner(loaded.model, 81, EngineConfig(max_num_seqs=4), 256, lambda progress: None))
+def driver_over(loaded, spec=None):
+    """Return a driver over the runner of the device. spec: where and in which format the weights are computed."""
+    config = EngineConfig(max_num_seqs=4)
+    return Driver(loaded, make_runner(loaded.model, 81, config, 256, lambda progress: None, spec))
 
 
 def test_a_batch_on_the_gpu_equals_one_by_one_generate(checkpoint, exact_float32):
@@ -68,6 +73,35 @@ def test_the_tokens_of_prompts_are_scored_as_by_transformers(checkpoint, exact_f
 def test_half_precision_answers_are_complete(checkpoint, dtype):
     """Every request of a batch in half precision finishes with the number of tokens it requested."""
     driver = driver_over(checkpoint.load(dtype))
+    sequences = [driver.submit(chat(text), 12, temperature=0.7, seed=1, ignore_eos=True) for text in PROMPTS]
+    driver.run()
+    assert [sequence.generation.result().output_tokens for sequence in sequences] == [12] * len(PROMPTS)
+    assert driver.counters.nan_logits == 0
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_quantized_weights_give_the_answers_of_what_they_were_rounded_to(checkpoint, device, quant, exact_float32):
+    """In float32, with the kernels of packed weights, graphs and all."""
+    if device == "cpu":
+        pytest.skip("A processor rounds activations too.")
+    rounded, loaded = checkpoint.load("float32"), checkpoint.load("float32")
+    with torch.no_grad():
+        for name, weight in rounded.model.named_parameters():
+            if weight.dim() == 2 and "visual." not in name:
+                weight.copy_(quantize([weight], quant, weight.device).dequantized())
+    expected = [greedy(rounded, chat(text), 12)[0] for text in PROMPTS]
+    driver = driver_over(loaded, replace(checkpoint.spec("float32"), quant=quant))
+    sequences = [driver.submit(chat(text), 12) for text in PROMPTS]
+    driver.run()
+    assert [sequence.generation.result().text for sequence in sequences] == expected
+
+
+@pytest.mark.parametrize(("quant", "dtype"), [("int8", "float16"), ("int4", "bfloat16"), ("fp8", "bfloat16")])
+def test_quantized_answers_in_half_precision_are_complete(checkpoint, device, quant, dtype):
+    """Every request of a batch finishes with the number of tokens it requested, all of them finite."""
+    if quant == "fp8" and (device == "cpu" or torch.cuda.get_device_capability() < FP8_CAPABILITY):
+        pytest.skip("This device multiplies no FP8, and the service refuses it there.")
+    driver = driver_over(checkpoint.load(dtype), replace(checkpoint.spec(dtype), quant=quant))
     sequences = [driver.submit(chat(text), 12, temperature=0.7, seed=1, ignore_eos=True) for text in PROMPTS]
     driver.run()
     assert [sequence.generation.result().output_tokens for sequence in sequences] == [12] * len(PROMPTS)
