@@ -165,7 +165,7 @@ class UpstreamModel(Body):
 
 
 class UpstreamHealth(Body):
-    """Servers elsewhere, by model. `degraded`: a breaker is not closed; `unhealthy`: all those of a model are open."""
+    """Servers elsewhere, by model. `degraded`: a breaker is open; `unhealthy`: all those of a model are open."""
 
     status: Literal["healthy", "degraded", "unhealthy"]
     upstreams: dict[str, UpstreamModel]

@@ -1,6 +1,6 @@
 """How many bytes of request bodies may be in flight: in the process, and of one client.
 
-A client may take as much as it leaves free, so that neither one nor a few of them keep out the bodies of others.
+A client may have half of all, and no more than twice what it leaves free, so that a few of them keep nobody out.
 
 A body is admitted like a request: from its Content-Length before any of it is read, or grown as it comes where its
 length is unknown. What was admitted is given back when the request has been answered.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from engine.shares import within_share
+MOST_OF_LEFT = 2  # times what is left free, as for the buffers of a switch (see `engine.shares`)
 
 
 class BodyBudget:
@@ -42,7 +42,8 @@ class BodyBudget:
     def _take(self, client: str, size: int) -> bool:
         with self._lock:
             held = self._held[client]
-            if held + size > self.per_client or not within_share(held, size, self.total - self._in_flight):
+            left = self.total - self._in_flight - size
+            if held + size > self.per_client or held + size > MOST_OF_LEFT * left:
                 self.refusals += 1
                 if not held:
                     del self._held[client]

@@ -144,4 +144,5 @@ def sampling(backend: Backend, body: TextRequest) -> SamplingParams:
         default,
         max_tokens=default.max_tokens if body.max_tokens is None else body.max_tokens,
         temperature=default.temperature if body.temperature is None else body.temperature,
+        names_temperature=body.temperature is not None,
     )

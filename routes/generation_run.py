@@ -186,6 +186,7 @@ class Run:
         """Wait until it is certain that each answer begins. Raises the error of one that does not."""
         uncertain = [generation for generation in self._generations if not generation.certain]
         if not uncertain:
+            self._note_max_tokens()
             return
         turns.leave()
         try:

@@ -14,6 +14,7 @@ def default_sampling(backend: Backend) -> SamplingParams:
     return SamplingParams(
         max_tokens=settings.max_tokens_avision if backend.info.vision else settings.max_tokens_avibe,
         temperature=settings.temperature if temperature is None else temperature,
+        names_temperature=False,
         top_p=float(checkpoint.get("top_p", 1.0)),
         top_k=int(checkpoint.get("top_k", 0)),
         min_p=float(checkpoint.get("min_p", 0.0)),

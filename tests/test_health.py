@@ -207,7 +207,8 @@ def test_servers_elsewhere_are_told(settings, models, states, state):
     [
         ({}, "healthy"),
         ({"avibe": ["closed"], "avision": ["closed"]}, "healthy"),
-        ({"avibe": ["closed"], "avision": ["half-open"]}, "degraded"),
+        ({"avibe": ["closed"], "avision": ["half-open"]}, "healthy"),
+        ({"avibe": ["closed"], "avision": ["half-open", "open"]}, "degraded"),
         ({"avibe": ["closed", "open"], "avision": ["closed"]}, "degraded"),
         ({"avibe": ["closed"], "avision": ["open", "open"]}, "unhealthy"),
     ],

@@ -8,33 +8,27 @@ more were asked for than are left. Neither is the client's mistake.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-
-from engine.types import ChatPrompt, GenerationRequest
+from collections.abc import Collection
 
 # Fields that the service adds by itself, and the words by which a refusal names each, in lower case.
-OWN_FIELDS: Mapping[str, tuple[str, ...]] = {
+WORDS = {
     "chat_template_kwargs": ("chat_template", "enable_thinking"),
     "stream_options": ("stream_options", "include_usage"),
 }
+OWN_FIELDS = WORDS.keys()
 MOST = 3  # times that one request is sent again like this
-# "maximum context length is 4096 tokens", "maximum context length of 4096 tokens"
-CONTEXT = re.compile(r"context length (?:is|of) (\d{1,9})")
-# "3375 input tokens", "3375 in the messages", "3375 tokens from the input", "3375 tokens in your prompt"
+# "maximum context length is 4096 tokens", "maximum context length of 4096 tokens", "context length is only 4096"
+CONTEXT = re.compile(r"context length (?:is|of)(?: only)? (\d{1,9})")
+# "3375 input tokens", "3375 in the messages", "3375 tokens from the input", "3375 tokens in your prompt". A prompt of
+# "at least 3375 input tokens" is larger.
 PROMPT = re.compile(
-    r"(\d{1,9}) (?:tokens )?(?:input tokens|in the messages|from the input|in your prompt|in the input)"
+    r"(at least )?\b(\d{1,9}) (?:tokens )?(?:input tokens|in the messages|from the input|in your prompt|in the input)"
 )
 
 
-def refused_fields(request: GenerationRequest, said: str) -> frozenset[str]:
-    """Return the fields that the service added to a request and that a refusal names. said: it, in lower case."""
-    prompt = request.prompt
-    thinks = isinstance(prompt, ChatPrompt) and prompt.thinking  # the client has asked for that
-    return frozenset(
-        name
-        for name, words in OWN_FIELDS.items()
-        if any(word in said for word in words) and not (thinks and name == "chat_template_kwargs")
-    )
+def refused_field(own: Collection[str], said: str) -> str | None:
+    """Return the field that a refusal names, of those that the service has added. said: it, in lower case."""
+    return next((name for name in sorted(own) if any(word in said for word in WORDS[name])), None)
 
 
 def room_left(said: str) -> int | None:
@@ -43,4 +37,4 @@ def room_left(said: str) -> int | None:
     said: it, in lower case.
     """
     context, prompt = CONTEXT.search(said), PROMPT.search(said)
-    return None if context is None or prompt is None else int(context[1]) - int(prompt[1])
+    return None if context is None or prompt is None or prompt[1] else int(context[1]) - int(prompt[2])

@@ -95,6 +95,11 @@ class AnswerReader:
         return bool(self.events or self._hidden or self._told)
 
     @property
+    def told(self) -> bool:
+        """Whether the server has counted tokens."""
+        return self._told is not None
+
+    @property
     def calls(self) -> list[tuple[str, str]]:
         """The calls so far: names and arguments."""
         return self._calls.made

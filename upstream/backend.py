@@ -17,11 +17,12 @@ from config import Upstream
 from engine.backend import Generation
 from engine.errors import ContextTooLong, NotReady, RetryLater, StartError, Unsupported
 from engine.schedule.in_flight import Wake
-from engine.text.estimate import fewest_tokens, prompt_tokens
+from engine.text.estimate import MOST_BYTES_A_TOKEN, prompt_tokens
 from engine.text.prompt_size import check_prompt_size
 from engine.types import (
     BackendState,
     BackendStats,
+    ChatPrompt,
     DetokenizeRequest,
     GenerationRequest,
     ModelInfo,
@@ -33,7 +34,7 @@ from engine.types import (
     TokenizeRequest,
     Vocabulary,
 )
-from upstream.amendment import refused_fields, room_left
+from upstream.amendment import refused_field, room_left
 from upstream.call import Amendments, Call, Letter
 from upstream.checking import AnswerCheck
 from upstream.failures import AttemptFailed, away, is_too_long, of_exception
@@ -41,12 +42,18 @@ from upstream.fleet import Fleet, prefix_of
 from upstream.in_flight import Capacity
 from upstream.loop import UpstreamLoop
 from upstream.replica import OPEN, Replica
-from upstream.request_body import NEUTRAL_TEMPERATURE, encode
+from upstream.request_body import encode
 
 log = logging.getLogger("avito_ai.upstream")
 
 NO_TOKENS = "The server that answers for this model counts its tokens itself; they cannot be told here."
 TICK = 0.25  # seconds between two looks at what is to be probed
+
+
+def _wanted_fields(request: GenerationRequest) -> frozenset[str]:
+    """Return those of OWN_FIELDS by which the client has its own will."""
+    prompt = request.prompt
+    return frozenset({"chat_template_kwargs"} if isinstance(prompt, ChatPrompt) and prompt.thinking else ())
 
 
 class UpstreamBackend:
@@ -75,7 +82,7 @@ class UpstreamBackend:
             max_model_len=upstream.max_model_len,
             tools="tools" in upstream.takes,
             elsewhere=True,
-            default_temperature=NEUTRAL_TEMPERATURE if upstream.of_provider else None,
+            default_temperature=1.0 if upstream.of_provider else None,  # that of every provider
         )
         self.stand_in: Callable[[GenerationRequest], Generation] | None = None  # asked where every attempt failed
         self._tls: ssl.SSLContext | bool = True
@@ -215,7 +222,7 @@ class UpstreamBackend:
         context = self._info.max_model_len
         check_prompt_size(request.prompt, context)
         estimate = prompt_tokens(request.prompt)
-        room = context - fewest_tokens(estimate)  # a server says so where fewer are left
+        room = context - prompt_tokens(request.prompt, MOST_BYTES_A_TOKEN)  # a server says so where fewer are left
         max_tokens = request.sampling.within(room if room > 0 else context - 1).max_tokens
         if max_tokens >= context:
             raise ContextTooLong("The answer alone does not fit into this model's context.", "max_tokens", context)
@@ -224,7 +231,7 @@ class UpstreamBackend:
             self.fleet,
             self._loop,
             request,
-            self._letter(request, max_tokens, self._omitted),
+            self._letter(request, max_tokens, self._omitted - _wanted_fields(request)),
             Amendments(partial(self._amended, request, context - estimate), self._omit),
             prefix_of(request) if len(self.fleet.replicas) > 1 else b"",
             estimate,
@@ -237,7 +244,7 @@ class UpstreamBackend:
 
     def _letter(self, request: GenerationRequest, max_tokens: int, without: frozenset[str]) -> Letter:
         """Return what is sent. without: fields that are left out."""
-        path, body = encode(self._upstream, request, max_tokens, without)
+        path, body, own = encode(self._upstream, request, max_tokens, without)
         headers = {
             "Content-Type": "application/json",
             "Accept": "text/event-stream",
@@ -245,19 +252,20 @@ class UpstreamBackend:
         }
         if request.trace:
             headers["traceparent"] = request.trace
-        return Letter(path, body, headers | self._authorization(), self._tls, max_tokens, without)
+        return Letter(path, body, headers | self._authorization(), self._tls, max_tokens, own, without)
 
     def _amended(self, request: GenerationRequest, room: int, letter: Letter, said: str) -> Letter | None:
         """Return what is sent in place of what a server has refused, None if that was the client's own.
 
         room: tokens that the prompt leaves at least; said: the refusal, in lower case.
         """
-        if refused := refused_fields(request, said) - letter.without:
-            return self._letter(request, letter.max_tokens, letter.without | refused)
+        if (refused := refused_field(letter.own - _wanted_fields(request), said)) is not None:
+            return self._letter(request, letter.max_tokens, letter.without | {refused})
         if not request.sampling.fit_context or not is_too_long(said):
             return None
-        told = room_left(said)
-        left = room if told is None else told
+        left = room_left(said)
+        if left is None or left == letter.max_tokens - 1:  # vLLM before 0.32 counts no further than that
+            left = room if 0 < room < letter.max_tokens else letter.max_tokens // 2
         return self._letter(request, left, letter.without) if 0 < left < letter.max_tokens else None
 
     def _omit(self, fields: frozenset[str]) -> None:

@@ -64,7 +64,8 @@ StandIn = Callable[[GenerationRequest], Generation]
 class Letter:
     """What is sent. path: below the base URL; headers: of this request.
 
-    max_tokens: as many as the body asks for; without: fields of ours that are left out of it.
+    max_tokens: as many as the body asks for; own: the fields that it has of those which no client has asked for;
+    without: those that are left out of it.
     """
 
     path: str
@@ -72,6 +73,7 @@ class Letter:
     headers: Mapping[str, str]
     tls: ssl.SSLContext | bool
     max_tokens: int
+    own: frozenset[str] = frozenset()
     without: frozenset[str] = frozenset()
 
 
@@ -79,8 +81,8 @@ class Letter:
 class Amendments:
     """What is done where a server refuses what no client has asked for.
 
-    amended: returns what is sent in place of a letter, given the refusal in lower case, or None; accepted: called with
-    the fields without which a server took it.
+    amended: returns what is sent in place of a letter, given the refusal in lower case, or None; called by a thread of
+    its own. accepted: called with the fields without which a server took what it had just refused.
     """
 
     amended: Callable[[Letter, str], Letter | None]
@@ -109,6 +111,7 @@ class Call:
         self._upstream, self._fleet, self._loop, self._letter = upstream, fleet, loop, letter
         self._request, self._prefix, self._check, self._on_end = request, prefix, check, on_end
         self._estimate, self._amendments, self._amended = estimate, amendments, 0
+        self._tried: tuple[Replica, frozenset[str]] | None = None  # which server is asked again without which fields
         self._arrival, self._clock = arrival, clock
         timeout = min(upstream.timeout or request.timeout, request.timeout)
         self._until = arrival + timeout
@@ -183,7 +186,7 @@ class Call:
                 await self._attempt(replica)
                 return
             except AttemptFailed as failure:
-                if self._amend(failure):
+                if await self._amend(replica, failure):
                     continue
                 self._check_repeatable(failure)
                 error = failure.error
@@ -243,14 +246,17 @@ class Call:
         except ServiceError as error:
             self.generation.fail(error, inner.spent)
 
-    def _amend(self, failure: AttemptFailed) -> bool:
+    async def _amend(self, replica: Replica, failure: AttemptFailed) -> bool:
         """Return whether a refusal was of something that no client has asked for, which is sent otherwise then."""
-        if failure.said is None or self._amended >= MOST:
+        if failure.said is None or self._amended >= MOST or self._clock() >= self._until:
             return False
-        letter = self._amendments.amended(self._letter, failure.said)
+        made = self._loop.in_thread(self._amendments.amended, self._letter, failure.said)
+        letter = await asyncio.wrap_future(made)
         if letter is None:
             return False
         self._amended += 1
+        fields = letter.without - self._letter.without
+        self._tried = (replica, fields) if fields else None
         self._letter = letter
         self.generation.max_tokens = letter.max_tokens
         self._restart()
@@ -274,7 +280,7 @@ class Call:
 
     def _restart(self) -> None:
         reader = self.reader
-        if reader.begun:  # a server has computed it, and its provider charges for it
+        if reader.told:  # a server has counted it, and its provider charges for it
             self.generation.repeat(Spent(reader.prompt_tokens, reader.output_tokens, reader.cached_tokens))
         self._first_at, self._streaming = None, False
         self.reader = self._new_reader()
@@ -329,8 +335,8 @@ class Call:
                 raise of_status(response.status, after, body, self._upstream.max_model_len)
             if response.content_type == PAGE:
                 raise AttemptFailed("nonsense", UpstreamFailed(NONSENSE))
-            if letter.without:
-                self._amendments.accepted(letter.without)
+            if self._tried is not None and self._tried[0] is replica:
+                self._amendments.accepted(self._tried[1])
             self._streaming = True
             await self._read(response, replica, watch)
             replica.succeeded()
@@ -381,10 +387,9 @@ class Call:
         reader, stops = self.reader, self._request.sampling.stop
         try:
             cut = reader.finish_reason == "length" or reader.stop in stops
-            await self._check.check(reader.text, reader.calls, cut)
+            perhaps_cut = bool(stops) and not reader.tells_stop  # the server does not say
+            await self._check.check(reader.text, reader.calls, cut, perhaps_cut)
         except (UpstreamFailed, ValidationError, Overloaded) as error:
-            if stops and not reader.tells_stop and isinstance(error, UpstreamFailed):
-                return  # one of them may have cut it: the server does not say
             repeats = isinstance(error, UpstreamFailed)
             raise AttemptFailed("broken_form", error, counts=False, repeats=repeats) from None
 

@@ -10,6 +10,7 @@ from engine.errors import UpstreamFailed
 from engine.types import AnswerRules
 from upstream.answer_schema import AnswerSchema
 
+LONGEST_WORD = 4  # characters of `false` that say nothing without the last
 BROKEN = "The answer does not follow its form. Please try again."
 
 
@@ -31,9 +32,10 @@ class AnswerCheck:
             for name, schema in (rules.arguments or {}).items():
                 self._arguments[name] = AnswerSchema(schema, rules.tools_field, client)
 
-    async def check(self, text: str, calls: Sequence[tuple[str, str]], cut: bool) -> None:
-        """Raise UpstreamFailed for an answer that breaks the rules. cut: it is only a part, maybe.
+    async def check(self, text: str, calls: Sequence[tuple[str, str]], cut: bool, perhaps_cut: bool = False) -> None:
+        """Raise UpstreamFailed for an answer that breaks the rules. cut: it is only a part.
 
+        perhaps_cut: it may be one, so that the beginning of an answer breaks no rule.
         Raises ValidationError where a schema takes too long, and Overloaded where others' checks do.
         """
         rules = self._rules
@@ -53,10 +55,23 @@ class AnswerCheck:
                     raise UpstreamFailed(BROKEN)
         if calls:
             return
-        if self._schema is not None and not await self._schema.allows(_read(text), text):
-            raise UpstreamFailed(BROKEN)
+        if self._schema is not None and not (perhaps_cut and _is_begun(text)):
+            if not await self._schema.allows(_read(text), text):
+                raise UpstreamFailed(BROKEN)
         if rules.choice and text not in rules.choice:
-            raise UpstreamFailed(BROKEN)
+            if not perhaps_cut or not any(one.startswith(text) for one in rules.choice):
+                raise UpstreamFailed(BROKEN)
+
+
+def _is_begun(text: str) -> bool:
+    """Return whether a text is a proper beginning of JSON, as far as its parser tells: it failed at the end."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(text.rstrip()) - LONGEST_WORD or error.msg.startswith("Unterminated string")
+    except (ValueError, RecursionError):
+        pass
+    return False
 
 
 def _read(text: str) -> Any:

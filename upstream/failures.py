@@ -42,6 +42,7 @@ TOO_LONG = (  # in what servers say of a request that does not fit, in lower cas
     "maximum context length",  # OpenAI, vLLM, SGLang and Ollama
     "maximum model length",  # vLLM, of a prompt
     "context window",  # OpenAI's newer models, and llama-cpp-python
+    "context length is only",  # vLLM before 0.32
     "longer than the model's context length",  # SGLang
     "tokens) exceeds the maximum allowed length",  # SGLang
     "exceeds the context length",  # Ollama
@@ -51,14 +52,15 @@ TOO_LONG = (  # in what servers say of a request that does not fit, in lower cas
     "maximum number of tokens allowed",  # Gemini
     "prompt is too long",  # Anthropic
 )
-ACCOUNT = (  # in what providers say of the operator's key or account, with whatever status, in lower case
+# How providers begin what they say of the operator's key or account, with whatever status, and their codes for it; in
+# lower case. Not elsewhere in what they say: a refusal may repeat what a client has sent.
+ACCOUNT = (
     "api key not valid",  # Gemini, with 400
-    "api_key_invalid",
     "api key expired",
-    "credit balance is too low",  # Anthropic, with 400
-    "insufficient_quota",  # OpenAI, with 429
+    "your credit balance is too low",  # Anthropic, with 400
     "insufficient balance",  # DeepSeek
 )
+ACCOUNT_CODES = ("insufficient_quota", "api_key_invalid", "billing_not_active", "account_deactivated")
 LIMITS = (ValidationError, PayloadTooLarge)  # what one server refuses and another may take
 
 
@@ -115,8 +117,8 @@ def of_exception(error: Exception) -> AttemptFailed:
 def of_status(status: int, retry_after: float | None, body: bytes, context: int) -> AttemptFailed:
     """Return what a status that is no success means. body: the beginning of what came with it; context: in tokens."""
     said = body.decode("utf-8", "replace").lower()
-    if 400 <= status < 500 and any(sign in said for sign in ACCOUNT):
-        return AttemptFailed(f"status_{status}", UpstreamFailed(FAILED), counts=False, settings=True)
+    if 400 <= status < 500 and _is_of_account(said):
+        return AttemptFailed(f"status_{status}", UpstreamFailed(FAILED), settings=True)
     if status == 429:
         return AttemptFailed("status_429", _busy(retry_after), counts=False, retry_after=retry_after)
     if status == 503 and retry_after is not None:
@@ -150,6 +152,18 @@ def retry_after_of(value: str | None) -> float | None:
 def away(seconds: float) -> NotReady:
     """Return the refusal while no server can be asked."""
     return NotReady(AWAY, math.ceil(seconds))
+
+
+def _is_of_account(said: str) -> bool:
+    """Return whether a refusal is about the operator's key or account. said: it, in lower case."""
+    try:
+        told = json.loads(said)
+        error = (told[0] if isinstance(told, list) else told)["error"]
+        reasons = [detail.get("reason") for detail in error.get("details") or () if isinstance(detail, dict)]
+        codes = (error.get("code"), error.get("type"), error.get("status"), *reasons)
+        return str(error.get("message", "")).startswith(ACCOUNT) or any(code in ACCOUNT_CODES for code in codes)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return False
 
 
 def is_too_long(said: str) -> bool:

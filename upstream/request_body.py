@@ -23,6 +23,7 @@ from engine.types import (
     SamplingParams,
     TextPrompt,
 )
+from upstream.amendment import OWN_FIELDS
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
 MEDIA_TYPES: Mapping[Callable[[bytes], tuple[int, int]], str] = {
@@ -35,14 +36,13 @@ MEDIA_TYPES: Mapping[Callable[[bytes], tuple[int, int]], str] = {
     image_header.read_ico: "image/x-icon",
 }
 
-NEUTRAL_TEMPERATURE = 1.0  # the default of every provider
 LONG_ARGUMENTS, ENDS = 64 * 1024, 64  # characters of the arguments of a call
 
 
 def encode(
     upstream: Upstream, request: GenerationRequest, max_tokens: int, without: Collection[str] = ()
-) -> tuple[str, bytes]:
-    """Return the path below the base URL, and the body. without: fields that are left out.
+) -> tuple[str, bytes, frozenset[str]]:
+    """Return the path below the base URL, the body, and which of OWN_FIELDS it has. without: fields that are left out.
 
     Raises Unsupported for what the server does not take.
     """
@@ -60,7 +60,8 @@ def encode(
     body |= dict(_sampled(upstream, sampling, chat=path == CHAT))
     for name in without:
         body.pop(name, None)
-    return path, json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return path, text.encode("utf-8", "replace"), frozenset(OWN_FIELDS & body.keys())
 
 
 def check(upstream: Upstream, request: GenerationRequest) -> None:
@@ -221,7 +222,7 @@ def _json_format(upstream: Upstream, rules: AnswerRules) -> dict[str, Any]:
 
 def _sampled(upstream: Upstream, sampling: SamplingParams, chat: bool) -> Iterator[tuple[str, Any]]:
     """Yield the fields of the sampling parameters that are not neutral."""
-    if not upstream.of_provider or sampling.temperature != NEUTRAL_TEMPERATURE:
+    if sampling.names_temperature or not upstream.of_provider:
         yield "temperature", sampling.temperature
     neutral = {
         "top_p": 1.0,

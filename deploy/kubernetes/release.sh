@@ -89,9 +89,13 @@ revision() {
 
 # Takes back what this release has changed, and nothing else: another undo would go back to an older release.
 roll_back() {
-    local name before undone="" first=""
+    local name before now undone="" first=""
     while read -r name before; do
-        [ "$(revision "$name" || true)" != "$before" ] || continue
+        if ! now="$(revision "$name" || revision "$name")"; then
+            printf 'Error: The revision of %s cannot be read; look whether it has to be undone.\n' "$name" >&2
+            continue
+        fi
+        [ "$now" != "$before" ] || continue
         in_namespace get pods --selector "app.kubernetes.io/name=$name" >&2 || true
         in_namespace logs --selector "app.kubernetes.io/name=$name" --tail 20 >&2 || true
         if [ -n "$before" ] && in_namespace rollout undo "deployment/$name" >&2; then undone+=" $name"; else first+=" $name"; fi
@@ -153,7 +157,8 @@ fi
 trap - INT TERM HUP
 kustomization '' </dev/null
 for name in $(deployments); do
-    printf '%s %s\n' "$name" "$(revision "$name")" >>"$release/revisions"
+    before="$(revision "$name" || revision "$name")" || die "the revision of $name cannot be read; nothing was changed."
+    printf '%s %s\n' "$name" "$before" >>"$release/revisions"
 done
 kubectl apply --kustomize "$release"
 for name in $(deployments); do

@@ -11,32 +11,27 @@ import json
 from engine.types import ChatPrompt, Prompt, TextPrompt
 
 BYTES_A_TOKEN = 3
-MOST_BYTES_A_TOKEN = 5
+MOST_BYTES_A_TOKEN = 5  # with which an estimate is rather too low
 MESSAGE_TOKENS = 8  # around each message of a chat template
 PIXELS_A_TOKEN = 28 * 28  # of Qwen2.5-VL; others take fewer tokens for an image
 IMAGE_TOKENS = 1280  # the most that an image is scaled to, at such servers' defaults
 
 
-def text_tokens(text: str) -> int:
+def text_tokens(text: str, bytes_a_token: int = BYTES_A_TOKEN) -> int:
     """Return about how many tokens a text has."""
-    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_A_TOKEN)
+    return -(-len(text.encode("utf-8", "surrogatepass")) // bytes_a_token)
 
 
-def fewest_tokens(estimate: int) -> int:
-    """Return how many tokens a prompt may have at the least, given `prompt_tokens` of it."""
-    return estimate * BYTES_A_TOKEN // MOST_BYTES_A_TOKEN
-
-
-def prompt_tokens(prompt: Prompt) -> int:
+def prompt_tokens(prompt: Prompt, bytes_a_token: int = BYTES_A_TOKEN) -> int:
     """Return about how many tokens a prompt has, images included."""
     if isinstance(prompt, TextPrompt):
-        return text_tokens(prompt.text)
+        return text_tokens(prompt.text, bytes_a_token)
     if not isinstance(prompt, ChatPrompt):
         return len(prompt.token_ids)
     said = json.dumps([prompt.messages, prompt.tools], ensure_ascii=False) if prompt.tools else ""
     texts = said or "".join(_texts(prompt))
     images = sum(min(IMAGE_TOKENS, -(-one.width * one.height // PIXELS_A_TOKEN)) for one in prompt.images)
-    return text_tokens(texts) + MESSAGE_TOKENS * (len(prompt.messages) + 1) + images
+    return text_tokens(texts, bytes_a_token) + MESSAGE_TOKENS * (len(prompt.messages) + 1) + images
 
 
 def _texts(prompt: ChatPrompt) -> list[str]:

@@ -55,7 +55,8 @@ class SamplingParams:
     whatever else is in the batch. token_mask: a grammar. min_tokens: before so many tokens no end token is drawn and
     no stop string looked for; not together with a token_mask. return_token_ids: the prompt's tokens are wanted too.
     echo: its text is, and with `logprobs` the log probabilities of its tokens; then max_tokens may be 0.
-    rules: what the token_mask enforces, for a backend that is no engine of ours.
+    rules: what the token_mask enforces, for a backend that is no engine of ours. names_temperature: the request names
+    its temperature, which otherwise is the default.
     """
 
     max_tokens: int
@@ -77,6 +78,7 @@ class SamplingParams:
     return_token_ids: bool = False
     echo: bool = False
     rules: AnswerRules | None = None
+    names_temperature: bool = True
 
     def within(self, room: int) -> SamplingParams:
         """Return the parameters where `room` tokens are left of the context."""

@@ -68,6 +68,7 @@ def _params(
         max_tokens=bound_of(sampling.max_tokens),
         fit_context=True,
         temperature=_given(sampling.temperature, default.temperature),
+        names_temperature=sampling.temperature is not None,
         top_p=max(LIKELIEST, _given(sampling.top_p, default.top_p)),
         top_k=default.top_k if sampling.top_k is None else max(0, sampling.top_k),
         min_p=_given(sampling.min_p, default.min_p),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -281,9 +282,30 @@ def test_systemd_and_compose_serve_the_same(model: str, prefix: str) -> None:
     ours = options_of(shlex.split(environ["OPTIONS"]))  # systemd takes words and quotes as a shell does
     assert theirs.pop("model") == environ["MODEL"] == str(DEFAULTS[f"{prefix}_MODEL_DIR"])
     assert theirs.pop("served-model-name") == model
+    unit = (ROOT / "deploy/systemd/avito-ai-vllm@.service").read_text()
+    assert f"--shutdown-timeout {theirs.pop('shutdown-timeout')} " in unit
     assert ours == theirs
     assert int(ours["max-model-len"]) == DEFAULTS["MAX_MODEL_LEN"]
     assert 2 * float(ours["gpu-memory-utilization"]) < 0.95
+
+
+def test_what_stops_vllm_gives_it_the_time_that_its_streams_have() -> None:
+    """Without the option it aborts them; killed within that time, it breaks them off."""
+    unit = (ROOT / "deploy/systemd/avito-ai-vllm@.service").read_text()
+    times = {"systemd": tuple(int(re.search(rf"{name}[= ](\d+)", unit)[1]) for name in ("timeout", "TimeoutStopSec"))}
+    assert "KillMode=mixed" in unit
+    for model in ("avibe", "avision"):
+        service = yaml.safe_load((ROOT / "deploy/compose/vllm.yaml").read_text())["services"][f"vllm-{model}"]
+        waits = int(service["stop_grace_period"].removesuffix("s"))
+        times[f"compose {model}"] = int(options_of(service["command"])["shutdown-timeout"]), waits
+        pod = next(yaml.safe_load_all((ROOT / f"deploy/kubernetes/overlays/vllm/{model}.yaml").read_text()))
+        spec = pod["spec"]["template"]["spec"]
+        (container,) = spec["containers"]
+        before = int(container["lifecycle"]["preStop"]["exec"]["command"][-1])
+        streams = int(options_of(container["args"])["shutdown-timeout"])
+        times[f"kubernetes {model}"] = streams, spec["terminationGracePeriodSeconds"] - before
+        assert streams >= DEFAULTS["REQUEST_TIMEOUT"]
+    assert {name: streams for name, (streams, limit) in times.items() if streams + 5 > limit} == {}
 
 
 def test_the_service_of_compose_asks_both() -> None:

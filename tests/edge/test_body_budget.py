@@ -40,8 +40,16 @@ def test_a_body_that_grows_takes_its_share_as_one_whose_length_is_known():
     assert growing is not None
     while growing.grow(10):
         pass
-    assert growing.size == 300
-    assert budget.in_flight == 700
+    assert growing.size == 400
+    assert budget.in_flight == 800
     growing.release()
     first.release()
-    assert (budget.in_flight, budget.peak, budget.refusals) == (0, 700, 1)
+    assert (budget.in_flight, budget.peak, budget.refusals) == (0, 800, 1)
+
+
+def test_the_largest_body_is_taken_beside_small_ones():
+    """With the default of 128 MiB, one of 64, which the API reads."""
+    budget = BodyBudget(128 * MIB, 64 * MIB)
+    assert budget.reserve("a", 1000) is not None
+    assert budget.reserve("b", 63 * MIB) is not None
+    assert budget.reserve("c", 16 * MIB) is not None

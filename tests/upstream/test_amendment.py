@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.errors import ContextTooLong, ValidationError
-from engine.types import ANY_OBJECT, AnswerRules, ChatPrompt, TextPrompt
+from engine.types import ANY_OBJECT, AnswerRules, ChatPrompt, TextPrompt, TokensPrompt
 from settings.upstream_kinds import KINDS
 from tests.fake_upstream import FakeUpstream
 from tests.upstream.conftest import Open, asking
@@ -139,9 +139,8 @@ def test_a_prompt_that_seems_not_to_fit_is_left_to_the_server(server: FakeUpstre
 def test_the_temperature_of_a_provider_is_its_own(server: FakeUpstream, opened: Open, kind: str) -> None:
     """Its newest models refuse every other one, and a request that names none has not asked for one."""
     backend = opened(kind=kind, takes=KINDS[kind])
-    default = backend.info.default_temperature
-    backend.submit(asking(temperature=0.7 if default is None else default)).result()
-    backend.submit(asking(temperature=0.5)).result()
+    backend.submit(asking(temperature=0.7, names_temperature=False)).result()
+    backend.submit(asking(temperature=0.7)).result()
     assert ["temperature" in body for body in bodies(server)] == [kind in ("vllm", "ollama"), True]
 
 
@@ -167,8 +166,55 @@ def test_a_provider_is_strict_where_the_client_asks_for_it(
     assert {name: value for name, value in shown.items() if name != "name"} == told
 
 
-def test_plain_texts_have_no_fields_of_chats(server: FakeUpstream, opened: Open) -> None:
-    """There is nothing to be left out of them but the options of the stream."""
+def test_a_plain_text_has_no_field_of_chats_to_be_left_out(server: FakeUpstream, opened: Open) -> None:
+    """Nothing is sent again as it was, and nothing is learned for chats."""
+    backend = opened(retries=0)
     refuse(server, NO_TEMPLATE)
-    generation = opened(retries=0).submit(asking(prompt=TextPrompt("Hello")))
-    assert generation.result().text == SAID  # it was sent again, and the server took it
+    assert isinstance(failure_of(backend.submit(asking(prompt=TextPrompt("Hello")))), ValidationError)
+    assert backend.submit(asking()).result().text == SAID
+    assert ["chat_template_kwargs" in body for body in bodies(server)] == [False, True]
+
+
+def test_what_was_learned_of_plain_chats_takes_no_reasoning_away(server: FakeUpstream, opened: Open) -> None:
+    """A client that asks for it is refused, and not answered without."""
+    backend = opened(retries=0)
+    refuse(server, NO_TEMPLATE)
+    backend.submit(asking()).result()
+    refuse(server, NO_TEMPLATE)
+    prompt = ChatPrompt(({"role": "user", "content": "Hello"},), thinking=True)
+    assert isinstance(failure_of(backend.submit(asking(prompt=prompt))), ValidationError)
+    assert bodies(server)[-1]["chat_template_kwargs"] == {"enable_thinking": True}
+
+
+def test_a_field_is_not_left_out_for_what_fewer_tokens_have_mended(server: FakeUpstream, opened: Open) -> None:
+    """A refusal about the context that repeats a client's words names fields that were not its cause."""
+    backend = opened(retries=0)
+    refuse(server, *["stream_options: the input exceeds the context length"] * 2)
+    assert backend.submit(asking("x" * 3000, max_tokens=4000, fit_context=True)).result().text == SAID
+    backend.submit(asking()).result()
+    assert ["stream_options" in body for body in bodies(server)] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 4096 tokens. However, you requested 2048 output tokens and your prompt "
+        "contains at least 2049 input tokens, for a total of at least 4097 tokens.",
+        "You passed 2049 input tokens and requested 2048 output tokens. However, the model's context length is only "
+        "4096 tokens, resulting in a maximum input length of 2048 tokens.",
+    ],
+)
+def test_a_prompt_that_a_server_has_not_counted_to_its_end_is_estimated(
+    server: FakeUpstream, opened: Open, message: str
+) -> None:
+    """vLLM before 0.32 stops one token beyond what would fit, and says that number each time."""
+    refuse(server, message)
+    opened(retries=0).submit(asking("x" * 8500, max_tokens=2048, fit_context=True)).result()
+    assert [body["max_tokens"] for body in bodies(server)] == [2048, pytest.approx(1250, abs=30)]
+
+
+def test_token_ids_are_counted_and_not_estimated(server: FakeUpstream, opened: Open) -> None:
+    """Each is a token, whatever its bytes."""
+    prompt = TokensPrompt(tuple(range(3000)))
+    opened().submit(asking(prompt=prompt, max_tokens=2048, fit_context=True)).result()
+    assert bodies(server)[0]["max_tokens"] == 1096

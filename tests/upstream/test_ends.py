@@ -102,6 +102,29 @@ def test_an_answer_that_its_own_stop_string_cut_follows_no_schema(server: FakeUp
 
 
 @pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ('{"a": ', True),
+        ('{"a": "b', True),
+        ('{"a": tru', True),
+        ("", True),
+        ('{"b": 1}', False),
+        ("Sorry, no JSON.", False),
+    ],
+)
+def test_only_a_beginning_may_have_been_cut(server: FakeUpstream, opened: Open, text: str, kept: bool) -> None:
+    """What no stop string can have left of a right answer is none."""
+    rules = AnswerRules("response_format", SCHEMA)
+    server.script.raw = [part({"content": text}), part(finish_reason="stop"), event("[DONE]")]
+    generation = opened(retries=0).submit(asking(rules=rules, stop=("x",)))
+    if kept:
+        assert generation.result().text == text
+    else:
+        with pytest.raises(UpstreamFailed):
+            generation.result()
+
+
+@pytest.mark.parametrize(
     ("said", "refused"),
     [({"matched_stop": "}"}, False), ({}, False), ({"stop_reason": None}, True), ({"matched_stop": 151645}, True)],
 )

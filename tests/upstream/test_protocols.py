@@ -176,7 +176,7 @@ def test_a_prompt_that_the_server_finds_too_long_is_named_as_its_field(
     path, body, _ = PROTOCOLS[name]
     said = []
     for stream in (False, True):
-        server.script.faults = ["too long"]
+        server.script.always = "too long"
         response = client.post(path, json={**body, "stream": stream}, headers={"X-Request-ID": "mine"})
         assert response.status_code == 400
         said.append(response.json["error"])  # type: ignore[index]
