@@ -55,7 +55,7 @@ class InService:
             if not light:
                 _count_down(self._heavy, client)
 
-    # --- with the lock held ---
+    # Called with the lock held.
 
     def number(self, client: str) -> int:
         """Return how many requests of a client are counted."""

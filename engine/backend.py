@@ -156,7 +156,7 @@ class Generation:
         self._pushed = 0  # tokens
         self._aborted = False
 
-    # --- the producer's side: one thread ---
+    # Called by the producer, which is one thread.
 
     def push(self, piece: Piece) -> None:
         """Hand over a part of the answer; wakes the consumer only if it streams."""
@@ -193,7 +193,7 @@ class Generation:
         if self._listener is not None:
             self._listener = _unheard
 
-    # --- the consumer's side ---
+    # Called by the consumer.
 
     @property
     def done(self) -> bool:

@@ -145,8 +145,6 @@ class EngineCore:
         self._runner.discard()
         self._runner.zero(sorted({block for sequence in self.scheduler.running for block in sequence.blocks}))
 
-    # --- schedule ---
-
     def _end_overdue(self) -> None:
         now = self._clock()
         for sequence, error in self.scheduler.ended(now, self._room.abort_of_running()):
@@ -181,8 +179,6 @@ class EngineCore:
         if not sequence.num_output:
             self._runner.zero(freed)
 
-    # --- run ---
-
     def _run(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
         began = self._clock()
         try:
@@ -197,8 +193,6 @@ class EngineCore:
             return choices
         # Outside the handler, so that the memory of the failed step is free again.
         return [row for part in parts if part.rows[0][0].phase is Phase.RUNNING for row in self._run(part)]
-
-    # --- one step ahead ---
 
     def _run_ahead(self, plan: Plan, launch: Callable[[Plan], LaunchedStep]) -> None:
         """Launch a step, then read the tokens of the one before it while the device computes."""
@@ -270,8 +264,6 @@ class EngineCore:
         else:
             log.error("[%s] The model failed on this sequence.", sequence.request.request_id, exc_info=error)
             self._fail(sequence, ModelError(OUT_OF_MEMORY if is_memory(error) else MODEL_FAILED), zero=True)
-
-    # --- postprocess ---
 
     def _postprocess(self, choices: list[tuple[Sequence, Choice]]) -> list[Sequence]:
         """Take the tokens of a step; return the sequences whose token was not taken and is chosen again."""

@@ -78,7 +78,7 @@ class EngineLoop:
             self._thread.join(grace)
         self._close(NotReady, STOPPED)
 
-    # --- the engine's thread ---
+    # Called by the engine's thread.
 
     def _run(self, load: Callable[[], None], loaded: threading.Event, failure: list[BaseException]) -> None:
         name_this_thread(f"engine-{self._name}")

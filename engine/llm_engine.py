@@ -197,7 +197,7 @@ class LLMEngine:
         self._room.wait_until_empty(timeout)
         self._loop.end(END_GRACE)
 
-    # --- the caller's thread ---
+    # Called by the caller's thread.
 
     def _check_ready(self) -> None:
         if (refusal := self._not_ready()) is not None:
@@ -243,7 +243,7 @@ class LLMEngine:
         self._room.notify_abort()
         self._loop.wake()
 
-    # --- the engine's thread ---
+    # Called by the engine's thread.
 
     def _new_core(self) -> EngineCore:
         loaded = self._loaded

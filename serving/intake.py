@@ -276,8 +276,6 @@ class Intake:
                 return
         self.linger(conn)
 
-    # --- a request that arrives ---
-
     def _readable(self, conn: Connection) -> None:
         arrival = self._arriving[conn]
         try:
@@ -384,8 +382,6 @@ class Intake:
         reservation = arrival.reservation or self._budget.reserve(client, 0)
         conn.sock.begin_request(arrival.framing, reservation, refused)
         self._dispatch(conn)
-
-    # --- the ends ---
 
     def _give_up(self, conn: Connection) -> None:
         arrival = self._arriving[conn]

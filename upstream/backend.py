@@ -189,7 +189,7 @@ class UpstreamBackend:
         if started:
             self._loop.leave()
 
-    # --- the caller's thread ---
+    # Called by the caller's thread.
 
     def _check_ready(self) -> None:
         if (refusal := self._not_ready()) is not None:
@@ -277,7 +277,7 @@ class UpstreamBackend:
     def _authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._upstream.key}"} if self._upstream.key else {}
 
-    # --- the loop's thread ---
+    # Called by the loop's thread.
 
     def _ended(self, client: str, of_batch: bool, call: Call) -> None:
         reader, took = call.reader, call.generation.repeated

@@ -135,8 +135,6 @@ class Call:
         self._failed_here: set[Replica] = set()  # those that have failed for this request
         self.retries = 0
 
-    # --- called through the loop ---
-
     def start(self) -> None:
         """Begin, in the loop's thread."""
         self._task = self._loop.spawn(self._run())
@@ -151,8 +149,6 @@ class Call:
             self._inner.abort()
         elif self._task is not None and not self._handing_on:
             self._task.cancel()
-
-    # --- the task ---
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         """End a request whose task was cancelled, even before its first step, or failed where nobody expects it."""
@@ -407,8 +403,6 @@ class Call:
             if replica.state != CLOSED:
                 replica.succeeded()
             self.generation.begin()
-
-    # --- the end ---
 
     def _finish(self) -> None:
         now = self._clock()

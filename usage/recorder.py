@@ -169,7 +169,7 @@ class Recorder:
                 log.error("The journal of usage cannot be written (%s): figures wait in memory.", error)
             return position
 
-    # --- the thread ---
+    # Called by the thread that stores.
 
     def _run(self) -> None:
         pause = PASS_SECONDS

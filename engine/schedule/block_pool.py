@@ -75,8 +75,6 @@ class BlockPool:
         """How many blocks have users."""
         return self.num_blocks - 1 - self.available
 
-    # --- a sequence's table ---
-
     def cost(self, keys: Sequence[Hashable], scope: PrefixScope, blocks: int) -> int:
         """Return how many available blocks a sequence with these keys takes for a table of so many blocks."""
         return blocks - sum(self._users[block] > 0 for block in self._path(keys, scope))
@@ -138,8 +136,6 @@ class BlockPool:
                 self._free.append(block)
                 freed.append(block)
         return freed
-
-    # --- what can be found ---
 
     def forget(self, blocks: Iterable[int]) -> list[int]:
         """Let nobody find these blocks again, nor those computed after them; return the blocks that are free now.

@@ -93,8 +93,6 @@ class InFlight:
         self.total = self.by_client.total()
         self.wake_batches()
 
-    # --- batches ---
-
     def expect(self, wake: Wake, client: str, alone: bool) -> None:
         """Let a batch wait for capacity, behind those of its client that wait already; it is woken once."""
         self._batches[wake] = client, alone

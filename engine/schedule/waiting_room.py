@@ -48,7 +48,7 @@ class WaitingRoom:
         self._before: dict[int, int] = {}  # how many start before a waiting request, by its id()
         self._order_until = 0.0
 
-    # --- any thread ---
+    # Called by any thread.
 
     def admit(self, client: str) -> None:
         """Admit a request. Raises Overloaded where there is no room for this client, NotReady where the room is closed.
@@ -167,7 +167,7 @@ class WaitingRoom:
             self._closed = True
             self._in_flight.wake_batches()
 
-    # --- the engine's thread ---
+    # Called by the engine's thread.
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -252,7 +252,7 @@ class WaitingRoom:
                 return f"{self._queue.tokens} tokens are counted as waiting, and {tokens} are"
             return None
 
-    # --- with the lock held ---
+    # Called with the lock held.
 
     def _check_open(self) -> None:
         if self._closed:

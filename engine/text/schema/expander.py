@@ -76,8 +76,6 @@ class Expander:
         self.never = self._state("never", Subschema(False, "", ""))
         self.root = self.state(self.document.root)
 
-    # --- states ---
-
     def state(self, subschema: Subschema) -> State:
         """Return the state of values that satisfy a schema."""
         if subschema.raw is True:
@@ -121,8 +119,6 @@ class Expander:
         self._spent_at = pointer or self._spent_at
         if self._work.left < 0:
             raise SchemaRefused(COMPLEX, self._spent_at)
-
-    # --- expansion ---
 
     def expand(self, state: State, upper: bool = False) -> Shapes:
         """Return the shapes of a state."""
@@ -257,8 +253,6 @@ class Expander:
             only_excluded = {name: joined(shape.properties[name], rest) for name in shape.unspoken}
             return replace(shape, properties={**shape.properties, **only_excluded}, rest=rest, unspoken=frozenset())
         return shape
-
-    # --- sets of shapes ---
 
     def branch(self, state: State, upper: bool) -> Shapes:
         """Return the shapes of a branch, still open for what stands beside it."""

@@ -46,7 +46,7 @@ def settled(expander: Expander, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
     return tuple(found)
 
 
-# --- contains: what satisfies it comes first ---
+# contains: what satisfies it comes first.
 
 
 def _without_contains(expander: Expander, shape: Array) -> Iterator[Array]:
@@ -85,7 +85,7 @@ def _starting(shape: Array, first: list[State], rest: State | None) -> Iterator[
     yield replace(shape, prefix=tuple(prefix), rest=rest, least=least, contains=())
 
 
-# --- uniqueItems: few values are written out, others can only be told apart by their place ---
+# uniqueItems: few values are written out, others can only be told apart by their place.
 
 
 def _without_unique(expander: Expander, shape: Array) -> list[Shape]:
@@ -122,7 +122,7 @@ def _listed(expander: Expander, shape: Array) -> list[Shape] | None:
     return [Constant(list(some), shape.origins) for length in lengths for some in combinations(values.values(), length)]
 
 
-# --- propertyNames: names that are listed become properties, a pattern of names becomes a pattern of properties ---
+# propertyNames: names that are listed become properties, a pattern of names becomes a pattern of properties.
 
 
 def _without_names(expander: Expander, shape: Object) -> list[Object]:
