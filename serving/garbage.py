@@ -5,13 +5,15 @@ the imports and the models and are never garbage; a request with many values is 
 and probes wait for its end.
 
 A few large requests have hundreds of thousands of containers as well, for a moment. So it is not Python that decides
-when there is a full collection, which would be in the middle of them, but a thread that waits until there are few.
+when there is a full collection, which would be in the middle of them, but a thread that waits until there are few. It
+asks for no list of them: a reference to a tuple that another thread is making by `tuple` of a generator has that fail.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +22,7 @@ log = logging.getLogger("avito_ai.serving")
 
 NEVER = 1_000_000_000
 DUE = 10  # collections of the younger generations, after which Python by itself would make a full one
-FEW = 50_000  # containers, which are visited in some ten milliseconds
+FEW = 100_000  # blocks of memory more than the last one left; their containers are visited in some ten milliseconds
 LOOK_SECONDS = 0.5
 LONGEST = 20.0  # seconds that a full collection which is due is put off
 
@@ -35,17 +37,18 @@ def exempt_existing_objects() -> None:
 class FullCollections(threading.Thread):
     """Makes the full collections of this process until `end`: Python itself makes none meanwhile.
 
-    interval: seconds between two looks; alive: how many containers a full collection would visit; clock: seconds.
+    interval: seconds between two looks; alive: how many blocks of memory objects have; clock: seconds.
     """
 
     def __init__(
         self,
         interval: float = LOOK_SECONDS,
-        alive: Callable[[], int] = lambda: len(gc.get_objects(2)),
+        alive: Callable[[], int] = sys.getallocatedblocks,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name="full-collections", daemon=True)
         self._interval, self._alive, self._clock = interval, alive, clock
+        self._left = alive()  # by the last full collection
         self._due_since: float | None = None
         self._ended = threading.Event()
 
@@ -63,9 +66,9 @@ class FullCollections(threading.Thread):
         now = self._clock()
         if self._due_since is None:
             self._due_since = now
-        if self._alive() <= FEW or now - self._due_since >= LONGEST:
+        if self._alive() - self._left <= FEW or now - self._due_since >= LONGEST:
             gc.collect()
-            self._due_since = None
+            self._due_since, self._left = None, self._alive()
 
     def end(self) -> None:
         """Collect nothing any more, and wait for the end of the thread."""
