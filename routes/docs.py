@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Blueprint, Response, current_app, render_template, request
+from flask import Blueprint, Response, current_app, render_template
 from markupsafe import Markup, escape
 
 from edge.route_table import ROUTES
-from routes.code_samples import ADDRESS, CodeSample, code_samples
+from routes.assets import ADDRESS, site_address
+from routes.code_samples import CodeSample, code_samples
 from routes.compressed import kept_compressed
 from routes.description import PARAMETER, notes
 from routes.locale import LOCALES, Locale, visitors_locale
@@ -20,7 +21,6 @@ from routes.services import services
 
 docs = Blueprint("docs", __name__)
 CODE = re.compile("`([^`]+)`")
-SHOWABLE = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,300}")  # an address that can stand in a program
 
 
 @docs.get("/api/openapi.json")
@@ -32,9 +32,7 @@ def openapi() -> Response:
 @docs.get("/api/docs")
 def page() -> Response:
     """Show this description as a page."""
-    address = request.url_root.rstrip("/")
-    shown = services().docs_page(visitors_locale().code)
-    return kept_compressed(shown.replace(ADDRESS, address) if SHOWABLE.fullmatch(address) else shown)
+    return kept_compressed(services().docs_page(visitors_locale().code).replace(ADDRESS, site_address()))
 
 
 def render_page(language: str) -> str:

@@ -29,6 +29,7 @@ FIND_BYTES = 1024 * 1024  # of a text that are searched at once
 MAX_VALUES = 100_000
 MAX_CONTAINERS = 20_000  # objects and lists; each costs as much as ten numbers
 MAX_TEXT_BYTES = 8 * 1024 * 1024
+MOST_ESCAPED = 32  # one of so many characters of an image is escaped at most: the end of a line
 MAX_ENCODED_IMAGE = 17 * (images.MAX_IMAGE_BYTES // 12 + 1)  # characters of base64, in lines of 32 at least
 MAX_STRING = MAX_ENCODED_IMAGE + 1024  # with what precedes it in its URL; any other text is bounded by `JsonLimits`
 MAX_DEPTH = 100
@@ -179,9 +180,10 @@ def _long_strings(text: bytes | bytearray, limits: JsonLimits) -> list[tuple[int
             return found
         image = _is_image(text, start)
         end = _end_of_string(text, start, len(text) if image else start + limits.text_bytes - size)
+        image = image and text.count(b"\\", start, end) <= (end - start) // MOST_ESCAPED  # as base64 is written
         strings += 1
         size += 0 if image and end - start > LONG_STRING else end - start  # a short one is parsed as text is
-        if strings > 2 * (limits.values + limits.containers):
+        if size > limits.text_bytes or strings > 2 * (limits.values + limits.containers):
             raise PayloadTooLarge(TOO_LARGE)
         if end - start > LONG_STRING:
             found.append((start, end))

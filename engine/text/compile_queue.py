@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from engine.cores import CORES, Cores
 from engine.errors import Overloaded, ValidationError
 from engine.shares import within_share
-from engine.text.grammar_limits import TOO_COMPLEX
+from engine.text.grammar_limits import COMPILE_STACK, TOO_COMPLEX
 from engine.text.grammar_trials import TOO_MANY
 from engine.thread_start import start_threads
 from engine.wanted import Wanted
@@ -107,7 +107,11 @@ class CompileQueue:
         try:
             with self._starting:
                 if self._to_start:
-                    start_threads(self._threads, self._to_start)
+                    usual = threading.stack_size(COMPILE_STACK)
+                    try:
+                        start_threads(self._threads, self._to_start)
+                    finally:
+                        threading.stack_size(usual)
                     self._to_start = 0
             self._threads.submit(self._work)
         except BaseException:  # there is no room for a thread

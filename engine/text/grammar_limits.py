@@ -18,6 +18,9 @@ OF_CLIENT = "// rules of a client"  # a comment in a grammar that has them
 TRIED_TOKENS = 16
 # Which of the allowed tokens each of these answers takes, as a share of them.
 TRIED_ANSWERS = (0.0, 0.35, 0.7, 1.0)
+# The library calls itself once for each rule of a chain, with some 3 KB of stack: what passes a trial needs less than a
+# compilation has.
+TRIAL_STACK, COMPILE_STACK = 4 << 20, 64 << 20
 # What the library says if an answer exceeds what it may keep of a grammar, which grows with the fuel.
 MORE_MAY_HELP = "too many expressions"
 TOO_COMPLEX = "is too complex"

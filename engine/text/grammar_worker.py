@@ -15,10 +15,19 @@ if __name__ == "__main__":  # before the imports, which take a while: Ctrl+C is 
 import socket
 import struct
 import sys
+import threading
 
 from llguidance import LLMatcher
 
-from engine.text.grammar_limits import BEYOND_LIMITS, FUEL, TRIED_ANSWERS, TRIED_TOKENS, fault, limits_of
+from engine.text.grammar_limits import (
+    BEYOND_LIMITS,
+    FUEL,
+    TRIAL_STACK,
+    TRIED_ANSWERS,
+    TRIED_TOKENS,
+    fault,
+    limits_of,
+)
 from engine.text.schema.elsewhere import job_of, outcome_of, packed
 from engine.text.schema.probe import byte_tokenizer, take_token
 from engine.text.worker_process import receive, serve
@@ -39,6 +48,24 @@ def work(jobs: socket.socket) -> None:
         else:
             answer = TAKEN if try_grammar(data.decode()) else REFUSED
         jobs.sendall(LENGTH.pack(len(answer)) + answer)
+
+
+def work_in_thread(jobs: socket.socket) -> None:
+    """Do the same with TRIAL_STACK: what overflows it ends this process, and could not overflow the service's."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work(jobs)
+        except BaseException as error:
+            failed.append(error)
+
+    threading.stack_size(TRIAL_STACK)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 def rewritten(job: bytes) -> bytes:
@@ -71,7 +98,7 @@ def _start(matcher: LLMatcher, share: float) -> None:
 
 def main(descriptor: int, memory_bytes: int) -> None:
     """Serve on an inherited socket."""
-    serve(descriptor, memory_bytes, work)
+    serve(descriptor, memory_bytes, work_in_thread)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from engine.types import AnswerRules
 from routes.chat.schemas import Rewriter, blamed, json_rule, schema_grammar
 
 MAX_OPERATORS = 12  # & and ~ of a grammar: the time to compile can double with each, and nothing ends it
+MAX_RULES = 1000  # of a grammar, each with a colon: one that leads to the next takes stack for each
 MAX_CHARACTERS = 64 * 1024  # of a pattern, a grammar, or all texts of a choice
 
 
@@ -77,6 +78,8 @@ class AnswerFormat:
             raise ValidationError(f"{self.field} must be a grammar in Lark; GBNF and EBNF are not read.", self.field)
         if "%json" in lark:  # it would not be rewritten, as other schemas are
             raise ValidationError(f"{self.field} cannot have %json; ask for a schema by its own field.", self.field)
+        if lark.count(":") > MAX_RULES:
+            raise ValidationError(f"{self.field} may have at most {MAX_RULES} rules.", self.field)
         if lark.count("&") + lark.count("~") > MAX_OPERATORS:
             raise ValidationError(f"{self.field} may have at most {MAX_OPERATORS} of & and ~.", self.field)
         return f"{lark}\n{OF_CLIENT}"

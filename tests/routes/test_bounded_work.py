@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from flask import request
 from pydantic import ValidationError as PydanticError
+from werkzeug.test import EnvironBuilder
 
 from engine.counting import CountingRoom
 from engine.errors import ContextTooLong, ValidationError
 from engine.text.detokenizer import Detokenizer, TokenTable
 from engine.text.prompt_size import check_prompt_size
+from engine.text.schema import meeting
 from engine.text.schema.emission import rewrite
 from engine.text.schema.expander import Work
 from engine.text.schema.meeting import _nested
@@ -28,6 +30,7 @@ from engine.types import ChatPrompt, TokenLogprob
 from engine.wanted import Wanted
 from routes import kept_image, markdown, sse
 from routes.chat.names import FieldNames
+from routes.chat.rewriting import QUICK_WORK
 from routes.chat.shortening import _starts
 from routes.chat.toolbox import FunctionTool, Schemas, Toolbox
 from routes.context_fit import PER_TOKEN
@@ -249,6 +252,84 @@ def test_long_preferences_are_passed_over(client, field):
         assert field not in request.headers
         client.get("/nothing", headers={field: "en"})
         assert request.headers[field] == "en"
+
+
+COMPOSED = "//" + "\u0301" * MANY + "\u0316" * MANY  # to order these takes time that grows with their square
+TOO_COSTLY = {
+    "letters that are composed": {"$id": COMPOSED},
+    "a reference to them": {"$ref": COMPOSED},
+    "in a base of others": {"$id": "http://a/", "properties": {"a": {"$id": COMPOSED}}},
+    "a long path": {"$id": "a/" * MANY, "$defs": {str(n): {"$id": "x", "not": {"$id": "b"}} for n in range(480)}},
+    "a path that grows": {"$id": "a/" * 499, "not": {"$id": "b/" * 499, "not": {"$id": "c"}}},
+    "an item for each that there must be": {"type": "array", "contains": {"type": "null"}, "minContains": 2**31 - 1},
+    "the same with a bound": {"contains": {"type": "null"}, "minContains": 2**31 - 9, "maxContains": 2**31 - 1},
+    "the same of several": {"allOf": [{"contains": {"const": n}, "minContains": 40_000} for n in range(3)]},
+    "the same where all items fit": {"items": {"type": "null"}, "contains": {"type": "null"}, "minContains": 2**31 - 1},
+}
+
+
+@pytest.mark.parametrize("schema", TOO_COSTLY.values(), ids=TOO_COSTLY)
+def test_a_schema_is_refused_before_it_costs_anything(schema):
+    """In its request's thread, which nothing ends."""
+    with pytest.raises(SchemaRefused):
+        rewrite(schema)
+
+
+def test_a_fragment_may_have_any_letters():
+    """As definitions are named in other languages."""
+    schema = {"$ref": "#/$defs/Имя", "$defs": {"Имя": {"type": "string", "maxLength": 3}}}
+    assert rewrite(schema).schema == {"type": "string", "maxLength": 3}
+
+
+def test_a_text_that_looks_like_a_definition_costs_no_more_than_its_length():
+    """Another name than all that are in it is found at once, however long these are."""
+    tree = {"type": "array", "items": {"$ref": "#"}, "description": "#/$defs/" + "s" * MANY}
+    (reference,) = rewrite(tree).schema["$defs"]
+    assert len(reference) < 40
+
+
+def test_long_patterns_are_checked_in_a_process(monkeypatch):
+    """What the library takes for one grows with its length: more than a request's own thread may do."""
+    monkeypatch.setattr(meeting, "satisfiability", lambda schema: pytest.fail("it was asked"))
+    with pytest.raises(SchemaRefused, match="too complex"):
+        rewrite({"type": "string", "pattern": "\\W" * 21_500}, Work(QUICK_WORK))
+
+
+ESCAPES = {
+    "lines": ["data:" + "\n" * 8190] * 4000,
+    "behind what an image may be": ["data:" + "A" * 20_000 + "\n" * 20_000] * 900,
+    "other letters": ["data:" + "\u00e9" * 40_000] * 80,
+}
+
+
+@pytest.mark.parametrize("strings", ESCAPES.values(), ids=ESCAPES)
+def test_strings_of_escapes_are_no_images(client, strings):
+    """They are decoded piece by piece, and count as the text that they are."""
+    body = json.dumps({"model": "avibe", "messages": HELLO, "metadata": strings})
+    assert client.post(CHAT, data=body, content_type="application/json").status_code == 413
+
+
+HOSTS = ["xn--a", "xn--", "xn--zz-", "xn--99999999", "[1::2::3]", "[::::::]", "a" * 8000]
+HOSTS.append(".".join(["xn--80ak6aa92e"] * 500))
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("path", ["/", "/nothing", "/api/docs", "/avibe"])
+def test_no_name_of_a_host_is_decoded(app, path, host):
+    """Each of its labels takes long, and some fail."""
+    seen = []
+    for name in ("localhost", host):
+        environ = EnvironBuilder(path=path).get_environ() | {"HTTP_HOST": name}  # the client of tests decodes it itself
+        list(app(environ, lambda status, headers, error=None: seen.append(int(status.split()[0]))))
+    assert seen[1] in (seen[0], 400, 404)
+
+
+def test_a_grammar_has_so_many_rules(client):
+    """A chain of them takes stack for each."""
+    chain = "".join(f"r{number}: r{number + 1}\n" for number in range(2673))
+    asked = {"model": "avibe", "messages": HELLO, "guided_grammar": f'start: r0\n{chain}r2673: "a"\n'}
+    refused = client.post(CHAT, json=asked)
+    assert (refused.status_code, refused.json["error"]["param"]) == (400, "guided_grammar")
 
 
 @pytest.mark.parametrize("path", ["/", "/state", "/nothing", "/api/docs"])

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urldefrag, urljoin
+from urllib.parse import unquote, urljoin
 
 from engine.text.schema.keywords import MANY, NAMED, ONE
 from engine.text.schema.refusal import INVALID, UNSUPPORTED, SchemaRefused, below
 
+LONGEST_URI = 1000  # characters
 INDEX = re.compile(r"[0-9]{1,9}")  # of a list, in a JSON pointer
 # In these drafts nothing beside `$ref` counts.
 REFERENCE_ALONE = ("draft-03", "draft-04", "draft-06", "draft-07")
@@ -109,12 +110,23 @@ class Document:
 
 
 def _joined(base: str, reference: str, pointer: str) -> tuple[str, str]:
-    """Return the URI and the fragment of a reference; bases that are names (`urn:`) have no paths to join."""
+    """Return the URI and the fragment of a reference; bases that are names (`urn:`) have no paths to join.
+
+    A URI is ASCII (RFC 3986), and short here: a path is joined part by part, and other letters take time that grows
+    with their square. A fragment may be anything.
+    """
+    uri, _, fragment = reference.partition("#")
+    if not uri:
+        return base, fragment
+    if len(uri) > LONGEST_URI or not uri.isascii():
+        raise SchemaRefused(INVALID, pointer, f"not a URI reference of at most {LONGEST_URI} ASCII characters")
     try:
-        uri, fragment = urldefrag(reference)
-        return (urljoin(base, uri) if uri else base), fragment
+        joined = urljoin(base, uri)
     except ValueError:
         raise SchemaRefused(INVALID, pointer, "not a URI reference") from None
+    if len(joined) > LONGEST_URI:
+        raise SchemaRefused(INVALID, pointer, f"a URI of more than {LONGEST_URI} characters with its base")
+    return joined, fragment
 
 
 def _inside(raw: dict[str, Any]) -> Iterator[tuple[Any, tuple[str | int, ...]]]:

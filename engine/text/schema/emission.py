@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 from engine.text.schema import meeting
@@ -127,7 +128,7 @@ class _Emission:
         """Return whether the library can generate what a schema of strings asks for; it is asked once for each."""
         key = repr(schema)
         if key not in self._matched:
-            self._expander.spend(meeting.WORK_OF_A_CHECK, meeting.pointer_of(shape.origins, "format"))
+            self._expander.spend(meeting.work_of_a_check(shape), meeting.pointer_of(shape.origins, "format"))
             self._matched[key] = satisfiability(schema) is Satisfiability.FINE
         return self._matched[key]
 
@@ -211,8 +212,8 @@ class _Emission:
 def _unused(text: str) -> str:
     """Return the beginning of the references to definitions, which stands nowhere in the text of a schema."""
     prefix = DEFINITION
-    while prefix in text:
-        prefix += "s"
+    while prefix in text:  # once, and then by chance
+        prefix = f"{DEFINITION}{sha256((text + prefix).encode('utf-8', 'surrogatepass')).hexdigest()[:16]}_"
     return prefix
 
 

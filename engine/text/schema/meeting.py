@@ -41,6 +41,7 @@ _COUNTED, _REPEATED_GROUP = re.compile(r"\{\d"), re.compile(r"\)[*+{]")
 MAX_PATTERNS = 12  # of one string; the library's time can double with each, and nothing ends it
 WORK_OF_A_MATCH = 50  # compared with that of meeting two shapes
 WORK_OF_A_CHECK, WORK_OF_A_TRIAL = 30, 300
+CHARACTERS_A_WORK = 50  # of patterns that are checked, for each unit of work more
 NAMES_OF_WORK = 10  # how many properties of two objects are met in that time
 
 
@@ -229,14 +230,19 @@ def pattern_satisfiability(expander: Expander, *patterns: str) -> Satisfiability
     return _satisfiability(expander, String(patterns=patterns))
 
 
+def work_of_a_check(shape: String) -> int:
+    """Return the work of asking the library for strings of a shape."""
+    return WORK_OF_A_CHECK + sum(map(len, shape.patterns)) // CHARACTERS_A_WORK
+
+
 def _satisfiability(expander: Expander, shape: String) -> Satisfiability:
     """Ask the library once for a schema: one of another client's would be told by its time that somebody had asked."""
     if len(shape.patterns) > MAX_PATTERNS:
         return Satisfiability.COMPLEX
     key = (shape.least, shape.most, shape.patterns, shape.excluded)
     if key not in expander.satisfiabilities:
+        expander.spend(work_of_a_check(shape), "")
         schema = string_schema(shape)
-        expander.spend(WORK_OF_A_CHECK, "")
         found = satisfiability(schema)
         hard = found is Satisfiability.FINE and any(map(_nested, shape.patterns))
         if hard:

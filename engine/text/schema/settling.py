@@ -58,6 +58,7 @@ def _without_contains(expander: Expander, shape: Array) -> Iterator[Array]:
         return
     first: list[State] = []
     for some in shape.contains:
+        expander.spend(some.least, pointer)
         if not any(some.state == shape.item(index) for index in range(some.least)):
             first += [some.state] * some.least
         elif some.least > shape.least:
@@ -71,6 +72,7 @@ def _counted(expander: Expander, shape: Array, some: Contains) -> Iterator[Array
     other = expander.opposite(some.state, subschema)
     rest = joined(shape.rest or ANYTHING, other)
     for number in range(some.least, min(some.most, some.least + MAX_COUNTED) + 1):
+        expander.spend(number, some.state[0].subschema.pointer if some.state else "")
         prefix = tuple(joined(state, other) if index >= number else state for index, state in enumerate(shape.prefix))
         yield from _starting(replace(shape, prefix=prefix), [some.state] * number, rest)
 

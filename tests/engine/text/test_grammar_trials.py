@@ -8,14 +8,17 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from llguidance import LLMatcher
 
 from engine.cores import CORES, Cores
 from engine.errors import Overloaded, ValidationError
 from engine.text import grammar as grammar_module
+from engine.text.compile_queue import CompileQueue
 from engine.text.grammar import SLOW_SECONDS, GrammarRefused, Grammars, json_grammar, lark_grammar
 from engine.text.grammar_limits import fault
 from engine.text.grammar_trials import MEMORY_BYTES, GrammarProcesses, NoTrials
 from engine.text.grammar_worker import try_grammar
+from engine.text.schema.probe import byte_tokenizer
 from engine.types import Vocabulary
 from tests.fakes import Clock
 from tests.masks import bitmask_of
@@ -259,3 +262,26 @@ def test_a_refusal_knows_its_place():
         grammars.mask(grammar)
     assert refused.value.place == fault(grammar) is not None
     grammars.close()
+
+
+def chain(rules):
+    """Return a grammar of so many rules, each of which is the next one."""
+    return lark_grammar("start: r0\n" + "".join(f"r{n}: r{n + 1}\n" for n in range(rules)) + f'r{rules}: "a"\n')
+
+
+def test_a_chain_of_rules_that_passes_its_trial_overflows_no_thread(processes):
+    """The library calls itself for each rule: with as much stack in both, one near the limit killed the service."""
+    trials, queue = processes(), CompileQueue(threads=1)
+    compiled = []
+    try:
+        for rules in (900, 1200, 1300, 1400, 1600, 2672, 2673, 5000):
+            try:
+                trials.check(chain(rules), PATIENCE)
+            except (ValidationError, Overloaded):
+                continue
+            done = queue.submit("c", lambda rules=rules: LLMatcher(byte_tokenizer(), chain(rules), log_level=0))
+            compiled.append((rules, done.result(PATIENCE).is_error()))
+    finally:
+        queue.close()
+    assert (900, False) in compiled
+    assert max(compiled)[0] < 2672
