@@ -121,6 +121,10 @@ def small() -> Iterator[tuple[str, bytes]]:
     yield "grammar of a wide rule", chat_body(n=8, max_tokens=300, temperature=1.5, guided_grammar=wide)
     scored = {"max_tokens": 250, "ignore_eos": True, "logprobs": True, "top_logprobs": 20}
     yield "log probabilities of 8 answers", chat_body(n=8, **scored)
+    for rules in (900, 2672, 2673):
+        chain = "".join(f"r{number}: r{number + 1}\n" for number in range(rules))
+        yield "grammar of a chain of rules", chat_body(guided_grammar=f'start: r0\n{chain}r{rules}: "a"')
+    yield "escapes as images", chat_body(metadata=["data:" + "\n" * 8190] * 1000)
 
 
 def schemas() -> Iterator[tuple[str, Schema]]:
@@ -131,6 +135,10 @@ def schemas() -> Iterator[tuple[str, Schema]]:
     node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}, "required": ["next"]}
     yield "endless", {"$ref": "#/$defs/node", "$defs": {"node": node}}
     yield "own reference", {"$ref": "#"}
+    yield "as many items as it says", {"type": "array", "contains": {"type": "null"}, "minContains": 3_000_000}
+    yield "address of composed letters", {"$id": "//" + "\u0301" * 10_500 + "\u0316" * 10_500, "type": "object"}
+    yield "text like a reference of ours", {"type": "string", "maxLength": 3, "description": "#/$defs/" + "s" * 60_000}
+    yield "long pattern", {"type": "string", "pattern": "\\W" * 21_500}
     yield "missing reference", {"$ref": "#/$defs/nothing"}
     yield "outside reference", {"$ref": "http://127.0.0.1:1/schema.json"}
     patterns = {f"p{n}": {"type": "string", "pattern": f"^[a-z]{{{n + 1}}}$"} for n in range(600)}
