@@ -45,7 +45,7 @@ from usage.prices import as_money
 PREFERENCES = ("HTTP_ACCEPT", "HTTP_ACCEPT_LANGUAGE", "HTTP_ACCEPT_ENCODING", "HTTP_ACCEPT_CHARSET")
 LONGEST_PREFERENCE = 1000
 DATES = ("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE", "HTTP_IF_RANGE")
-COOKIES, MOST_COOKIES = "avito_ai_", 100  # how the names of ours begin, and how many of a request are looked at
+COOKIES, MOST_COOKIES = "avito_ai_", 1000  # how the names of ours begin, and how many of a request are looked at
 NO_COOKIE = re.compile(r'[\s"]')
 ORIGINS = 256  # of pages, for which the headers of a response are kept
 FOREIGN_PAGE = Message("foreign_page", "Another site's page sent this form; open it here and send it again.")
@@ -141,8 +141,9 @@ def _is_date(value: str) -> bool:
 
 
 def _own_cookies(cookies: str) -> str:
-    """Return the cookies that this service sets, of one text of them. None of these has a space or a quotation mark,
-    and a text with many of either would take time that grows with its square.
+    """Return the cookies that this service sets, of one text of them.
+
+    None of these has a space or a quotation mark; many of either would take time that grows with its square.
     """
     parts = (part.strip() for part in cookies.split(";", MOST_COOKIES)[:MOST_COOKIES])
     return "; ".join(part for part in parts if part.startswith(COOKIES) and not NO_COOKIE.search(part))

@@ -10,7 +10,7 @@ from engine.errors import UpstreamFailed
 from engine.types import AnswerRules
 from upstream.answer_schema import AnswerSchema
 
-LONGEST_WORD = 4  # characters of `false` that say nothing without the last
+WORDS = ("true", "false", "null", "-")  # of JSON that are none without their last letter
 BROKEN = "The answer does not follow its form. Please try again."
 
 
@@ -68,7 +68,8 @@ def _is_begun(text: str) -> bool:
     try:
         json.loads(text)
     except json.JSONDecodeError as error:
-        return error.pos >= len(text.rstrip()) - LONGEST_WORD or error.msg.startswith("Unterminated string")
+        rest = text[error.pos :].rstrip()
+        return error.msg.startswith("Unterminated string") or any(word.startswith(rest) for word in WORDS)
     except (ValueError, RecursionError):
         pass
     return False
