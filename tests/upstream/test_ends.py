@@ -110,6 +110,7 @@ def test_an_answer_that_its_own_stop_string_cut_follows_no_schema(server: FakeUp
         ("", True),
         ('{"b": 1}', False),
         ("Sorry, no JSON.", False),
+        ("Sure", False),
     ],
 )
 def test_only_a_beginning_may_have_been_cut(server: FakeUpstream, opened: Open, text: str, kept: bool) -> None:
