@@ -15,7 +15,8 @@ from engine.text.grammar import GrammarMask
 from engine.types import ChatPrompt, EncodedImage, ModelInfo, Prompt, SamplingParams, TextPrompt
 from routes.json_writing import pieces
 
-MASKS = ("token_mask", "rules")  # of which the grammar stands for both
+# What says nothing of the answer: the grammar stands for the first two, and who named the temperature is no matter.
+UNTOLD = ("token_mask", "rules", "names_temperature")
 Answers = Sequence[tuple[Prompt, SamplingParams]]
 
 
@@ -62,7 +63,7 @@ def _image(image: EncodedImage) -> str:
 
 
 def _sampling(sampling: SamplingParams) -> list[Any]:
-    content = {one.name: getattr(sampling, one.name) for one in fields(sampling) if one.name not in MASKS}
+    content = {one.name: getattr(sampling, one.name) for one in fields(sampling) if one.name not in UNTOLD}
     content["logit_bias"] = sorted(sampling.logit_bias.items())
     mask = sampling.token_mask
     return [content, mask.grammar if isinstance(mask, GrammarMask) else None]

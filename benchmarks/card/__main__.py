@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 PARTS = {
     "facts": 0.5,
     "kernel_tests": 4.25,
-    "gpu_tests": 3.5,
+    "gpu_tests": 3.0,
     "load": 1.5,
     "long_row": 1.25,
     "defaults": 2.0,

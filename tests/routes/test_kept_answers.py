@@ -19,7 +19,7 @@ from engine.types import (
 )
 from engine.types import TokenLogprob as Logprob
 from routes.answer_cache import ENTRY_BYTES, AnswerCache, Keeping, KeptAnswer
-from routes.answer_key import key_of
+from routes.answer_key import UNTOLD, key_of
 from tests.fakes import Clock
 
 INFO = ModelInfo("avibe", "avibe", False, False, 4096)
@@ -210,8 +210,14 @@ CHANGED = {
 
 
 def test_every_parameter_is_tried():
-    """But the grammar, which the tests of the routes try, and the rules that it stands for."""
-    assert {one.name for one in fields(SamplingParams)} - {"token_mask", "rules"} == {*CHANGED}
+    """But the grammar, which the tests of the routes try, and what says nothing of the answer."""
+    assert {one.name for one in fields(SamplingParams)} - {*UNTOLD} == {*CHANGED}
+
+
+def test_it_is_no_matter_who_named_the_temperature():
+    """An answer at the default is that at the same number in a request."""
+    named, default = (replace(GREEDY, names_temperature=named) for named in (True, False))
+    assert key_of(INFO, "me", "chat", [(MINE, named)]) == key_of(INFO, "me", "chat", [(MINE, default)])
 
 
 class Unknown:
