@@ -357,6 +357,9 @@ def _nothing() -> None:
     """Stop nothing: the answer has ended."""
 
 
+LOOK_SECONDS = 0.1
+
+
 def _unheard(piece: Piece | None) -> None:
     """Hear nothing: the answer has ended."""
 
@@ -370,6 +373,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[tuple[int, Piece | None] | None] = queue.SimpleQueue()
         self._open: dict[int, Generation] = {}
+        self._look_at = 0.0  # when deadlines are looked at again though parts keep coming
 
     def __len__(self) -> int:
         """How many generations have not been read to their end."""
@@ -391,8 +395,11 @@ class Mailbox:
         """
         until = time.monotonic() + timeout
         while True:
-            left = until - time.monotonic()
-            nearest = min((generation.expire() for generation in self._open.values()), default=left)
+            now = time.monotonic()
+            left, nearest = until - now, 0.0
+            if now >= self._look_at or self._events.empty():  # hundreds of deadlines are not looked at with each part
+                self._look_at = now + LOOK_SECONDS
+                nearest = min((generation.expire() for generation in self._open.values()), default=left)
             try:
                 event = self._events.get(timeout=max(0.0, min(left, nearest)))
             except queue.Empty:

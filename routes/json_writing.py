@@ -20,6 +20,7 @@ AT_ONCE = 16 * 1024  # weight of what is encoded at once: a millisecond and less
 VALUE_WEIGHT = 16  # of a value, beside the characters of a string
 BUILT_WEIGHT = 8 * VALUE_WEIGHT  # of an item of a list that is built later, however large it is
 BUILT_AT_ONCE = 16
+NUMBERS_AT_ONCE = 1024
 
 Item = TypeVar("Item")
 Write = Callable[[Any], str]
@@ -114,6 +115,10 @@ def _members(value: dict[str, Any], write: Write) -> Iterator[Iterable[str]]:
 
 
 def _items(value: Sequence[Any], write: Write) -> Iterator[Iterable[str]]:
+    if len(value) > NUMBERS_AT_ONCE and {*map(type, value)} == {int}:
+        for start in range(0, len(value), NUMBERS_AT_ONCE):
+            yield [write(list(value[start : start + NUMBERS_AT_ONCE]))[1:-1]]
+        return
     for group in _groups(("", item) for item in value):
         if len(group) > 1:
             yield [write([item for _, item in group])[1:-1]]

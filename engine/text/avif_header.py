@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-STEPS = 8192  # boxes and associations; files have some dozens, those of grids some hundred
+STEPS = 1024  # boxes and associations; files have some dozens, those of grids some hundred
 FULL = 4  # bytes of version and flags, with which some boxes begin
 SEQUENCE = b"avis"
 AVIF = frozenset((b"avif", SEQUENCE))

@@ -42,6 +42,7 @@ from engine.wanted import Wanted
 
 COMPILE_SECONDS = 5.0
 CACHED_GRAMMARS = 128
+LARGEST_PART = 2  # of so many of the cache: what is larger is not kept, or it would drop all others
 CACHED_BYTES = 64 * 2**20  # of the compiled grammars of one model, as `size_of` estimates them
 # Processor time of the masks of one answer: so much, and so much more for each token.
 BURST_SECONDS, TOKEN_SECONDS = 1.0, 0.01
@@ -265,7 +266,7 @@ class Grammars:
 
     def _keep(self, key: tuple[str, str], compiled: _Compiled) -> None:
         with self._lock:
-            if key in self._ready:
+            if key in self._ready or compiled.size > CACHED_BYTES // LARGEST_PART:
                 return
             self._ready[key] = compiled
             self._bytes += compiled.size

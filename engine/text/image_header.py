@@ -8,6 +8,7 @@ Sources: PNG (ISO 15948, 11.2.2), JPEG (T.81, B.2), WebP (RFC 9649, 2.6), GIF89a
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from typing import Any, NoReturn
 from engine.text import avif_header
 from engine.text.avif_header import is_avif
 
-STEPS = 8192  # segments or blocks before the size; files of cameras and editors have some hundred
+STEPS = 1024  # segments or blocks before the size; files of cameras and editors have some hundred
 JUNK = 64 * 1024  # bytes between two segments of a JPEG, which decoders skip
 PNG = b"\x89PNG\r\n\x1a\n"
 # Markers of JPEG: those of a frame's header, and those that stand alone.
 FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 ALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 END_OF_IMAGE, START_OF_SCAN, FILL = 0xD9, 0xDA, b"\xff"
+FILLED = re.compile(rb"\xff+")
 GIF_EXTENSION, GIF_IMAGE, GIF_END, GIF_CONTROL = 0x21, 0x2C, 0x3B, b"\xf9\x04"
 BMP_START, BMP_OLD_HEADER, BMP_HEADER = 14, 12, 16
 ICON, CURSOR = b"\0\0\1\0", b"\0\0\2\0"
@@ -74,7 +76,8 @@ def read_jpeg(data: bytes) -> Size:
         if marker in (END_OF_IMAGE, START_OF_SCAN):
             raise DamagedHeader
         if marker == FILL[0]:  # any number of them may come before a marker
-            position += 1
+            filled = FILLED.match(data, position)
+            position = position + 1 if filled is None else filled.end() - 1
         elif marker in ALONE:
             position += 2
         else:

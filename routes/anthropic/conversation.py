@@ -85,14 +85,14 @@ def continues(turns: Sequence[Turn]) -> bool:
     last = turns[-1]
     if not isinstance(last, AssistantTurn):
         return False
-    if any(isinstance(block, ToolUseBlock) for block in last.content):
+    if not isinstance(last.content, str) and any(isinstance(block, ToolUseBlock) for block in last.content):
         path = f"messages[{len(turns) - 1}].content"
         raise ValidationError(f"{path} has a tool_use without a tool_result in the next message.", path)
     return True
 
 
 def _has_results(turn: Turn) -> bool:
-    return any(isinstance(block, ToolResultBlock) for block in turn.content)
+    return not isinstance(turn.content, str) and any(isinstance(block, ToolResultBlock) for block in turn.content)
 
 
 def _placed(content: Any, path: str) -> Iterator[Placed]:

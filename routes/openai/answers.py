@@ -95,7 +95,8 @@ def text_logprobs(
 def echo_logprobs(echo: Echo, tokens: Sequence[TokenLogprob], as_ids: bool = False) -> TextLogprobs:
     """Return those of a prompt, whose first token has none, and of the answer behind it: an entry for every token."""
     prompt = [_Entry(token, 0, scored=index > 0) for index, token in enumerate(echo.logprobs)]
-    return _text_logprobs([*prompt, *(_Entry(token, len(echo.text)) for token in tokens)], as_ids)
+    before = len(echo.text)  # which is made anew each time
+    return _text_logprobs([*prompt, *(_Entry(token, before) for token in tokens)], as_ids)
 
 
 class _Entry(NamedTuple):

@@ -29,6 +29,8 @@ from engine.text.schema.refusal import MAX_TOKEN, SchemaRefused, below
 from engine.types import ChatPrompt, TokenLogprob
 from engine.wanted import Wanted
 from routes import kept_image, markdown, sse
+from routes.anthropic.blocks import AssistantTurn
+from routes.anthropic.conversation import _has_results, continues
 from routes.chat.names import FieldNames
 from routes.chat.rewriting import QUICK_WORK
 from routes.chat.shortening import _starts
@@ -222,6 +224,32 @@ def test_a_stored_conversation_has_so_many_items(client, monkeypatch):
     assert (third.status_code, third.json["error"]["param"]) == (400, "previous_response_id")
 
 
+def test_a_stored_conversation_has_so_many_parts(client, monkeypatch):
+    """All of them are read for each request that goes on, however small that is."""
+    monkeypatch.setattr(stored, "MAX_CONTAINERS", 30)
+    parts_of_one = [{"type": "input_text", "text": "a"}] * 20
+    asked = {"model": "avibe", "input": [{"role": "user", "content": parts_of_one}], "store": True}
+    first = client.post(RESPONSES, json=asked).json["id"]
+    second = client.post(RESPONSES, json=asked | {"previous_response_id": first})
+    assert second.status_code == 200
+    count = {"model": "avibe", "input": "a", "previous_response_id": second.json["id"]}
+    monkeypatch.setattr(stored, "read_json", lambda *_: pytest.fail("it was read"))
+    third = client.post(f"{RESPONSES}/input_tokens", json=count)
+    assert (third.status_code, third.json["error"]["param"]) == (400, "previous_response_id")
+
+
+def test_a_long_text_of_a_message_is_no_list_of_blocks():
+    """Its characters are not looked at one by one."""
+
+    class Text(str):
+        def __iter__(self):
+            pytest.fail("its characters were looked at")
+
+    turn = AssistantTurn.model_construct(role="assistant", content=Text("a" * 100))
+    assert continues([turn])
+    assert not _has_results(turn)
+
+
 def test_stop_strings_are_not_kept_in_all_their_lengths():
     """A detokenizer holds what it was given, and their first characters."""
     stops = tuple(letter * 255 + "!" for letter in "abcdefghijklmnop")
@@ -266,6 +294,55 @@ TOO_COSTLY = {
     "the same of several": {"allOf": [{"contains": {"const": n}, "minContains": 40_000} for n in range(3)]},
     "the same where all items fit": {"items": {"type": "null"}, "contains": {"type": "null"}, "minContains": 2**31 - 1},
 }
+
+
+def _nested_list(depth):
+    value: Any = 0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+A_LIST = {"type": "array", "items": {"$ref": "#/$defs/S"}}
+MANY_REFERENCES = [{"$ref": "#/$defs/S"}] * 500
+MANY_NAMES = [str(number) for number in range(900)]
+WIDE = {"type": "array", "prefixItems": [True] * 300, "anyOf": [{"type": "array", "minItems": n} for n in range(200)]}
+TEXTS = {
+    "type": "array",
+    "items": {"enum": [f"{n}{'x' * 400}" for n in range(120)]},
+    "uniqueItems": True,
+    "minItems": 119,
+}
+UNCOUNTED = {
+    "a value against a schema of itself": {
+        "$defs": {"S": {"anyOf": [A_LIST, {**A_LIST}]}}, "items": {"$ref": "#/$defs/S"}, "const": _nested_list(28)
+    },
+    "names that need each other": {
+        "$defs": {"S": {"type": "object", "required": MANY_NAMES, "additionalProperties": {"$ref": "#/$defs/S"}}},
+        "allOf": [{"anyOf": [{"$ref": "#/$defs/S"}, {"type": "string"}]}, {"minProperties": 0}],
+    },
+    "many shapes for each reference": {"$defs": {"S": WIDE}, "type": "array", "prefixItems": MANY_REFERENCES},
+    "lists that are written out": {"$defs": {"S": TEXTS}, "type": "array", "prefixItems": MANY_REFERENCES},
+    "long patterns for each text": {"enum": [f"a{n}" for n in range(6)], "pattern": "\\W" * 19_000},
+    "long patterns for each name": {
+        "type": "object", "patternProperties": {"\\W" * 20_000: True}, "properties": dict.fromkeys(MANY_NAMES[:5], True)
+    },
+    "pairs of items": {"type": "array", "prefixItems": [False] * 1900, "uniqueItems": True, "maxItems": 1900},
+    "a list for each item": {"type": "array", "not": {"prefixItems": [True] * 1980}},
+    "many conditions of each item": {
+        "type": "array", "prefixItems": [{"title": "a"}] * 500,
+        "allOf": [{"type": "array", "items": {"title": "b"}} for _ in range(240)],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", UNCOUNTED.values(), ids=UNCOUNTED)
+def test_what_is_not_quick_leaves_the_requests_thread(schema):
+    """Each step that grows with the schema is counted: a process does more than a few, and can be ended."""
+    work = Work(QUICK_WORK)
+    with pytest.raises(SchemaRefused):
+        rewrite(schema, work)
+    assert work.left < 0
 
 
 @pytest.mark.parametrize("schema", TOO_COSTLY.values(), ids=TOO_COSTLY)

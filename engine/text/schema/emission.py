@@ -36,6 +36,7 @@ from engine.text.schema.shapes import (
 LARGEST = 10**15 - 1
 NARROWED = 1000  # the part of a range of numbers that is left out at an end
 DEFINITION = "#/$defs/s"
+CHARACTERS_A_UNIT = 2000  # of values that are written out, for each unit of work
 MAX_ROUNDS = 20  # of merging definitions: one for each level of what they contain
 
 
@@ -103,6 +104,8 @@ class _Emission:
     def _of_shapes(self, state: State) -> dict[str, Any]:
         shapes = [shape for shape in self._reach.shapes[state] if self._reach.is_full(shape)]
         values = [shape.value for shape in shapes if isinstance(shape, Constant)]
+        if values:  # by whom they are referred to does not matter: each writes them out
+            self._expander.spend(len(json.dumps(values)) // CHARACTERS_A_UNIT, "")
         options: list[dict[str, Any]] = [{"enum": values}] if values else []
         for shape in shapes:
             if isinstance(shape, Number):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,10 @@ def meet(expander: Expander, one: Shape, other: Shape, upper: bool) -> Shape | N
     if isinstance(one, String) and isinstance(other, String):
         return meet_strings(one, other)
     if isinstance(one, Array) and isinstance(other, Array):
-        return meet_arrays(one, other)
+        met = meet_arrays(one, other)
+        if met is not None:
+            expander.spend(sum(map(len, met.prefix), len(met.prefix)) // NAMES_OF_WORK, pointer_of(met.origins))
+        return met
     if isinstance(one, Object) and isinstance(other, Object):
         return _meet_objects(expander, one, other)
     return None
@@ -66,7 +69,8 @@ def meet(expander: Expander, one: Shape, other: Shape, upper: bool) -> Shape | N
 def _meet_objects(expander: Expander, one: Object, other: Object) -> Object | None:
     """What one side says of all other names holds for the names and patterns of the other side."""
     all_names = union(one.properties, other.properties)
-    expander.spend(len(all_names) // NAMES_OF_WORK, pointer_of(one.origins or other.origins))
+    many = len(all_names) + len(one.patterns) + len(other.patterns) + len(one.required) + len(other.required)
+    expander.spend(many // NAMES_OF_WORK, pointer_of(one.origins or other.origins))
     origins = merged(one.origins, other.origins)
     met = Object(
         {name: joined(named(expander, one, name), named(expander, other, name)) for name in all_names},
@@ -103,7 +107,7 @@ def named(expander: Expander, shape: Object, name: str) -> State:
 
 def matching(expander: Expander, patterns: Mapping[str, State], name: str, pointer: str) -> list[State]:
     """Return the states of all patterns that match a name."""
-    expander.spend(WORK_OF_A_MATCH * len(patterns), pointer)
+    expander.spend(work_of_matches(patterns), pointer)
     return [state for pattern, state in patterns.items() if matches(pattern, name)]
 
 
@@ -122,7 +126,7 @@ def admits(expander: Expander, shape: Shape, value: Any, upper: bool = False) ->
     if isinstance(shape, Number):
         return is_number(value) and _in_bounds(shape, value)
     if isinstance(shape, String):
-        expander.spend(WORK_OF_A_MATCH * len(shape.patterns), pointer_of(shape.origins, "pattern"))
+        expander.spend(work_of_matches(shape.patterns), pointer_of(shape.origins, "pattern"))
         return isinstance(value, str) and _is_string(shape, value)
     if isinstance(shape, Array):
         return isinstance(value, list) and _is_array(expander, shape, value, upper)
@@ -131,7 +135,9 @@ def admits(expander: Expander, shape: Shape, value: Any, upper: bool = False) ->
 
 def state_admits(expander: Expander, state: State, value: Any, upper: bool = False) -> bool:
     """Return whether a value satisfies a state."""
-    return any(admits(expander, shape, value, upper) for shape in expander.expand(state, upper))
+    shapes = expander.expand(state, upper)
+    expander.spend(1 + len(shapes) // NAMES_OF_WORK, "")
+    return any(admits(expander, shape, value, upper) for shape in shapes)
 
 
 def values_inside(value: Any, kind: type) -> list[Any]:
@@ -192,6 +198,7 @@ def alive(expander: Expander, shape: Shape) -> bool:
     if isinstance(shape, Array):
         return all(_state_alive(expander, shape.item(index)) for index in range(min(shape.least, LOOK_AHEAD)))
     if isinstance(shape, Object):
+        expander.spend(len(shape.required) // NAMES_OF_WORK, pointer_of(shape.origins))
         return all(_state_alive(expander, named(expander, shape, name)) for name in shape.required)
     return True
 
@@ -199,6 +206,7 @@ def alive(expander: Expander, shape: Shape) -> bool:
 def _state_alive(expander: Expander, state: State) -> bool:
     if not state or expander.level >= LOOK_AHEAD:
         return True
+    expander.spend(expander.level, "")
     expander.level += 1
     try:
         return any(alive(expander, shape) for shape in expander.expand(state))
@@ -228,6 +236,11 @@ def string_satisfiability(expander: Expander, shape: String) -> Satisfiability:
 def pattern_satisfiability(expander: Expander, *patterns: str) -> Satisfiability:
     """Return whether the library can generate strings that match all of the patterns."""
     return _satisfiability(expander, String(patterns=patterns))
+
+
+def work_of_matches(patterns: Collection[str]) -> int:
+    """Return the work of asking the library whether a text matches these patterns."""
+    return WORK_OF_A_MATCH * len(patterns) + sum(map(len, patterns)) // CHARACTERS_A_WORK
 
 
 def work_of_a_check(shape: String) -> int:

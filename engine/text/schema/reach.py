@@ -39,8 +39,9 @@ class Reach:
             self._check_strings(self.shapes[state])
             if len(self.shapes) > MAX_STATES:
                 raise SchemaRefused(COMPLEX, state[-1].subschema.pointer)
-            for shape in self.shapes[state]:
-                waiting += inside(shape)
+            parts = [part for shape in self.shapes[state] for part in inside(shape)]
+            self._expander.spend((4 + len(self.shapes[state]) + len(parts)) // 10, "")
+            waiting += parts
 
     def _check_strings(self, shapes: Iterable[Shape]) -> None:
         for shape in shapes:

@@ -108,6 +108,8 @@ def _strings(expander: Expander, shape: String, taken: String) -> Parts:
 
 def _arrays(expander: Expander, shape: Array, taken: Array) -> Parts:
     parts: list[Array | None] = []
+    each = max(len(taken.prefix), len(shape.prefix))
+    expander.spend(len(taken.prefix) * each // meeting.NAMES_OF_WORK, meeting.pointer_of(shape.origins))
     if taken.least:
         parts.append(meet_arrays(shape, Array(most=taken.least - 1)))
     if taken.most is not None:

@@ -25,6 +25,7 @@ from routes.services import services
 from routes.validation import validated
 
 MAX_CONVERSATION = 8192  # items
+MAX_CONTAINERS = 40_000  # braces and brackets of their JSON, twice as many as a request may have
 TURN_ITEMS = 64  # of an input that are kept, and read, together: a page is read without the whole conversation
 TOO_MANY = f"The stored conversation has more than {MAX_CONVERSATION} items; go on with a new one."
 
@@ -57,6 +58,10 @@ def find_previous(response_id: str) -> StoredResponse:
 def items_of(response: StoredResponse | None) -> Sequence[InputItem]:
     """Return the conversation up to and with a stored response. Raises ValidationError for one of too many items."""
     found: list[InputItem] = []
+    if response is not None:
+        containers = sum(turn.items.count(b"{") + turn.items.count(b"[") for turn in response.turns)
+        if containers > MAX_CONTAINERS:  # all of them are read for each request that goes on
+            raise ValidationError(TOO_MANY, PREVIOUS)
     for items in _items(response.turns) if response is not None else ():
         found += validated(StoredItems, {"items": items}).items
         if len(found) > MAX_CONVERSATION:

@@ -9,7 +9,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from engine.text.image_header import STEPS, DamagedHeader, reader_for
+from engine.text.image_header import STEPS, DamagedHeader, read_jpeg, reader_for
 from engine.text.images import check_header
 
 SIZES = [(1, 1), (40, 30), (199, 1), (1, 200), (2049, 17), (255, 256)]
@@ -170,3 +170,11 @@ def test_a_header_is_checked_without_pillow(monkeypatch):
     for kind in KINDS:
         image = check_header(encoded((40, 30), kind))
         assert (image.width, image.height) == (40, 30)
+
+
+def test_any_number_of_fill_bytes_takes_one_step():
+    """As decoders pass over them; thousands of images that have nothing else took seconds."""
+    frame = b"\xff\xc0\x00\x11\x08\x00\x20\x00\x10\x03"
+    assert read_jpeg(b"\xff\xd8" + b"\xff" * 10**6 + frame + bytes(20)) == (16, 32)
+    with pytest.raises(DamagedHeader):
+        read_jpeg(b"\xff\xd8" + b"\xff" * 10**6)
