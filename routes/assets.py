@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import re
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -17,16 +16,17 @@ from pathlib import Path
 from flask import Blueprint, Response, request, send_file, send_from_directory, url_for
 from werkzeug.security import safe_join
 
+from routes.site_address import site_address
+
 FOLDER = Path(__file__).parent.parent / "static"
 CACHE_FOREVER = "public, max-age=31536000, immutable"
 A_DAY = "public, max-age=86400"  # of what browsers ask for at an address that never changes
 
-ADDRESS = "http://127.0.0.1:8085"  # of a service that does not know its own
-SHOWABLE = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,300}")  # an address that can stand in a program
 TEXTS = {".css", ".js", ".svg"}
 KEPT = 128  # more than there are texts in the folder
 
 assets = Blueprint("assets", __name__)
+assets.add_app_template_global(site_address)
 
 
 def fingerprint(folder: Path) -> str:
@@ -85,16 +85,6 @@ def favicon() -> Response:
     response = send_from_directory(FOLDER, "favicon.ico")
     response.headers["Cache-Control"] = A_DAY
     return response
-
-
-@assets.app_template_global()
-def site_address() -> str:
-    """Return the address that the client has asked at, as it wrote it; ADDRESS for one that none can be.
-
-    The framework would decode each label of the name, which takes long, and fails for some.
-    """
-    address = f"{request.scheme}://{request.environ.get('HTTP_HOST', '')}"
-    return address if SHOWABLE.fullmatch(address) else ADDRESS
 
 
 @assets.app_template_global()

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edge.route_table import JSON, ROUTES, Need
-from routes.assets import ADDRESS
 from routes.examples import EXAMPLES, HTTPX, Example
 from routes.route_bodies import TEXT, RouteBodies
 from routes.sections import section_of
+from routes.site_address import ADDRESS
 
 OF_THE_PAGE = "/api/v1/streams/"  # reads again and stops what the page began; no program has such an id
 KEY = "YOUR_KEY"  # stands for a client's, where one is asked for

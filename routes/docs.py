@@ -10,7 +10,6 @@ from flask import Blueprint, Response, current_app, render_template
 from markupsafe import Markup, escape
 
 from edge.route_table import ROUTES
-from routes.assets import ADDRESS, site_address
 from routes.code_samples import CodeSample, code_samples
 from routes.compressed import kept_compressed
 from routes.description import PARAMETER, notes
@@ -18,6 +17,7 @@ from routes.locale import LOCALES, Locale, visitors_locale
 from routes.route_bodies import route_bodies
 from routes.sections import SECTIONS, section_of
 from routes.services import services
+from routes.site_address import ADDRESS, site_address
 
 docs = Blueprint("docs", __name__)
 CODE = re.compile("`([^`]+)`")

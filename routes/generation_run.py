@@ -185,20 +185,18 @@ class Run:
     def wait_for_begin(self) -> None:
         """Wait until it is certain that each answer begins. Raises the error of one that does not."""
         uncertain = [generation for generation in self._generations if not generation.certain]
-        if not uncertain:
-            self._note_max_tokens()
-            return
-        turns.leave()
-        try:
-            with self._naming():
-                for generation in uncertain:
-                    generation.wait_for_begin()
-            self._note_max_tokens()
-        except BaseException as error:
-            self._note(error)
-            self.close()
-            raise
-        turns.take()
+        if uncertain:
+            turns.leave()
+            try:
+                with self._naming():
+                    for generation in uncertain:
+                        generation.wait_for_begin()
+            except BaseException as error:
+                self._note(error)
+                self.close()
+                raise
+            turns.take()
+        self._note_max_tokens()
 
     def _note_max_tokens(self) -> None:
         """Have the response say how long an answer may be, where that depends on what its prompt leaves."""
