@@ -13,7 +13,7 @@ from typing import IO
 from flask import Request
 from werkzeug.wsgi import get_input_stream
 
-from edge.gate import grow_body
+from edge.gate import growing_body
 from engine.errors import Message, Overloaded, ValidationError
 
 PIECE_BYTES = 64 * 1024  # decompressed at once
@@ -34,7 +34,7 @@ def decompress(request: Request, coding: str) -> None:
     """Have the request's body read decompressed, its maximum length being that of either. coding: one of CODINGS."""
     environ = request.environ
     raw = get_input_stream(environ, max_content_length=request.max_content_length)
-    environ["wsgi.input"] = Decompressed(raw, coding, lambda size: grow_body(request, size))
+    environ["wsgi.input"] = Decompressed(raw, coding, growing_body(request))
     environ["wsgi.input_terminated"] = True  # by the end of the data, its length is not known
     environ.pop("CONTENT_LENGTH", None)
 

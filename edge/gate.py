@@ -240,8 +240,13 @@ def body_refused(request: Request) -> bool:
 
 def grow_body(request: Request, size: int) -> bool:
     """Take room for `size` more bytes of the request's body; False where there is none."""
-    grow = getattr(request.environ.get("gunicorn.socket"), "grow_body", None)
-    return grow is None or bool(grow(size))
+    return growing_body(request)(size)
+
+
+def growing_body(request: Request) -> Callable[[int], bool]:
+    """Return what takes room for more bytes of the request's body, without a reference to the request."""
+    grow: Callable[[int], bool] | None = getattr(request.environ.get("gunicorn.socket"), "grow_body", None)
+    return grow if grow is not None else lambda size: True
 
 
 def release_body(request: Request) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -54,6 +56,26 @@ OTHERS: dict[str, tuple[int, str, dict[str, object]]] = {
     "no address": (404, "/v1/nothing", {}),
 }
 IMAGES = {"whole": image_bytes(), "damaged": image_bytes()[:-40], "only a name": b"\x89PNG\r\n\x1a\n", "text": b"text"}
+# Ways to send one body: how it is written, its coding, and the status of the answer.
+CODINGS: dict[str, tuple[Callable[[bytes], bytes], str, int]] = {
+    "gzip": (gzip.compress, "gzip", 200),
+    "deflate": (zlib.compress, "deflate", 200),
+    "not all of it": (lambda body: gzip.compress(body)[:-9], "gzip", 400),
+    "none of it": (bytes, "gzip", 400),
+    "an unknown one": (bytes, "br", 415),
+}
+# What is read, and the status of the answer. Pages with macros are left out: Jinja's macros refer to themselves.
+READ = {
+    "/status": 200,
+    "/api/docs": 200,
+    "/api/openapi.json": 200,
+    "/api/metrics": 200,
+    "/metrics": 200,
+    "/v1/models": 200,
+    "/v1/models/none": 404,
+    "/none": 404,
+    "/static/": 404,
+}
 FAULTS = ["parsing", "queue", "tokenizing", "prefill", "decode", "detokenizing", "sending"]
 
 
@@ -67,11 +89,12 @@ def clean(service: Faulty) -> Iterator[Faulty]:
     service.garbage()
 
 
-def send(service: Faulty, path: str, body: bytes, content_type: str = "application/json") -> int:
-    """Send a request and read its answer; return the status."""
+def send(service: Faulty, path: str, body: bytes, content_type: str = "application/json", **fields: str) -> int:
+    """Send a request and read its answer; return the status. fields: of its head, with "_" for "-"."""
+    head = {"Content-Type": content_type} | {name.replace("_", "-"): value for name, value in fields.items()}
     connection = service.connection()
     try:
-        connection.request("POST", path, body, {"Content-Type": content_type})
+        connection.request("POST" if body else "GET", path, body or None, head)
         response = connection.getresponse()
         response.read()
         return response.status
@@ -100,6 +123,25 @@ def test_other_requests_leave_none_either(clean: Faulty, kind: str) -> None:
     """Of every protocol."""
     status, path, body = OTHERS[kind]
     assert send(clean, path, json.dumps(body).encode()) == status
+    check(clean)
+
+
+@pytest.mark.parametrize("kind", CODINGS)
+@pytest.mark.parametrize("path", [CHAT, "/api/v1/text/generate"])
+def test_compressed_bodies_leave_none(clean: Faulty, kind: str, path: str) -> None:
+    """Whether they can be decompressed or not: what was sent would stay with the garbage."""
+    compress, coding, status = CODINGS[kind]
+    body = json.dumps(ASK if path == CHAT else TEXT).encode()
+    assert send(clean, path, compress(body), Content_Encoding=coding) == status
+    check(clean)
+
+
+@pytest.mark.parametrize("path", READ)
+def test_what_is_only_read_leaves_none(clean: Faulty, path: str) -> None:
+    """Pages, figures and lists, compressed as browsers ask for them; the first to ask may have something made."""
+    assert send(clean, path, b"", Accept_Encoding="gzip") == READ[path]
+    clean.garbage(keep=True)
+    assert send(clean, path, b"", Accept_Encoding="gzip") == READ[path]
     check(clean)
 
 
