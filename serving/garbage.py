@@ -5,8 +5,9 @@ the imports and the models and are never garbage; a request with many values is 
 and probes wait for its end.
 
 A few large requests have hundreds of thousands of containers as well, for a moment. So it is not Python that decides
-when there is a full collection, which would be in the middle of them, but a thread that waits until there are few. It
-asks for no list of them: a reference to a tuple that another thread is making by `tuple` of a generator has that fail.
+when there is a full collection, which would be in the middle of them, but a thread that waits until there are few,
+compared with what is usual and not with what the last one left: that one may have been in their midst. It asks for no
+list of them: a reference to a tuple that another thread is making by `tuple` of a generator has that fail.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ log = logging.getLogger("avito_ai.serving")
 
 NEVER = 1_000_000_000
 DUE = 10  # collections of the younger generations, after which Python by itself would make a full one
-FEW = 100_000  # blocks of memory more than the last one left; their containers are visited in some ten milliseconds
+FEW = 100_000  # blocks of memory more than usual; their containers are visited in some ten milliseconds
 LOOK_SECONDS = 0.5
-LONGEST = 20.0  # seconds that a full collection which is due is put off
+LONG = 20.0  # seconds in which there were not few at any moment: the fewest of that time are what is usual now
+LONGEST = 120.0  # seconds that a full collection which is due is put off
 
 
 def exempt_existing_objects() -> None:
@@ -48,7 +50,7 @@ class FullCollections(threading.Thread):
     ) -> None:
         super().__init__(name="full-collections", daemon=True)
         self._interval, self._alive, self._clock = interval, alive, clock
-        self._left = alive()  # by the last full collection
+        self._usual = self._fewest = alive()
         self._due_since: float | None = None
         self._ended = threading.Event()
 
@@ -63,12 +65,16 @@ class FullCollections(threading.Thread):
         """Collect, if that is due and quick, or has been put off for long."""
         if gc.get_count()[2] <= DUE:
             return
-        now = self._clock()
+        now, alive = self._clock(), self._alive()
         if self._due_since is None:
-            self._due_since = now
-        if self._alive() - self._left <= FEW or now - self._due_since >= LONGEST:
+            self._due_since, self._fewest = now, alive
+        self._fewest, waited = min(self._fewest, alive), now - self._due_since
+        if waited >= LONG:
+            self._usual = max(self._usual, self._fewest)  # what is kept has become more
+        if alive - self._usual <= FEW or waited >= LONGEST:
             gc.collect()
-            self._due_since, self._left = None, self._alive()
+            self._due_since = None
+            self._usual = min(self._usual, self._alive())
 
     def end(self) -> None:
         """Collect nothing any more, and wait for the end of the thread."""

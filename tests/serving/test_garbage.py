@@ -1,7 +1,10 @@
 """The garbage collector visits nothing that was there before the first request."""
 
+import json
 import subprocess
 import sys
+
+from serving.garbage import FEW, LONG, LONGEST
 
 COLLECTIONS = """
 import gc
@@ -27,10 +30,10 @@ def test_loaded_objects_are_not_visited_and_later_garbage_is_collected():
 
 
 FULL = """
-import gc
-from serving.garbage import DUE, FEW, LONGEST, FullCollections
+import gc, json, sys
+from serving.garbage import DUE, FullCollections
 
-now, alive, full = 0.0, 0, 0
+now, alive, full, kept, made = 0.0, 0, 0, [], []
 
 
 def count(phase, info):
@@ -39,34 +42,47 @@ def count(phase, info):
 
 
 collections = FullCollections(3600.0, lambda: alive, lambda: now)
-alive = FEW + 1
 collections.start()
 while gc.get_threshold()[2] <= DUE:
     pass
 gc.collect()
 gc.callbacks.append(count)
-kept = [[number] for number in range(1_000_000)]
-by_itself = full
-collections.look()
-put_off = full
-alive = FEW
-collections.look()
-few = full
-kept += [[number] for number in range(1_000_000)]
-alive = 2 * FEW + 1
-collections.look()
-now = LONGEST
-collections.look()
-print(by_itself, put_off, few, full)
+for now, alive in json.loads(sys.argv[1]):
+    while gc.get_count()[2] <= DUE:
+        kept.append([[number] for number in range(100_000)])
+    before = full
+    collections.look()
+    made.append(full - before)
+print(json.dumps([full, made]))
 collections.end()
 """
+# When it is looked, in seconds; how many blocks are alive; whether that makes a collection.
+LOOKS = [
+    (0.0, FEW + 1, False),
+    (1.0, FEW, True),
+    (2.0, FEW + 1, False),
+    (3.0, 3 * FEW, False),
+    (2.0 + LONG, 5 * FEW, False),  # now FEW + 1 are usual, the fewest since it is due
+    (3.0 + LONG, 2 * FEW + 2, False),
+    (4.0 + LONG, 2 * FEW + 1, True),
+    (100.0, 30 * FEW, False),
+    (100.0 + LONGEST, 40 * FEW, True),  # for the last time; the 30 * FEW are usual
+    (300.0, 40 * FEW, False),
+    (301.0, 31 * FEW, True),
+]
 
 
 def test_full_collections_wait_until_few_containers_are_alive_but_not_for_ever():
-    """Python itself makes none, whatever is allocated; one that is due is put off while much is alive."""
-    command = [sys.executable, "-c", FULL]
+    """Python itself makes none, whatever is allocated; one that is due is put off while more is alive than usual.
+
+    What is alive for long is usual. One that cannot be put off any longer changes nothing about that.
+    """
+    looks = json.dumps([look[:2] for look in LOOKS])
+    command = [sys.executable, "-c", FULL, looks]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert result.stdout.split() == ["0", "0", "1", "2"]
+    full, made = json.loads(result.stdout)
+    assert made == [collects for *_, collects in LOOKS]
+    assert full == sum(made)
 
 
 TUPLES = """
