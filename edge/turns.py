@@ -29,7 +29,8 @@ AT_ONCE = 2  # on more than one core
 PATIENCE = 0.5  # seconds
 LATE_AT_ONCE = 2
 LONGEST = 5.0
-GIVEN_UP_AT_ONCE = 128  # each costs the polling thread some tenths of a millisecond
+# Who is late is looked after by the polling thread: some at a time, and no more of them after so many seconds.
+AT_A_TIME, HASTEN_SECONDS = 8, 0.005
 LAST_PART = 0.02  # seconds that the last part of a stream waits for a turn: its client sees a pause
 BEGIN_WITHIN = 30.0  # seconds, unless told otherwise
 
@@ -89,14 +90,21 @@ class Turns:
         """Whether a request that begins now has its turn at once, without going on beside those that have one."""
         return self._lines[0].free > 0
 
-    def hasten(self) -> None:
-        """Let those go on that have waited long enough to begin; to be called from time to time."""
+    def hasten(self) -> bool:
+        """Let those go on that have waited long enough to begin; to be called from time to time.
+
+        Return whether there are more of them, for which it is to be called again soon.
+        """
         first, second = self._lines
+        until, more = time.monotonic() + HASTEN_SECONDS, False
         for line in self._lines:
-            for waiter in line.overdue():
-                waiter.gone_by()
+            while not more and (late := line.overdue()):
+                for waiter in late:
+                    waiter.gone_by()
+                more = time.monotonic() >= until
         while first.lend(second):
             pass
+        return more
 
     @contextmanager
     def serving(self, turn: Turn) -> Iterator[None]:
@@ -175,13 +183,13 @@ class _Line:
             given()
 
     def overdue(self) -> list[_Waiter]:
-        """Remove and return those who have waited too long."""
+        """Remove and return some of those who have waited too long."""
         with self._service.lock:
             if not self._waiters:
                 return []
             now = self._clock()
             late = [waiter for waiter in self._waiters if waiter.until is not None and now >= waiter.until]
-            del late[GIVEN_UP_AT_ONCE:]
+            del late[AT_A_TIME:]
             if late:
                 gone = set(map(id, late))
                 self._waiters = [waiter for waiter in self._waiters if id(waiter) not in gone]

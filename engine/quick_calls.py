@@ -15,6 +15,7 @@ from typing import Protocol
 
 _FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
 _ADDRESS_BYTES = 128  # of a sockaddr_storage
+READ_BYTES = 4096
 
 Buffer = ctypes.Array[ctypes.c_char]
 
@@ -56,9 +57,22 @@ if os.name == "posix":
     libc.send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
     libc.recv.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
+    libc.open.argtypes = (ctypes.c_char_p, ctypes.c_int)
+    libc.read.restype = ctypes.c_ssize_t
+    libc.read.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+
     def close_now(descriptor: int) -> None:
         """Close a descriptor. Raises OSError."""
         checked(libc.close(descriptor))
+
+    def read_now(path: str) -> bytes:
+        """Return the first `READ_BYTES` bytes of a file that no disk holds, as below /proc. Raises OSError."""
+        descriptor = checked(libc.open(path.encode(), os.O_RDONLY | os.O_CLOEXEC))
+        try:
+            buffer = new_buffer(READ_BYTES)
+            return ctypes.string_at(buffer, checked(libc.read(descriptor, buffer, READ_BYTES)))
+        finally:
+            close_now(descriptor)
 
     def send_now(descriptor: int, data: bytes) -> int:
         """Send what fits to a socket, whatever its mode; return how many bytes. Raises OSError."""
@@ -77,6 +91,11 @@ else:  # pragma: no cover
     def close_now(descriptor: int) -> None:
         """Close a descriptor. Raises OSError."""
         os.close(descriptor)
+
+    def read_now(path: str) -> bytes:
+        """Return the first `READ_BYTES` bytes of a file. Raises OSError."""
+        with open(path, "rb") as file:
+            return file.read(READ_BYTES)
 
     def send_now(descriptor: int, data: bytes) -> int:
         """Send what fits to a non-blocking socket; return how many bytes. Raises OSError."""

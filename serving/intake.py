@@ -36,7 +36,7 @@ MIN_BYTES_PER_SECOND = 16 * 1024
 READ_AT_ONCE, READ_SECONDS = 64, 0.005  # connections in a round, and after how long no other one is read in it
 READ_BYTES = 256 * 1024  # from one connection before the next one gets its turn
 LOOKED_AT_BYTES = 16 * 1024  # the same where they are looked at one by one: those of heads and chunks
-LATE_AT_ONCE = 128  # requests that a sweep answers: each costs the polling thread some tenths of a millisecond
+SWEEP_SECONDS = 0.005  # after which a sweep ends no other connection
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -183,19 +183,28 @@ class Intake:
         else:
             self._lingering.add(conn)
 
-    def sweep(self) -> None:
-        """Give up the connections whose time is over; what has come on one by then is read first."""
-        now, late = self._clock(), 0
-        for conn, arrival in [item for item in self._arriving.items() if now >= item[1].until]:
-            if conn in self._unread:
-                continue
-            if not arrival.has_begun:
-                self._guarded(conn, partial(self._give_up, conn))
-            elif late < LATE_AT_ONCE:
-                late += 1
-                self._guarded(conn, partial(self._fail, conn, arrival, RequestTooSlow()))
-        for conn in self._lingering.due():
-            self._guarded(conn, partial(self._end_lingering, conn))
+    def sweep(self) -> bool:
+        """Give up connections whose time is over; return whether there are more, which the next rounds are for.
+
+        What has come on one by then is read first.
+        """
+        now, until = self._clock(), time.monotonic() + SWEEP_SECONDS
+        late = [item for item in self._arriving.items() if now >= item[1].until and item[0] not in self._unread]
+        steps = [
+            *((conn, partial(self._end_waiting, conn, arrival)) for conn, arrival in late),
+            *((conn, partial(self._end_lingering, conn)) for conn in self._lingering.due()),
+        ]
+        for number, (conn, step) in enumerate(steps):
+            if number and time.monotonic() >= until:
+                return True
+            self._guarded(conn, step)
+        return False
+
+    def _end_waiting(self, conn: Connection, arrival: Arrival) -> None:
+        if arrival.has_begun:
+            self._fail(conn, arrival, RequestTooSlow())
+        else:
+            self._give_up(conn)
 
     def cap(self, deadline: float) -> None:
         """At a stop, let no connection without a request wait beyond `deadline`, and keep none behind a refusal."""

@@ -12,7 +12,7 @@ import re
 import time
 import uuid
 from dataclasses import dataclass
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 from gunicorn.http.errors import (
     ConfigurationProblem,
@@ -55,7 +55,8 @@ REFUSALS: tuple[tuple[type[Exception], int, str, str], ...] = (
 )
 OURS = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName)
 MAX_LINE, MAX_FIELDS = 4096, 100  # bytes of a line, and lines, that are read: this is the polling thread
-ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+BEHIND_PATH = re.compile(b"[?#]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,16 @@ def read_attempt(head: bytes) -> Attempt:
     """Return what the head of a request says, as far as it can be read, and of a long one in its beginning."""
     first, _, rest = head.partition(b"\r\n")
     fields = [field[:MAX_LINE].decode("latin-1") for field in rest.split(b"\r\n", MAX_FIELDS)[:MAX_FIELDS]]
-    method, _, asked = first[:MAX_LINE].decode("latin-1").partition(" ")
-    target = ABSOLUTE.sub("", asked.partition(" ")[0], count=1)
-    path = "/" + unquote(re.split("[?#]", target)[0]).lstrip("/") if target.startswith("/") else ""
+    method, _, asked = first[:MAX_LINE].partition(b" ")
+    target = BEHIND_PATH.split(ABSOLUTE.sub(b"", asked.partition(b" ")[0], count=1), maxsplit=1)[0]
+    # As bytes: in a text each run of ASCII would be unquoted by itself.
+    path = "/" + unquote_to_bytes(target).decode(errors="replace").lstrip("/") if target.startswith(b"/") else ""
     values: dict[str, list[str]] = {}
     for name, _, value in (field.partition(":") for field in fields):
         values.setdefault(name.lower(), []).append(value.strip())
     origin = values.get("origin", [None])[0]
-    return Attempt(method if method in METHODS else "", path, origin, values.get("x-forwarded-for", []))
+    known = method.decode("latin-1")
+    return Attempt(known if known in METHODS else "", path, origin, values.get("x-forwarded-for", []))
 
 
 def endless(head: bytes) -> ParseException:

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from engine.cores import CORES, Cores
+from engine.quick_calls import read_now
 
 # Added to its usual value: on busy cores a third of what a thread of the serving process gets, so that the load ends.
 NICENESS = 5
@@ -59,7 +60,7 @@ def _has_other_child(parent: int) -> bool:
     processes.
     """
     try:
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()
+        children = read_now(f"/proc/{parent}/task/{parent}/children").split()
     except OSError:  # the parent has ended, or this kernel has no such list
         return False
     return any(int(child) != os.getpid() for child in children)

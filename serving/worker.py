@@ -97,7 +97,7 @@ class ServiceWorker(AcceptingWorker):
         self._aborted = False
         self._next_sweep = self._next_notice = 0.0
         self._refused, self._flooded = 0, False
-        self._more_to_do = False
+        self._more_to_do = self._more_late = False
         self.lost = False
         self._successors = Successors()
         self._probing = ThreadPoolExecutor(PROBING_THREADS, "probe")
@@ -314,7 +314,7 @@ class ServiceWorker(AcceptingWorker):
             time.sleep(GATHERING)
         self._sweep()
         more_to_begin |= bool(self._accepted) and self.nr_conns < connections  # there is room again
-        self._more_to_do = more_to_begin or self._intake.unread > 0
+        self._more_to_do = more_to_begin or self._more_late or self._intake.unread > 0
         self.beat()
         if self._drain_until is not None:
             self._drain(self._drain_until)
@@ -350,14 +350,16 @@ class ServiceWorker(AcceptingWorker):
         )
 
     def _sweep(self) -> None:
+        """Give up what is late, in every round until nothing is; and at intervals look after what no event tells."""
         now = time.monotonic()
-        if now >= self._next_sweep:
+        due = now >= self._next_sweep
+        if due or self._more_late:
+            self._more_late = self._intake.sweep() | self._turns.hasten()
+        if due:
             self._next_sweep = now + SWEEP_INTERVAL
-            self._intake.sweep()
             self.sweep_accepted()
             self._held_back.drop_who_left()
             self._held_back.hand_on(everything=self._drain_until is not None)
-            self._turns.hasten()
             self._successors.look(self.ppid)
             before, self._refused = self._refused, self._intake.refused
             self._flooded = self._refused - before >= FLOOD * SWEEP_INTERVAL

@@ -103,6 +103,23 @@ def test_of_a_long_head_the_beginning_is_read(head):
 
 
 @pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"/v1/models?a#b", "/v1/models"),
+        (b"HTTP://host:80/v1/models#b?a", "/v1/models"),
+        (b"/%D0%B0/\xd0\xb0/%2F?", "/\u0430/\u0430//"),
+        (b"/a%FF\xff%4", "/a\ufffd\ufffd%4"),
+        (b"//v1", "/v1"),
+        (b"*", ""),
+        (b"http://host", ""),
+    ],
+)
+def test_the_path_is_read_as_the_application_would(target, path):
+    """Escaped or not, and replaced where it is no UTF-8."""
+    assert read_attempt(b"GET " + target + b" HTTP/1.1\r\n").path == path
+
+
+@pytest.mark.parametrize(
     ("status", "kind"), [(414, "invalid_request_error"), (431, "invalid_request_error"), (501, "api_error")]
 )
 def test_what_is_no_http_is_named_by_the_status_that_is_sent(status, kind):

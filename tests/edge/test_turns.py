@@ -206,17 +206,18 @@ def test_a_turn_that_is_free_is_lent_to_those_who_have_waited():
 
 def test_not_all_who_have_waited_too_long_are_given_up_at_once(monkeypatch):
     """The polling thread has others to serve; the next call does the rest."""
-    monkeypatch.setattr(turns, "GIVEN_UP_AT_ONCE", 3)
+    monkeypatch.setattr(turns, "AT_A_TIME", 3)
+    monkeypatch.setattr(turns, "HASTEN_SECONDS", 0.0)
     now, given_up = [0.0], []
     among = Turns(1, patience=0.0, late=0, longest=0.0, clock=lambda: now[0], begin_within=1.0)
     for number in range(6):
         among.begin("a", lambda turn: None, True, lambda number=number: given_up.append(number))
-    among.hasten()
-    among.hasten()
+    while among.hasten():
+        pass
     now[0] = 1.1
-    for expected in (3, 5):
-        among.hasten()
-        assert given_up == [*range(1, 1 + expected)]
+    seen = [(among.hasten(), len(given_up)) for _ in range(3)]
+    assert seen == [(True, 3), (True, 5), (False, 5)]
+    assert given_up == [*range(1, 6)]
 
 
 def test_whoever_waits_to_begin_is_hastened_when_its_time_has_come(pool):

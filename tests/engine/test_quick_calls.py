@@ -10,7 +10,40 @@ import threading
 
 import pytest
 
-from engine.quick_calls import _address, accept_now, end_sending_now, new_buffer, receive_now, send_now
+from engine.quick_calls import (
+    READ_BYTES,
+    _address,
+    accept_now,
+    end_sending_now,
+    new_buffer,
+    read_now,
+    receive_now,
+    send_now,
+)
+
+
+def test_the_beginning_of_a_file_is_read(tmp_path):
+    """Also of an empty one; one that cannot be read is an error, and no descriptor stays open."""
+    before = descriptors()
+    for content in (b"", b"12 13\n", b"x" * (READ_BYTES + 1)):
+        (tmp_path / "file").write_bytes(content)
+        assert read_now(str(tmp_path / "file")) == content[:READ_BYTES]
+    for path, trouble in ((tmp_path / "none", errno.ENOENT), (tmp_path, errno.EISDIR)):
+        with pytest.raises(OSError, match=os.strerror(trouble)):
+            read_now(str(path))
+    assert descriptors() == before
+
+
+def descriptors():
+    """Return how many descriptors this process has open."""
+    return sum(1 for number in range(1024) if is_open(number))
+
+
+def is_open(number):
+    with contextlib.suppress(OSError):
+        os.fstat(number)
+        return True
+    return False
 
 
 @pytest.mark.linux

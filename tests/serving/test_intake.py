@@ -18,7 +18,6 @@ from serving.connection import ClientSocket, Connection, budget_key_of
 from serving.framing import Framing, RequestBrokenOff, RequestTooSlow, Stage
 from serving.intake import (
     CONTINUE,
-    LATE_AT_ONCE,
     LOOKED_AT_BYTES,
     MIN_BYTES_PER_SECOND,
     READ_AT_ONCE,
@@ -211,20 +210,20 @@ def test_a_head_that_does_not_end_is_answered_in_the_end(room):
     assert client.recv(10) == b""
 
 
-def test_of_very_many_that_are_late_each_is_answered_but_not_all_at_once(room):
-    """Probes wait for the thread that answers them. The silent ones, which get no answer, go at once."""
+def test_of_very_many_that_are_late_each_is_given_up_but_not_all_at_once(room, monkeypatch):
+    """Probes wait for the thread that answers them, so a round of it ends one where the time of a round is over."""
+    monkeypatch.setattr(intake, "SWEEP_SECONDS", 0.0)
     room = room()
-    for number in range(LATE_AT_ONCE + 3):
+    for number in range(3):
         _, client = room.connect(f"1.2.3.{number}")
         client.sendall(b"GET")
-    for number in range(5):
-        room.connect(f"1.2.4.{number}")
+    room.connect("1.2.4.1")
     room.pump()
     room.clock.advance(PATIENCE + 1)
-    room.intake.sweep()
-    assert (len(room.failures), len(room.closed)) == (LATE_AT_ONCE, 5)
-    room.intake.sweep()
-    assert len(room.failures) == LATE_AT_ONCE + 3
+    seen = [(room.intake.sweep(), len(room.failures), len(room.closed)) for _ in range(4)]
+    assert seen == [(True, 1, 0), (True, 2, 0), (True, 3, 0), (False, 3, 1)]
+    room.clock.advance(LINGER_SECONDS)
+    assert [(room.intake.sweep(), len(room.closed)) for _ in range(3)] == [(True, 2), (True, 3), (False, 4)]
 
 
 @pytest.mark.parametrize("sent", [b"G", SMALL[:-1], CHUNKED + b"5\r\nhel", CHUNKED + b"5\r\nhello\r\n0\r\n"])

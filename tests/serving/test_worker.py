@@ -173,7 +173,8 @@ def idle():
     worker.sockets, worker.poller, worker._accepting = [], selectors.DefaultSelector(), False
     worker._accept_again, worker._exhaustion_logged, worker._intake = 0.0, -1e9, Waiting()
     worker._addresses, worker.nr_conns, worker.worker_connections = {}, 0, 10
-    worker._peers, worker._accepted, worker._kept_waiting, worker._more_to_do = Counter(), ByAddress(), 0, False
+    worker._peers, worker._accepted, worker._kept_waiting = Counter(), ByAddress(), 0
+    worker._more_to_do = worker._more_late = False
     worker._refused, worker._flooded = 0, False
     worker._drain_until, worker._held_back = None, HeldBack(lambda client, light: 0.0, None, None)
     worker._turns = Turns()
@@ -259,7 +260,7 @@ def test_a_new_process_is_asked_for_between_events_but_not_with_each(idle, caplo
     gate = SimpleNamespace(tell_unlogged=lambda: None)
     idle.wsgi = SimpleNamespace(extensions={"services": SimpleNamespace(models=models, gate=gate)})
     idle.lost, idle._drain_until, idle.beat = False, None, lambda: None
-    idle._intake.sweep = lambda: None
+    idle._intake.sweep = lambda: False
     idle._next_sweep = math.inf
     for _ in range(50):
         idle.wait_for_and_dispatch_events(0)
@@ -300,7 +301,7 @@ def test_each_sweep_looks_for_a_successor(idle):
     """So that models leave it a core while it loads."""
     gate, looks = SimpleNamespace(tell_unlogged=lambda: None), []
     idle.wsgi = SimpleNamespace(extensions={"services": SimpleNamespace(models=Lost(), gate=gate)})
-    idle.lost, idle._intake.sweep, idle._successors = True, lambda: None, SimpleNamespace(look=looks.append)
+    idle.lost, idle._intake.sweep, idle._successors = True, lambda: False, SimpleNamespace(look=looks.append)
     idle._next_sweep = 0.0
     for _ in range(3):
         idle._sweep()
@@ -313,7 +314,7 @@ def test_under_a_flood_requests_gather_between_rounds(idle, monkeypatch):
     monkeypatch.setattr("serving.worker.time.sleep", paused.append)
     gate = SimpleNamespace(tell_unlogged=lambda: None)
     idle.wsgi = SimpleNamespace(extensions={"services": SimpleNamespace(models=Lost(), gate=gate)})
-    idle.lost, idle._intake.sweep, idle.beat = True, lambda: None, lambda: None
+    idle.lost, idle._intake.sweep, idle.beat = True, lambda: False, lambda: None
     enough = int(FLOOD * SWEEP_INTERVAL)
     for more, expected in ((enough - 1, 0), (enough, 1), (enough, 2), (0, 2)):
         idle._intake.refused += more
@@ -370,7 +371,7 @@ def test_a_request_that_is_held_back_goes_on_when_others_end(idle):
     idle._held_back = HeldBack(
         lambda client, light: COURTESY * (client in too_many), served.append, dropped.append, lambda: now[0]
     )
-    idle._intake.sweep = idle._intake.close_behind = lambda *_: None
+    idle._intake.sweep, idle._intake.close_behind = lambda: False, lambda *_: None
     idle.wsgi, idle.lost = None, True
     sock = SimpleNamespace(request_head=b"POST / HTTP/1.1", request=None, has_left=False, end_request=lambda: None)
     sock.is_last_request = False
@@ -686,10 +687,28 @@ def test_no_two_requests_count_on_the_same_idle_thread(monkeypatch):
     assert (idle[0], len(worker.method_queue.calls)) == (-1, 1)
 
 
+@pytest.mark.parametrize("where", ["_intake.sweep", "_turns.hasten"])
+def test_what_a_sweep_left_late_is_seen_to_in_the_next_rounds(idle, where):
+    """Until nothing is: the loop waits for no event meanwhile, and what is done at intervals is not done more often."""
+    gate, looks, left = SimpleNamespace(tell_unlogged=lambda: None), [], [True, True, False]
+    idle.wsgi = SimpleNamespace(extensions={"services": SimpleNamespace(models=Lost(), gate=gate)})
+    idle.lost, idle.beat, idle._successors = True, lambda: None, SimpleNamespace(look=looks.append)
+    idle._intake.sweep = lambda: False
+    owner, name = where.split(".")
+    setattr(getattr(idle, owner), name, lambda: left.pop(0))
+    idle._next_sweep, seen = 0.0, []
+    for _ in range(4):
+        idle.wait_for_and_dispatch_events(0)
+        idle._next_sweep = math.inf
+        seen.append((len(left), idle._more_to_do))
+    assert seen == [(2, True), (1, True), (0, False), (0, False)]
+    assert len(looks) == 1
+
+
 def test_a_sweep_lets_requests_begin_that_have_waited_long_enough(idle):
     """No thread waits in their place."""
     idle.wsgi, idle.lost, began = None, True, []
-    idle._intake.sweep = lambda: None
+    idle._intake.sweep = lambda: False
     idle._turns = Turns(1, patience=0.0, late=1)
     for name in "ab":
         idle._turns.begin(name, lambda turn: began.append(turn.client))
@@ -883,7 +902,7 @@ def test_what_finds_no_room_for_long_is_closed(idle, monkeypatch):
     """As a connection is that says nothing for as long; a sweep looks."""
     now = [100.0]
     monkeypatch.setattr("serving.accepting.time.monotonic", lambda: now[0])
-    idle.wsgi, idle.lost, idle._intake.sweep, idle.send_timeout = None, True, lambda: None, 30.0
+    idle.wsgi, idle.lost, idle._intake.sweep, idle.send_timeout = None, True, lambda: False, 30.0
     for address in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
         idle.accept(Backlog(1, address))
         now[0] += 14.0
@@ -897,11 +916,11 @@ def test_room_is_used_at_once(idle, leave):
     """Where one that was read, or given up in a sweep, has left it: the loop waits for nothing else."""
     idle.cfg, idle._slow_readers, idle._most_of_a_peer = None, SlowReaders(1), 5
     idle.wsgi, idle.lost, idle.beat, idle._peers["127.0.0.1"] = None, True, lambda: None, 5
-    idle._intake.waiting, idle._intake.sweep, idle._next_sweep = 0, lambda: None, 0.0
+    idle._intake.waiting, idle._intake.sweep, idle._next_sweep = 0, lambda: False, 0.0
     idle.accept(Backlog(1))
     idle.wait_for_and_dispatch_events(0)
     assert not idle._more_to_do
-    setattr(idle._intake, leave, lambda: idle.forget(SimpleNamespace(budget_key="127.0.0.1")))
+    setattr(idle._intake, leave, lambda: bool(idle.forget(SimpleNamespace(budget_key="127.0.0.1"))))
     idle.nr_conns, idle._next_sweep = 5, 0.0
     idle.wait_for_and_dispatch_events(0)
     assert idle._more_to_do
