@@ -4,7 +4,8 @@ A step of the engine brings a part of every stream. Were each written by its req
 wake at once and wait in turn for the interpreter lock, before the engine and before the poller. Here one thread wakes,
 builds what there is of each stream and sends it in one write, without ever waiting for a client. A stream's own thread
 does what takes longer: it begins and ends the stream, keeps it alive while nothing comes, and waits for a client that
-does not read.
+does not read. Clients that do not read are full after the same number of bytes, and so after the same step: their
+streams are given back to their threads a few at a time.
 
 Where the parts come from a thread that itself only waits for sockets, as those of servers elsewhere do, that one writes
 them as they come: between it and the client there is no other thread to be woken.
@@ -15,12 +16,17 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Protocol
 
 from edge import turns
 
 log = logging.getLogger("avito_ai.serving")
+
+GIVEN_BACK_AT_ONCE, GIVE_BACK_EVERY = 2, 0.005  # streams of clients that do not read, and seconds between such
 
 
 class Source(Protocol):
@@ -70,7 +76,7 @@ class _Stream:
         self._lent = False
         self._returned = threading.Lock()  # released when the shared thread gives the stream back
         self._returned.acquire()
-        self._left = False
+        self._left = False  # whether its client has not taken all of the last part
         self._error: BaseException | None = None
 
     def told(self) -> None:
@@ -111,30 +117,45 @@ class _Stream:
             self.sink.send_rest()
         return left
 
-    def advance(self) -> None:
-        """Write what has come, in the shared thread; at the end, or where that fails, give the stream back."""
+    def advance(self) -> bool:
+        """Write what has come, in the shared thread; at the end, or where that fails, give the stream back.
+
+        Return whether it is still to be given back, for its client does not read.
+        """
         with self._lock:
             self._queued = False
             self._go_on()
+            return self._left and self._lent
+
+    def give_back(self) -> None:
+        """Let its own thread wait for its client, unless that has gone on by itself."""
+        with self._lock:
+            if self._left and self._lent:
+                self._end_loan()
 
     def _advance_here(self) -> None:
         """Write what has come, in the calling thread, unless another is at it, which then looks again."""
-        while self.source.ready and self._lent and self._lock.acquire(blocking=False):
+        while self.source.ready and self._lent and not self._left and self._lock.acquire(blocking=False):
             try:
                 self._go_on()
             finally:
                 self._lock.release()
 
     def _go_on(self) -> None:
-        if not self._lent:
+        if not self._lent or self._left:
             return
         try:
             goes_on = self._write()
         except BaseException as error:
             self._error, goes_on = error, False
-        if not goes_on:
-            self._lent = False
-            self._returned.release()
+        if self._left:
+            self.wake()  # for the shared thread to give it back
+        elif not goes_on:
+            self._end_loan()
+
+    def _end_loan(self) -> None:
+        self._lent = False
+        self._returned.release()
 
     def _write(self) -> bool:
         """Write the parts that are there, in one write; return whether the shared thread can go on."""
@@ -146,7 +167,7 @@ class _Stream:
         data = b"".join(parts)
         if data:
             self._left = not self.sink.send_part(data)
-        return not (self._left or ended or self.source.done)
+        return not (ended or self.source.done)
 
 
 def _nothing() -> None:
@@ -160,6 +181,8 @@ class StreamWriter:
         self._lock = threading.Lock()  # guards the field below
         self._thread: threading.Thread | None = None
         self._ready: queue.SimpleQueue[_Stream] = queue.SimpleQueue()
+        self._full: deque[_Stream] = deque()  # to be given back; this one and the next are the shared thread's
+        self._give_back_at = 0.0
 
     def start(self) -> None:
         """Start the thread, once the process is forked: later there might be no room for another."""
@@ -196,6 +219,18 @@ class StreamWriter:
     def _run(self) -> None:
         while True:
             try:
-                self._ready.get().advance()
+                self._give_back_some()
+                wait = max(0.0, self._give_back_at - time.monotonic()) if self._full else None
+                with suppress(queue.Empty):
+                    stream = self._ready.get(timeout=wait)
+                    if stream.advance():
+                        self._full.append(stream)
             except Exception:
                 log.exception("The parts of a stream could not be written.")
+
+    def _give_back_some(self) -> None:
+        now = time.monotonic()
+        if self._full and now >= self._give_back_at:
+            self._give_back_at = now + GIVE_BACK_EVERY
+            for _ in range(min(GIVEN_BACK_AT_ONCE, len(self._full))):
+                self._full.popleft().give_back()

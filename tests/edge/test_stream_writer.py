@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from edge import turns
-from edge.stream_writer import StreamWriter
+from edge.stream_writer import GIVEN_BACK_AT_ONCE, StreamWriter
 from edge.turns import Turn, Turns
 from engine.backend import Generation
 from engine.errors import DeadlineExceeded, ModelError
@@ -206,6 +206,55 @@ def test_a_client_that_does_not_read_is_waited_for_by_the_streams_own_thread():
     for stream in streams:
         assert stream.end()[-1] == END + LAST
     assert sink.writers == {"stream-writer"}
+
+
+def test_clients_that_do_not_read_are_left_to_their_threads_a_few_at_a_time(monkeypatch):
+    """Those of a hundred streams would wake at once and hold the interpreter lock; the others are written meanwhile."""
+    monkeypatch.setattr("edge.stream_writer.GIVE_BACK_EVERY", 1e6)
+    writer = StreamWriter()
+    writer._give_back_at = time.monotonic() + 1e6
+    generations, sinks = [generation_of() for _ in range(6)], [Sink(takes=False) for _ in range(5)] + [Sink()]
+    streams = [Reading(of, sink, writer=writer) for of, sink in zip(generations, sinks, strict=True)]
+    for stream in streams:
+        stream.wait_until_lent()
+    for generation in generations:
+        generation.push(Piece("a"))
+        generation.push(Piece("b"))
+    *stuck, fast = sinks
+    fast.wait_for(b"ab")
+    for given_back in (0, GIVEN_BACK_AT_ONCE, 2 * GIVEN_BACK_AT_ONCE, len(stuck)):
+        fast.data = b""
+        generations[-1].push(Piece("c"))
+        fast.wait_for(b"c")
+        for sink in stuck[:given_back]:
+            sink.wait_for(b"ab")
+        assert [sink.data for sink in stuck[given_back:]] == [b""] * (len(stuck) - given_back)
+        writer._give_back_at = 0.0
+    for generation in generations:
+        generation.finish(COMPLETION)
+    for stream in streams:
+        assert stream.end()[-1] == END + LAST
+
+
+@pytest.mark.parametrize("kind", [Generation, UpstreamGeneration])
+def test_a_stream_is_kept_alive_also_while_it_is_not_given_back(monkeypatch, kind):
+    """Its own thread sends what is left and goes on by itself; that it is given back later changes nothing."""
+    monkeypatch.setattr("edge.stream_writer.GIVE_BACK_EVERY", 1e6)
+    monkeypatch.setattr("edge.stream_writer.GIVEN_BACK_AT_ONCE", 0)
+    writer, generation, sink = StreamWriter(), generation_of(kind=kind), Sink(takes=False)
+    stream = Reading(generation, sink, idle=0.5, writer=writer)
+    stream.wait_until_lent()
+    generation.push(Piece("a"))
+    if kind is UpstreamGeneration:
+        generation.flush()
+    with sink.changed:
+        assert sink.changed.wait_for(lambda: sink.data.startswith(b"a" + KEEP_ALIVE), PATIENCE)
+    monkeypatch.setattr("edge.stream_writer.GIVEN_BACK_AT_ONCE", 9)
+    writer._give_back_at = 0.0
+    generation.push(Piece("b"))
+    generation.finish(COMPLETION)
+    stream.end()
+    assert sink.data.replace(KEEP_ALIVE, b"") == b"ab" + END + LAST
 
 
 def test_a_silent_stream_is_kept_alive_by_its_own_thread():
