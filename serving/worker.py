@@ -58,8 +58,9 @@ DRAIN_TICK = 0.1
 STOP_KEEPALIVE = 2.0
 SWEEP_INTERVAL = 0.25
 NOTICE_INTERVAL = 1.0
-# Refusals a second from which the polling thread lets requests gather, and for how long, in seconds: each of its rounds
-# takes the processor and the interpreter lock from the engine, however little there is to refuse.
+# Refusals a second from which the polling thread lets requests gather, and the seconds of a round then: each of them
+# takes the processor and the interpreter lock from the engine, however little there is to refuse. One that has taken as
+# long is followed by the next, since probes wait for it.
 FLOOD = 100
 GATHERING = 0.012
 # Seconds after which a thread gives up the interpreter lock to another one that waits. The engine's thread releases it
@@ -307,11 +308,11 @@ class ServiceWorker(AcceptingWorker):
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         longest = SWEEP_INTERVAL if self._drain_until is None else DRAIN_TICK
-        self._dispatch_events(0.0 if self._more_to_do else min(timeout, longest))
+        began = self._dispatch_events(0.0 if self._more_to_do else min(timeout, longest))
         more_to_begin, connections = self.begin_some(), self.nr_conns
         self._intake.read_some()
         if self._flooded:
-            time.sleep(GATHERING)
+            time.sleep(max(0.0, began + GATHERING - time.monotonic()))
         self._sweep()
         more_to_begin |= bool(self._accepted) and self.nr_conns < connections  # there is room again
         self._more_to_do = more_to_begin or self._more_late or self._intake.unread > 0
@@ -319,18 +320,21 @@ class ServiceWorker(AcceptingWorker):
         if self._drain_until is not None:
             self._drain(self._drain_until)
 
-    def _dispatch_events(self, timeout: float) -> None:
-        """Wait for events and handle them.
+    def _dispatch_events(self, timeout: float) -> float:
+        """Wait for events and handle them; return when there were any, or enough was waited.
 
         Only an error of a listening socket ends the worker.
         """
-        for key, _ in self.poller.select(timeout):
+        events = self.poller.select(timeout)
+        began = time.monotonic()
+        for key, _ in events:
             try:
                 key.data(key.fileobj)
             except Exception as error:
                 if key.fileobj in self.sockets:
                     raise
                 errors.log_unexpected(error)
+        return began
 
     def _new_intake(self) -> Intake:
         assert self.wsgi is not None  # built before the worker runs

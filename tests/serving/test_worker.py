@@ -309,20 +309,26 @@ def test_each_sweep_looks_for_a_successor(idle):
 
 
 def test_under_a_flood_requests_gather_between_rounds(idle, monkeypatch):
-    """From so many refusals since the last sweep on, until a sweep finds fewer: the engine is interrupted less."""
-    paused = []
-    monkeypatch.setattr("serving.worker.time.sleep", paused.append)
+    """From so many refusals since the last sweep on, until a sweep finds fewer: the engine is interrupted less.
+
+    A round that has taken long by itself is followed by the next at once.
+    """
+    paused, now, took = [], [100.0], [0.0]
+    monkeypatch.setattr("serving.worker.time", SimpleNamespace(sleep=paused.append, monotonic=lambda: now[0]))
+    idle._intake.read_some = lambda: now.__setitem__(0, now[0] + took[0])
     gate = SimpleNamespace(tell_unlogged=lambda: None)
     idle.wsgi = SimpleNamespace(extensions={"services": SimpleNamespace(models=Lost(), gate=gate)})
     idle.lost, idle._intake.sweep, idle.beat = True, lambda: False, lambda: None
     enough = int(FLOOD * SWEEP_INTERVAL)
-    for more, expected in ((enough - 1, 0), (enough, 1), (enough, 2), (0, 2)):
+    rounds = [(enough - 1, 0.0, []), (enough, 0.0, [GATHERING]), (enough, 0.75 * GATHERING, [GATHERING / 4])]
+    for more, seconds, expected in (*rounds, (enough, 2 * GATHERING, [0.0]), (0, 0.0, [])):
+        took[0] = seconds
         idle._intake.refused += more
         idle._next_sweep = 0.0
         idle._sweep()
-        idle._next_sweep = math.inf
+        idle._next_sweep, paused[:] = math.inf, []
         idle.wait_for_and_dispatch_events(0)
-        assert paused == [GATHERING] * expected
+        assert paused == pytest.approx(expected)
 
 
 def test_a_request_that_cannot_be_ended_is_dropped(idle, caplog):
