@@ -226,9 +226,17 @@ class Grammars:
     def mask(
         self, grammar: str, wanted: Wanted | None = None, field: str = "response_format", owner: str = ""
     ) -> GrammarMask:
-        """Return a new mask. grammar: from `json_grammar` or `lark_grammar`; wanted: for whom a new one is compiled,
-        and what ends the wait for it; field: of the request, which an answer that fails is blamed on. owner: who may
-        find the compiled grammar again, so that the time of a request does not tell what schemas others have sent.
+        """Return a new mask of a grammar; see `masks`."""
+        return self.masks(grammar, wanted, field, owner)()
+
+    def masks(
+        self, grammar: str, wanted: Wanted | None = None, field: str = "response_format", owner: str = ""
+    ) -> Callable[[], GrammarMask]:
+        """Return what makes new masks of a grammar, which is compiled once, also where it is too large to be kept.
+
+        grammar: from `json_grammar` or `lark_grammar`; wanted: for whom a new one is compiled, and what ends the wait
+        for it; field: of the request, which an answer that fails is blamed on. owner: who may find the compiled grammar
+        again, so that the time of a request does not tell what schemas others have sent.
 
         Raises ValidationError for a grammar that is invalid, too large, or not compiled in time, and Overloaded if too
         many compile already, of all clients or of this one. Neither names a field; the message is a predicate whose
@@ -238,9 +246,8 @@ class Grammars:
             compiled = self._ready.get((owner, grammar))
             if compiled is not None:
                 self._ready.move_to_end((owner, grammar))
-        if compiled is None:
-            compiled = self._compiled(grammar, wanted or Wanted(), owner)
-        return GrammarMask(compiled.matcher.deep_copy(), self._words, self._maskers, field, compiled.shared, grammar)
+        ready = compiled or self._compiled(grammar, wanted or Wanted(), owner)
+        return lambda: GrammarMask(ready.matcher.deep_copy(), self._words, self._maskers, field, ready.shared, grammar)
 
     @property
     def cached(self) -> int:

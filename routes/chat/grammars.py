@@ -91,14 +91,13 @@ def new_mask(
     rewriter = cache.rewriting.of_request(wanted)
     plan = _plan(answer_format, toolbox, names, rewriter)
     try:
-        _compile(plan, grammars, wanted, owner)
+        return _compile(plan, grammars, wanted, owner)
     except ValidationError:
         if answer_format is None or toolbox.forced or not toolbox.names:
             raise
         # Free calls need not conform: the schemas of all tools together may be what is too much.
         plan = _either(answer_format, toolbox, Schemas.NONE, rewriter)
-        _compile(plan, grammars, wanted, owner)
-    return lambda: grammars.mask(plan.grammar, wanted, plan.field, owner)
+        return _compile(plan, grammars, wanted, owner)
 
 
 def _one_call(
@@ -109,10 +108,9 @@ def _one_call(
     try:
         grammars = cache.for_model(backend, names.tools)
         turns.leave()  # grammars are compiled elsewhere
-        grammars.mask(grammar, wanted, names.tools, owner)
+        return grammars.masks(grammar, wanted, names.tools, owner)
     except (ValidationError, RetryLater):
         return lambda: None
-    return lambda: grammars.mask(grammar, wanted, names.tools, owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +142,11 @@ def _plan(answer_format: AnswerFormat | None, toolbox: Toolbox, names: FieldName
     return _Plan(answer_format.field, answer_format.grammar(rewriter), refused)
 
 
-def _compile(plan: _Plan, grammars: Grammars, wanted: Wanted, owner: str) -> None:
+def _compile(plan: _Plan, grammars: Grammars, wanted: Wanted, owner: str) -> NewMask:
     """Compile a grammar while the request's thread waits. Raises ValidationError that names the field."""
     turns.leave()  # grammars are compiled elsewhere, but small schemas are rewritten here
     try:
-        grammars.mask(plan.grammar, wanted, plan.field, owner)
+        return grammars.masks(plan.grammar, wanted, plan.field, owner)
     except ValidationError as error:
         place = error.place if isinstance(error, GrammarRefused) else None
         raise plan.refused(place) or ValidationError(f"{plan.field} {error.message}.", plan.field) from None

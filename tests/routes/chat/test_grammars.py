@@ -205,6 +205,21 @@ def test_every_form_can_stand_beside_calls(avibe, form, good, bad):
             assert matches(new(), text) is expected
 
 
+@pytest.mark.parametrize("tools", [[], [{"type": "function", "function": {"name": "weather", "parameters": CITY}}]])
+def test_a_grammar_that_is_too_large_to_be_kept_is_compiled_once_for_all_answers(client, avibe, monkeypatch, tools):
+    """A compilation takes seconds; a form alone, and calls of which an answer has one."""
+    avibe.tokens, avibe.finish_reason = LETTERS, "length"
+    monkeypatch.setattr("engine.text.grammar.CACHED_BYTES", 0)
+    compiled, submit = [], CompileQueue.submit
+    monkeypatch.setattr(CompileQueue, "submit", lambda *of: compiled.append(of) or submit(*of))
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"const": 1}}}
+    asked = {"tools": tools, "parallel_tool_calls": False} if tools else {"response_format": form}
+    answer = client.post(CHAT, json={"model": "avibe", "messages": HELLO, "n": 3} | asked)
+    assert (answer.status_code, len(compiled)) == (200, 1)
+    masks = {id(one.sampling.token_mask) for one in avibe.submitted}
+    assert len(masks) == 3
+
+
 def test_a_grammar_is_compiled_in_the_turn_of_whom_its_request_is_charged_to(client, avibe, monkeypatch):
     """The account of a key, or an address."""
     avibe.tokens, avibe.finish_reason = LETTERS, "length"
@@ -229,9 +244,9 @@ def test_small_schemas_are_rewritten_in_the_turn_of_their_request(client, avibe,
     avibe.tokens = LETTERS
     avibe.finish_reason = "length"
     order = []
-    rewrite, mask = rewriting.outcome_of, Grammars.mask
+    rewrite, masks = rewriting.outcome_of, Grammars.masks
     monkeypatch.setattr(rewriting, "outcome_of", lambda job: order.append("rewrite") or rewrite(job))
     monkeypatch.setattr(turns, "leave", lambda: order.append("leave"))
-    monkeypatch.setattr(Grammars, "mask", lambda *given, **named: order.append("mask") or mask(*given, **named))
+    monkeypatch.setattr(Grammars, "masks", lambda *given, **named: order.append("mask") or masks(*given, **named))
     assert ask(client, **fields).status_code == 200
     assert order[: order.index("mask") + 1] == ["rewrite", "leave", "mask"]
