@@ -7,7 +7,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from engine.errors import ValidationError
+from flask import request
+
+from edge.compression import BODIES_FULL
+from edge.gate import grow_body
+from engine.errors import Overloaded, ValidationError
 from engine.types import Completion, Echo, Piece, Prompt, TextPrompt, TokenLogprob, TokensPrompt
 from routes import sse
 from routes.chat.lengths import prompt_in
@@ -26,6 +30,7 @@ from routes.openai.sampling import sampling
 from routes.response_models import TextChoice, TextCompletion, TextLogprobs
 
 NAMES = FieldNames(answer_format="structured_outputs", reasoning="", messages="prompt")
+BYTES_OF_A_CHARACTER, BYTES_OF_AN_ID = 4, 16  # of a prompt that is shown, with its copy in JSON
 MAX_SCORED = 16  # answers with the scores of their prompts, which take a kilobyte a token and more
 
 
@@ -77,7 +82,7 @@ class CompletionResponse(RunResponse):
         self._token_ids, self._echo = bool(body.return_token_ids), bool(body.echo)
 
     def whole(self, completions: Sequence[Completion]) -> TextCompletion:
-        """Return the body with all answers."""
+        """Return the body with all answers. Raises Overloaded where there is no room for the prompts that they show."""
         answer = TextCompletion(
             id=self._id,
             object="text_completion",
@@ -93,14 +98,21 @@ class CompletionResponse(RunResponse):
     def _choice(self, index: int, completion: Completion) -> TextChoice:
         choice = TextChoice(
             index=index,
-            text=_text_of(completion.echo) + completion.text,
+            text=self._echoed(completion) + completion.text,
             logprobs=self._shown(completion.logprobs, completion.echo) if self._logprobs else None,
             finish_reason=answers.finish_reason(completion),
         )
         if self._token_ids:
             choice["token_ids"] = list(completion.token_ids)
             choice["prompt_token_ids"] = self._run.prompt_token_ids(index)
+            _take_room(BYTES_OF_AN_ID * len(choice["prompt_token_ids"]))
         return choice
+
+    @staticmethod
+    def _echoed(completion: Completion) -> str:
+        text = _text_of(completion.echo)
+        _take_room(BYTES_OF_A_CHARACTER * len(text))
+        return text
 
     def _shown(self, logprobs: Sequence[TokenLogprob], echo: Echo | None) -> TextLogprobs:
         if echo is None:
@@ -148,6 +160,15 @@ class CompletionResponse(RunResponse):
 
 def _text_of(echo: Echo | None) -> str:
     return "" if echo is None else echo.text
+
+
+def _take_room(size: int) -> None:
+    """Count what is shown of a prompt like a body: it may be far longer than what was sent, and stands in each answer.
+
+    Raises Overloaded where the budget of bodies has no room.
+    """
+    if size and not grow_body(request, size):
+        raise Overloaded(BODIES_FULL)
 
 
 def _change(index: int, text: str, logprobs: TextLogprobs | None = None, reason: str | None = None) -> dict[str, Any]:

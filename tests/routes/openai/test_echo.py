@@ -68,6 +68,17 @@ def test_each_prompt_is_shown(client, echoing, prompt, count):
     assert {one.sampling.max_tokens for one in echoing.submitted} == {0}
 
 
+@pytest.mark.parametrize("room", [True, False])
+def test_what_is_shown_of_prompts_counts_as_a_body_of_its_size(client, avibe, monkeypatch, room):
+    """Ids of long tokens in few bytes would else make hundreds of megabytes; where there is no room, it is a 503."""
+    avibe.echo, sizes = Shown("a" * 5000), list[int]()
+    monkeypatch.setattr("routes.openai.completions.grow_body", lambda request, size: (sizes.append(size), room)[1])
+    answer = complete(client, prompt=[[1, 2], [3]], n=2, return_token_ids=True)
+    assert sizes == ([20_000, 16 * 7] * 4 if room else [20_000])
+    assert answer.status_code == (200 if room else 503)
+    assert room or int(answer.headers["Retry-After"]) > 0
+
+
 @pytest.mark.parametrize("logprobs", [None, 1])
 def test_a_stream_begins_with_the_prompt(client, echoing, logprobs):
     """Once; its pieces are the body."""
