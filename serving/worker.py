@@ -58,11 +58,11 @@ DRAIN_TICK = 0.1
 STOP_KEEPALIVE = 2.0
 SWEEP_INTERVAL = 0.25
 NOTICE_INTERVAL = 1.0
-# Refusals a second from which the polling thread lets requests gather, and the seconds of a round then: each of them
-# takes the processor and the interpreter lock from the engine, however little there is to refuse. One that has taken as
-# long is followed by the next, since probes wait for it.
+# Refusals a second from which the polling thread lets requests gather, and for how long, in seconds: each of its rounds
+# takes the processor and the interpreter lock from the engine, however little there is to refuse. One that takes long
+# by itself is sooner followed by the next, since probes wait for it: after so many seconds in all.
 FLOOD = 100
-GATHERING = 0.012
+GATHERING, GATHERING_ROUND = 0.012, 0.018
 # Seconds after which a thread gives up the interpreter lock to another one that waits. The engine's thread releases it
 # for each kernel, hundreds of times a second, and waits this long whenever a thread that serves a request has taken it.
 SWITCH_INTERVAL = 0.0005
@@ -312,7 +312,7 @@ class ServiceWorker(AcceptingWorker):
         more_to_begin, connections = self.begin_some(), self.nr_conns
         self._intake.read_some()
         if self._flooded:
-            time.sleep(max(0.0, began + GATHERING - time.monotonic()))
+            time.sleep(min(GATHERING, max(0.0, began + GATHERING_ROUND - time.monotonic())))
         self._sweep()
         more_to_begin |= bool(self._accepted) and self.nr_conns < connections  # there is room again
         self._more_to_do = more_to_begin or self._more_late or self._intake.unread > 0

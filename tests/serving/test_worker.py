@@ -48,6 +48,7 @@ from serving.thread_pool import RecentFirstPool
 from serving.worker import (
     FLOOD,
     GATHERING,
+    GATHERING_ROUND,
     LIGHT_OF_A_CLIENT,
     PROBES_AT_ONCE,
     SPARE_DESCRIPTORS,
@@ -320,8 +321,10 @@ def test_under_a_flood_requests_gather_between_rounds(idle, monkeypatch):
     idle.wsgi = SimpleNamespace(extensions={"services": SimpleNamespace(models=Lost(), gate=gate)})
     idle.lost, idle._intake.sweep, idle.beat = True, lambda: False, lambda: None
     enough = int(FLOOD * SWEEP_INTERVAL)
-    rounds = [(enough - 1, 0.0, []), (enough, 0.0, [GATHERING]), (enough, 0.75 * GATHERING, [GATHERING / 4])]
-    for more, seconds, expected in (*rounds, (enough, 2 * GATHERING, [0.0]), (0, 0.0, [])):
+    short, long = GATHERING_ROUND - GATHERING, GATHERING_ROUND - GATHERING / 4
+    rounds = [(enough - 1, 0.0, []), (enough, 0.0, [GATHERING]), (enough, short, [GATHERING])]
+    rounds += [(enough, long, [GATHERING / 4]), (enough, 2 * GATHERING_ROUND, [0.0]), (0, 0.0, [])]
+    for more, seconds, expected in rounds:
         took[0] = seconds
         idle._intake.refused += more
         idle._next_sweep = 0.0
