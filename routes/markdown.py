@@ -6,6 +6,7 @@ web and mail addresses become links, and every heading has the level below the p
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from markupsafe import Markup
 HEADING = "h3"
 DIRECTED = frozenset(("p", "ul", "ol", "blockquote"))
 LONGEST = 40_000  # characters: the longest answers of most models, and a second of work at the very worst
+MISSING = 256  # cells of a table that its rows lack: the library fills them in, and by itself very many
 NESTED = 20  # levels; the library looks at each bracket as often
 SCHEMES = ("http://", "https://", "mailto:")
 
@@ -26,8 +28,13 @@ def rendered(text: str) -> Markup:
     env: dict[str, Any] = {}
     tokens = _MARKDOWN.parse(text, env) if len(text) <= LONGEST else None
     if tokens is None or any(token.level >= NESTED - 1 for token in tokens):  # what is deeper would be left out
-        return Markup('<pre tabindex="0"><code>{}</code></pre>\n').format(text)
+        return plain(text)
     return Markup(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, env))  # nosec B704 # it escapes what it is given
+
+
+def plain(text: str) -> Markup:
+    """Return the answer as the text that it is, which takes no time, however long it is."""
+    return Markup('<pre tabindex="0"><code>{}</code></pre>\n').format(text)
 
 
 class _Renderer(RendererHTML):
@@ -74,6 +81,8 @@ def _may_lead_there(url: str) -> bool:
     return url.lower().startswith(SCHEMES)
 
 
+# A table ends there, and the rest is a paragraph. The package's name for the module is that of a function in it.
+importlib.import_module("markdown_it.rules_block.table").MAX_AUTOCOMPLETED_CELLS = MISSING  # type: ignore[attr-defined]
 _MARKDOWN = MarkdownIt("js-default", {"html": False, "breaks": True}, renderer_cls=_Renderer)
 _MARKDOWN.options["maxNesting"] = NESTED
 _MARKDOWN.validateLink = _may_lead_there  # type: ignore[method-assign]

@@ -30,7 +30,7 @@ from routes.compressed import compressed
 from routes.generation import GenerationResult, generate
 from routes.generation_run import watching
 from routes.locale import LOCALES, visitors_locale
-from routes.markdown import rendered
+from routes.markdown import plain, rendered
 from routes.privacy import readers
 from routes.request_models import MAX_TEMPERATURE
 from routes.services import services
@@ -221,7 +221,7 @@ def _render(
         example_parameters=EXAMPLE_PARAMETERS,
         typed=typed,
         talk=follow_up.talk(form, typed[form], text, dropped) if form in typed else follow_up.Talk(),
-        rendered=rendered,
+        rendered=rendered if failure is None else plain,  # a refusal, as of one too many, costs little
         answer=answer,
         markdown=rendered(answer.text) if answer else "",
         thumbnails=thumbnails,

@@ -98,6 +98,17 @@ def test_a_change_of_an_answer_about_an_image_goes_along_with_it(client, avision
     assert asked.images[0].data == image_bytes()
 
 
+def test_a_refusal_shows_the_conversation_as_the_text_that_it_is(client, avibe):
+    """It costs little, also where it is one of too many; a good answer shows what came before it formatted."""
+    avibe.text = "**bold**"
+    page = ask(client)
+    fields = {"prompt": "x", "conversation": conversation_in(page), "follow_up": "written", "change": "y"}
+    refused = client.post("/avibe", data=fields | {"max_tokens": "0"})
+    assert refused.status_code == 400
+    assert ("<code>**bold**</code>" in refused.text, "<strong>" in refused.text) == (True, False)
+    assert follow(client, page, change="y").text.count("<strong>bold</strong>") == 2
+
+
 def test_the_form_itself_starts_over(client, avibe):
     """Sent by its own button, it asks its question alone, whatever conversation it holds."""
     conversation = conversation_in(ask(client))

@@ -52,6 +52,32 @@ def test_a_table_has_no_inline_style():
     assert re.findall("<t[hd](?: [^>]*)?>", html) == ["<th>"] * 2 + ["<td>"] * 2
 
 
+ROWS = "a\n" * 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "|" + "a|" * 200 + "\n|" + "-|" * 200 + "\n" + ROWS,
+        ("a|" * 99 + "\n" + "-|" * 99 + "\n" + ROWS + "\n") * 20,
+        ("> a|a|a\n> -|-|-\n" + "> a\n" * 200 + "\n") * 20,
+    ],
+    ids=["one table", "many", "in quotes"],
+)
+def test_a_table_of_few_characters_is_no_large_page(text):
+    """A row need not have all cells; those of hundreds of columns would be a thousand bytes for each that was sent."""
+    html = rendered(text)
+    assert html.count("<td>") < 2 * len(text)
+    assert len(html) < 40 * len(text)
+
+
+def test_a_table_that_lacks_some_cells_is_one():
+    """As models write them."""
+    html = rendered("| a | b | c |\n|---|---|---|\n" + "| 1 |\n" * 100)
+    assert html.count("<td>") == 300
+    assert "<p" not in html
+
+
 class Elements(HTMLParser):
     """Collects the elements of a page, as a browser parses them."""
 
