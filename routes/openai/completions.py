@@ -30,7 +30,8 @@ from routes.openai.sampling import sampling
 from routes.response_models import TextChoice, TextCompletion, TextLogprobs
 
 NAMES = FieldNames(answer_format="structured_outputs", reasoning="", messages="prompt")
-BYTES_OF_A_CHARACTER, BYTES_OF_AN_ID = 4, 16  # of a prompt that is shown, with its copy in JSON
+# Of a prompt that is shown, with its copy in JSON; a score with five alternatives.
+BYTES_OF_A_CHARACTER, BYTES_OF_AN_ID, BYTES_OF_A_SCORE = 4, 16, 2048
 MAX_SCORED = 16  # answers with the scores of their prompts, which take a kilobyte a token and more
 
 
@@ -99,7 +100,7 @@ class CompletionResponse(RunResponse):
         choice = TextChoice(
             index=index,
             text=self._echoed(completion) + completion.text,
-            logprobs=self._shown(completion.logprobs, completion.echo) if self._logprobs else None,
+            logprobs=self._shown_whole(completion) if self._logprobs else None,
             finish_reason=answers.finish_reason(completion),
         )
         if self._token_ids:
@@ -118,6 +119,12 @@ class CompletionResponse(RunResponse):
         if echo is None:
             return answers.text_logprobs(logprobs, as_ids=self._as_ids)
         return answers.echo_logprobs(echo, logprobs, self._as_ids)
+
+    def _shown_whole(self, completion: Completion) -> TextLogprobs:
+        shown = self._shown(completion.logprobs, completion.echo)
+        if completion.echo is not None:
+            _take_room(BYTES_OF_A_SCORE * len(shown["tokens"]))
+        return shown
 
     def _events(self, idle: float) -> Iterator[bytes]:
         completions: dict[int, Completion] = {}

@@ -79,6 +79,18 @@ def test_what_is_shown_of_prompts_counts_as_a_body_of_its_size(client, avibe, mo
     assert room or int(answer.headers["Retry-After"]) > 0
 
 
+@pytest.mark.parametrize("room", [True, False])
+def test_scores_of_prompts_count_as_what_they_take(client, echoing, monkeypatch, room):
+    """A kilobyte and more for each token of each answer, of which a few bytes were sent."""
+    sizes = []
+    monkeypatch.setattr(
+        "routes.openai.completions.grow_body", lambda request, size: (sizes.append(size), room or size < 2048)[1]
+    )
+    answer = complete(client, logprobs=1, max_tokens=1, temperature=0, n=2)
+    assert sizes == [4 * len(Shown().text), 2048 * 4] * (2 if room else 1)
+    assert answer.status_code == (200 if room else 503)
+
+
 @pytest.mark.parametrize("logprobs", [None, 1])
 def test_a_stream_begins_with_the_prompt(client, echoing, logprobs):
     """Once; its pieces are the body."""
