@@ -77,6 +77,7 @@ class _Stream:
         self._returned = threading.Lock()  # released when the shared thread gives the stream back
         self._returned.acquire()
         self._left = False  # whether its client has not taken all of the last part
+        self._kept = False  # by the shared thread, to be given back
         self._error: BaseException | None = None
 
     def told(self) -> None:
@@ -125,13 +126,23 @@ class _Stream:
         with self._lock:
             self._queued = False
             self._go_on()
-            return self._left and self._lent
+            keep = self._left and self._lent and not self._kept
+            self._kept = self._kept or keep
+        self._look_again()
+        return keep
 
     def give_back(self) -> None:
         """Let its own thread wait for its client, unless that has gone on by itself."""
         with self._lock:
+            self._kept = False
             if self._left and self._lent:
                 self._end_loan()
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Write what another thread could not meanwhile: that one has not waited."""
+        if self.source.writes_itself:
+            self._advance_here()
 
     def _advance_here(self) -> None:
         """Write what has come, in the calling thread, unless another is at it, which then looks again."""
@@ -140,6 +151,8 @@ class _Stream:
                 self._go_on()
             finally:
                 self._lock.release()
+            if self._left:
+                self.wake()  # for the shared thread to give it back
 
     def _go_on(self) -> None:
         if not self._lent or self._left:
@@ -148,9 +161,7 @@ class _Stream:
             goes_on = self._write()
         except BaseException as error:
             self._error, goes_on = error, False
-        if self._left:
-            self.wake()  # for the shared thread to give it back
-        elif not goes_on:
+        if not goes_on and not self._left:
             self._end_loan()
 
     def _end_loan(self) -> None:
@@ -225,6 +236,7 @@ class StreamWriter:
                     stream = self._ready.get(timeout=wait)
                     if stream.advance():
                         self._full.append(stream)
+                    del stream  # so that it is not kept while this thread waits
             except Exception:
                 log.exception("The parts of a stream could not be written.")
 

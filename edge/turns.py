@@ -30,7 +30,7 @@ PATIENCE = 0.5  # seconds
 LATE_AT_ONCE = 2
 LONGEST = 5.0
 # Who is late is looked after by the polling thread: some at a time, and no more of them after so many seconds.
-AT_A_TIME, HASTEN_SECONDS = 8, 0.005
+AT_A_TIME, HASTEN_SECONDS = 2, 0.005
 LAST_PART = 0.02  # seconds that the last part of a stream waits for a turn: its client sees a pause
 BEGIN_WITHIN = 30.0  # seconds, unless told otherwise
 

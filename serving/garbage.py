@@ -26,7 +26,8 @@ DUE = 10  # collections of the younger generations, after which Python by itself
 FEW = 100_000  # blocks of memory more than usual; their containers are visited in some ten milliseconds
 LOOK_SECONDS = 0.5
 LONG = 20.0  # seconds in which there were not few at any moment: the fewest of that time are what is usual now
-LONGEST = 120.0  # seconds that a full collection which is due is put off
+LONGEST = 60.0  # seconds that a full collection which is due is put off
+BETWEEN = 5.0  # seconds between two at least, which may have to visit much each
 
 
 def exempt_existing_objects() -> None:
@@ -52,6 +53,7 @@ class FullCollections(threading.Thread):
         self._interval, self._alive, self._clock = interval, alive, clock
         self._usual = self._fewest = alive()
         self._due_since: float | None = None
+        self._next = 0.0
         self._ended = threading.Event()
 
     def run(self) -> None:
@@ -64,6 +66,7 @@ class FullCollections(threading.Thread):
     def look(self) -> None:
         """Collect, if that is due and quick, or has been put off for long."""
         if gc.get_count()[2] <= DUE:
+            self._due_since = None
             return
         now, alive = self._clock(), self._alive()
         if self._due_since is None:
@@ -71,9 +74,9 @@ class FullCollections(threading.Thread):
         self._fewest, waited = min(self._fewest, alive), now - self._due_since
         if waited >= LONG:
             self._usual = max(self._usual, self._fewest)  # what is kept has become more
-        if alive - self._usual <= FEW or waited >= LONGEST:
+        if (alive - self._usual <= FEW and now >= self._next) or waited >= LONGEST:
             gc.collect()
-            self._due_since = None
+            self._due_since, self._next = None, now + BETWEEN
             self._usual = min(self._usual, self._alive())
 
     def end(self) -> None:

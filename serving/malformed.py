@@ -55,7 +55,7 @@ REFUSALS: tuple[tuple[type[Exception], int, str, str], ...] = (
 )
 OURS = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName)
 MAX_LINE, MAX_FIELDS = 4096, 100  # bytes of a line, and lines, that are read: this is the polling thread
-ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+ABSOLUTE = re.compile(rb"\Ahttps?://[^/?#]*", re.IGNORECASE)
 BEHIND_PATH = re.compile(b"[?#]")
 
 

@@ -32,6 +32,7 @@ from routes.response_models import TextChoice, TextCompletion, TextLogprobs
 NAMES = FieldNames(answer_format="structured_outputs", reasoning="", messages="prompt")
 # Of a prompt that is shown, with its copy in JSON; a score with five alternatives.
 BYTES_OF_A_CHARACTER, BYTES_OF_AN_ID, BYTES_OF_A_SCORE = 4, 16, 2048
+SHOWN_FREE = 256 * 1024  # bytes of these that are not counted
 MAX_SCORED = 16  # answers with the scores of their prompts, which take a kilobyte a token and more
 
 
@@ -81,6 +82,7 @@ class CompletionResponse(RunResponse):
         super().__init__(run, body, "cmpl", "text_completion", prompts)
         self._logprobs, self._as_ids = body.logprobs is not None, bool(body.return_tokens_as_token_ids)
         self._token_ids, self._echo = bool(body.return_token_ids), bool(body.echo)
+        self._bytes = 0  # that are shown of prompts in one piece
 
     def whole(self, completions: Sequence[Completion]) -> TextCompletion:
         """Return the body with all answers. Raises Overloaded where there is no room for the prompts that they show."""
@@ -106,14 +108,22 @@ class CompletionResponse(RunResponse):
         if self._token_ids:
             choice["token_ids"] = list(completion.token_ids)
             choice["prompt_token_ids"] = self._run.prompt_token_ids(index)
-            _take_room(BYTES_OF_AN_ID * len(choice["prompt_token_ids"]))
+            self._take_room(BYTES_OF_AN_ID * len(choice["prompt_token_ids"]))
         return choice
 
-    @staticmethod
-    def _echoed(completion: Completion) -> str:
+    def _echoed(self, completion: Completion) -> str:
         text = _text_of(completion.echo)
-        _take_room(BYTES_OF_A_CHARACTER * len(text))
+        self._take_room(BYTES_OF_A_CHARACTER * len(text))
         return text
+
+    def _take_room(self, size: int) -> None:
+        """Count what is shown of prompts like a body, beyond what any answer may: it may be far longer than what was
+        sent, and stands in each answer. Raises Overloaded where the budget of bodies has no room.
+        """
+        before, self._bytes = self._bytes, self._bytes + size
+        more = max(0, self._bytes - SHOWN_FREE) - max(0, before - SHOWN_FREE)
+        if more and not grow_body(request, more):
+            raise Overloaded(BODIES_FULL)
 
     def _shown(self, logprobs: Sequence[TokenLogprob], echo: Echo | None) -> TextLogprobs:
         if echo is None:
@@ -123,7 +133,7 @@ class CompletionResponse(RunResponse):
     def _shown_whole(self, completion: Completion) -> TextLogprobs:
         shown = self._shown(completion.logprobs, completion.echo)
         if completion.echo is not None:
-            _take_room(BYTES_OF_A_SCORE * len(shown["tokens"]))
+            self._take_room(BYTES_OF_A_SCORE * len(shown["tokens"]))
         return shown
 
     def _events(self, idle: float) -> Iterator[bytes]:
@@ -167,15 +177,6 @@ class CompletionResponse(RunResponse):
 
 def _text_of(echo: Echo | None) -> str:
     return "" if echo is None else echo.text
-
-
-def _take_room(size: int) -> None:
-    """Count what is shown of a prompt like a body: it may be far longer than what was sent, and stands in each answer.
-
-    Raises Overloaded where the budget of bodies has no room.
-    """
-    if size and not grow_body(request, size):
-        raise Overloaded(BODIES_FULL)
 
 
 def _change(index: int, text: str, logprobs: TextLogprobs | None = None, reason: str | None = None) -> dict[str, Any]:

@@ -110,6 +110,7 @@ def test_of_a_long_head_the_beginning_is_read(head):
         (b"/%D0%B0/\xd0\xb0/%2F?", "/\u0430/\u0430//"),
         (b"/a%FF\xff%4", "/a\ufffd\ufffd%4"),
         (b"//v1", "/v1"),
+        (b"/a/http://h/b", "/a/http://h/b"),
         (b"*", ""),
         (b"http://host", ""),
     ],

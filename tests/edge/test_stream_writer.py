@@ -226,6 +226,7 @@ def test_clients_that_do_not_read_are_left_to_their_threads_a_few_at_a_time(monk
         fast.data = b""
         generations[-1].push(Piece("c"))
         fast.wait_for(b"c")
+        assert len(writer._full) == len(stuck) - given_back
         for sink in stuck[:given_back]:
             sink.wait_for(b"ab")
         assert [sink.data for sink in stuck[given_back:]] == [b""] * (len(stuck) - given_back)

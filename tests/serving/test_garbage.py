@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from serving.garbage import FEW, LONG, LONGEST
+from serving.garbage import BETWEEN, FEW, LONG, LONGEST
 
 COLLECTIONS = """
 import gc
@@ -60,11 +60,13 @@ collections.end()
 LOOKS = [
     (0.0, FEW + 1, False),
     (1.0, FEW, True),
-    (2.0, FEW + 1, False),
-    (3.0, 3 * FEW, False),
-    (2.0 + LONG, 5 * FEW, False),  # now FEW + 1 are usual, the fewest since it is due
-    (3.0 + LONG, 2 * FEW + 2, False),
-    (4.0 + LONG, 2 * FEW + 1, True),
+    (0.9 + BETWEEN, FEW, False),
+    (1.0 + BETWEEN, FEW, True),
+    (10.0, FEW + 1, False),
+    (11.0, 3 * FEW, False),
+    (10.0 + LONG, 5 * FEW, False),  # now FEW + 1 are usual, the fewest since it is due
+    (11.0 + LONG, 2 * FEW + 2, False),
+    (12.0 + LONG, 2 * FEW + 1, True),
     (100.0, 30 * FEW, False),
     (100.0 + LONGEST, 40 * FEW, True),  # for the last time; the 30 * FEW are usual
     (300.0, 40 * FEW, False),

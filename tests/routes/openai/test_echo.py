@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from engine.types import TokenLogprob
+from routes.openai.completions import SHOWN_FREE
 from tests.routes.test_openai import CHAT, HELLO, TEXT, refused
 
 PROMPT = [
@@ -71,6 +72,7 @@ def test_each_prompt_is_shown(client, echoing, prompt, count):
 @pytest.mark.parametrize("room", [True, False])
 def test_what_is_shown_of_prompts_counts_as_a_body_of_its_size(client, avibe, monkeypatch, room):
     """Ids of long tokens in few bytes would else make hundreds of megabytes; where there is no room, it is a 503."""
+    monkeypatch.setattr("routes.openai.completions.SHOWN_FREE", 0)
     avibe.echo, sizes = Shown("a" * 5000), list[int]()
     monkeypatch.setattr("routes.openai.completions.grow_body", lambda request, size: (sizes.append(size), room)[1])
     answer = complete(client, prompt=[[1, 2], [3]], n=2, return_token_ids=True)
@@ -79,10 +81,20 @@ def test_what_is_shown_of_prompts_counts_as_a_body_of_its_size(client, avibe, mo
     assert room or int(answer.headers["Retry-After"]) > 0
 
 
+@pytest.mark.parametrize(("shown", "counted"), [(SHOWN_FREE // 4, 0), (SHOWN_FREE // 4 + 5, 20)])
+def test_prompts_of_an_ordinary_size_need_no_room(client, avibe, monkeypatch, shown, counted):
+    """The answer is there already when they are counted: it would be lost to a moment's crowd."""
+    avibe.echo, sizes = Shown("a" * shown), list[int]()
+    monkeypatch.setattr("routes.openai.completions.grow_body", lambda request, size: sizes.append(size) or True)
+    assert complete(client).status_code == 200
+    assert sum(sizes) == counted
+
+
 @pytest.mark.parametrize("room", [True, False])
 def test_scores_of_prompts_count_as_what_they_take(client, echoing, monkeypatch, room):
     """A kilobyte and more for each token of each answer, of which a few bytes were sent."""
     sizes = []
+    monkeypatch.setattr("routes.openai.completions.SHOWN_FREE", 0)
     monkeypatch.setattr(
         "routes.openai.completions.grow_body", lambda request, size: (sizes.append(size), room or size < 2048)[1]
     )
