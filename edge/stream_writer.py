@@ -26,7 +26,7 @@ from edge import turns
 
 log = logging.getLogger("avito_ai.serving")
 
-GIVEN_BACK_AT_ONCE, GIVE_BACK_EVERY = 2, 0.005  # streams of clients that do not read, and seconds between such
+GIVEN_BACK_AT_ONCE, GIVE_BACK_EVERY = 1, 0.005  # streams of clients that do not read, and seconds between such
 
 
 class Source(Protocol):

@@ -27,7 +27,7 @@ FEW = 100_000  # blocks of memory more than usual; their containers are visited 
 LOOK_SECONDS = 0.5
 LONG = 20.0  # seconds in which there were not few at any moment: the fewest of that time are what is usual now
 LONGEST = 60.0  # seconds that a full collection which is due is put off
-BETWEEN = 5.0  # seconds between two at least, which may have to visit much each
+REST = 20  # times as long as one has taken there is none, unless that is put off for too long
 
 
 def exempt_existing_objects() -> None:
@@ -76,7 +76,8 @@ class FullCollections(threading.Thread):
             self._usual = max(self._usual, self._fewest)  # what is kept has become more
         if (alive - self._usual <= FEW and now >= self._next) or waited >= LONGEST:
             gc.collect()
-            self._due_since, self._next = None, now + BETWEEN
+            self._due_since, ended = None, self._clock()
+            self._next = ended + REST * (ended - now)
             self._usual = min(self._usual, self._alive())
 
     def end(self) -> None:

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from serving.garbage import BETWEEN, FEW, LONG, LONGEST
+from serving.garbage import FEW, LONG, LONGEST, REST
 
 COLLECTIONS = """
 import gc
@@ -37,8 +37,9 @@ now, alive, full, kept, made = 0.0, 0, 0, [], []
 
 
 def count(phase, info):
-    global full
-    full += phase == "stop" and info["generation"] == 2
+    global full, now
+    if phase == "stop" and info["generation"] == 2:
+        full, now = full + 1, now + 0.1
 
 
 collections = FullCollections(3600.0, lambda: alive, lambda: now)
@@ -56,12 +57,12 @@ for now, alive in json.loads(sys.argv[1]):
 print(json.dumps([full, made]))
 collections.end()
 """
-# When it is looked, in seconds; how many blocks are alive; whether that makes a collection.
+# When it is looked, in seconds; how many blocks are alive; whether that makes a collection, each of which takes 0.1 s.
 LOOKS = [
     (0.0, FEW + 1, False),
     (1.0, FEW, True),
-    (0.9 + BETWEEN, FEW, False),
-    (1.0 + BETWEEN, FEW, True),
+    (1.0 + 0.1 * REST, FEW, False),
+    (1.2 + 0.1 * REST, FEW, True),
     (10.0, FEW + 1, False),
     (11.0, 3 * FEW, False),
     (10.0 + LONG, 5 * FEW, False),  # now FEW + 1 are usual, the fewest since it is due
