@@ -222,7 +222,7 @@ def test_clients_that_do_not_read_are_left_to_their_threads_a_few_at_a_time(monk
         generation.push(Piece("b"))
     *stuck, fast = sinks
     fast.wait_for(b"ab")
-    for given_back in (0, GIVEN_BACK_AT_ONCE, 2 * GIVEN_BACK_AT_ONCE, len(stuck)):
+    for given_back in (*range(0, len(stuck), GIVEN_BACK_AT_ONCE), len(stuck)):
         fast.data = b""
         generations[-1].push(Piece("c"))
         fast.wait_for(b"c")
