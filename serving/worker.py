@@ -311,9 +311,9 @@ class ServiceWorker(AcceptingWorker):
         began = self._dispatch_events(0.0 if self._more_to_do else min(timeout, longest))
         more_to_begin, connections = self.begin_some(), self.nr_conns
         self._intake.read_some()
-        self._sweep()
         if self._flooded:
             time.sleep(min(GATHERING, max(0.0, began + GATHERING_ROUND - time.monotonic())))
+        self._sweep()
         more_to_begin |= bool(self._accepted) and self.nr_conns < connections  # there is room again
         self._more_to_do = more_to_begin or self._more_late or self._intake.unread > 0
         self.beat()
