@@ -5,7 +5,7 @@ wake at once and wait in turn for the interpreter lock, before the engine and be
 builds what there is of each stream and sends it in one write, without ever waiting for a client. A stream's own thread
 does what takes longer: it begins and ends the stream, keeps it alive while nothing comes, and waits for a client that
 does not read. Clients that do not read are full after the same number of bytes, and so after the same step: their
-streams are given back to their threads a few at a time.
+streams are given back to their threads one after the other.
 
 Where the parts come from a thread that itself only waits for sockets, as those of servers elsewhere do, that one writes
 them as they come: between it and the client there is no other thread to be woken.
@@ -26,7 +26,7 @@ from edge import turns
 
 log = logging.getLogger("avito_ai.serving")
 
-GIVEN_BACK_AT_ONCE, GIVE_BACK_EVERY = 1, 0.005  # streams of clients that do not read, and seconds between such
+GIVE_BACK_EVERY = 0.005  # seconds between two streams of clients that do not read
 
 
 class Source(Protocol):
@@ -230,7 +230,7 @@ class StreamWriter:
     def _run(self) -> None:
         while True:
             try:
-                self._give_back_some()
+                self._give_back_one()
                 wait = max(0.0, self._give_back_at - time.monotonic()) if self._full else None
                 with suppress(queue.Empty):
                     stream = self._ready.get(timeout=wait)
@@ -240,9 +240,8 @@ class StreamWriter:
             except Exception:
                 log.exception("The parts of a stream could not be written.")
 
-    def _give_back_some(self) -> None:
+    def _give_back_one(self) -> None:
         now = time.monotonic()
         if self._full and now >= self._give_back_at:
             self._give_back_at = now + GIVE_BACK_EVERY
-            for _ in range(min(GIVEN_BACK_AT_ONCE, len(self._full))):
-                self._full.popleft().give_back()
+            self._full.popleft().give_back()

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from edge import turns
-from edge.stream_writer import GIVEN_BACK_AT_ONCE, StreamWriter
+from edge.stream_writer import StreamWriter
 from edge.turns import Turn, Turns
 from engine.backend import Generation
 from engine.errors import DeadlineExceeded, ModelError
@@ -208,7 +208,7 @@ def test_a_client_that_does_not_read_is_waited_for_by_the_streams_own_thread():
     assert sink.writers == {"stream-writer"}
 
 
-def test_clients_that_do_not_read_are_left_to_their_threads_a_few_at_a_time(monkeypatch):
+def test_clients_that_do_not_read_are_left_to_their_threads_one_after_the_other(monkeypatch):
     """Those of a hundred streams would wake at once and hold the interpreter lock; the others are written meanwhile."""
     monkeypatch.setattr("edge.stream_writer.GIVE_BACK_EVERY", 1e6)
     writer = StreamWriter()
@@ -222,7 +222,7 @@ def test_clients_that_do_not_read_are_left_to_their_threads_a_few_at_a_time(monk
         generation.push(Piece("b"))
     *stuck, fast = sinks
     fast.wait_for(b"ab")
-    for given_back in (*range(0, len(stuck), GIVEN_BACK_AT_ONCE), len(stuck)):
+    for given_back in range(len(stuck) + 1):
         fast.data = b""
         generations[-1].push(Piece("c"))
         fast.wait_for(b"c")
@@ -241,16 +241,15 @@ def test_clients_that_do_not_read_are_left_to_their_threads_a_few_at_a_time(monk
 def test_a_stream_is_kept_alive_also_while_it_is_not_given_back(monkeypatch, kind):
     """Its own thread sends what is left and goes on by itself; that it is given back later changes nothing."""
     monkeypatch.setattr("edge.stream_writer.GIVE_BACK_EVERY", 1e6)
-    monkeypatch.setattr("edge.stream_writer.GIVEN_BACK_AT_ONCE", 0)
     writer, generation, sink = StreamWriter(), generation_of(kind=kind), Sink(takes=False)
     stream = Reading(generation, sink, idle=0.5, writer=writer)
+    writer._give_back_at = time.monotonic() + 1e6
     stream.wait_until_lent()
     generation.push(Piece("a"))
     if kind is UpstreamGeneration:
         generation.flush()
     with sink.changed:
         assert sink.changed.wait_for(lambda: sink.data.startswith(b"a" + KEEP_ALIVE), PATIENCE)
-    monkeypatch.setattr("edge.stream_writer.GIVEN_BACK_AT_ONCE", 9)
     writer._give_back_at = 0.0
     generation.push(Piece("b"))
     generation.finish(COMPLETION)
