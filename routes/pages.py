@@ -46,6 +46,7 @@ MAX_UNREAD = 5 * MIB  # of a form with an image that can be kept (kept_image.MAX
 FORMS = {"/avibe": "text", "/avision": "image"}
 EXAMPLE_PARAMETERS = {"text": "text", "image": "picture"}  # in the address, by form
 ICON_SIZES = (192, 512)  # pixels; those that an installation asks for
+FORMATTED_BESIDE_FAILURE = 4000  # characters of a conversation; a refusal, as of one too many, costs little
 BACKGROUND = "#f4f6f9"  # of the style sheet
 # Browsers give icons one of two types, and animated PNG files one of their own.
 IMAGE_KINDS = ("png", "apng", "jpeg", "webp", "gif", "bmp", "avif", "x-icon", "vnd.microsoft.icon")
@@ -210,6 +211,8 @@ def _render(
     kept = kept or request_state().images
     seen, typed = seen or visitor(), typed or {form or "": dict(request_state().typed)}
     text, dropped = (answer.text, answer.dropped_turns or 0) if answer else (None, 0)
+    talk = follow_up.talk(form, typed[form], text, dropped) if form in typed else follow_up.Talk()
+    cheap = failure is None or sum(len(turn.text) for turn in talk.turns) <= FORMATTED_BESIDE_FAILURE
     return render_template(
         "index.html",
         t=locale.texts,
@@ -220,8 +223,8 @@ def _render(
         sign_in=sign_in or {"typed": {}},
         example_parameters=EXAMPLE_PARAMETERS,
         typed=typed,
-        talk=follow_up.talk(form, typed[form], text, dropped) if form in typed else follow_up.Talk(),
-        rendered=rendered if failure is None else plain,  # a refusal, as of one too many, costs little
+        talk=talk,
+        rendered=rendered if cheap else plain,
         answer=answer,
         markdown=rendered(answer.text) if answer else "",
         thumbnails=thumbnails,

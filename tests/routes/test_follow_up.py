@@ -10,6 +10,7 @@ from config import load_settings
 from engine.errors import ContextTooLong
 from routes.follow_up import Talk
 from routes.locale import LOCALES
+from routes.pages import FORMATTED_BESIDE_FAILURE
 from routes.request_models import MAX_TURNS, Turn
 from routes.signed_conversations import MAX_BYTES, SignedConversations
 from tests.fakes import image_bytes, multipart
@@ -98,14 +99,15 @@ def test_a_change_of_an_answer_about_an_image_goes_along_with_it(client, avision
     assert asked.images[0].data == image_bytes()
 
 
-def test_a_refusal_shows_the_conversation_as_the_text_that_it_is(client, avibe):
+@pytest.mark.parametrize("long", [True, False])
+def test_a_refusal_shows_a_long_conversation_as_the_text_that_it_is(client, avibe, long):
     """It costs little, also where it is one of too many; a good answer shows what came before it formatted."""
-    avibe.text = "**bold**"
+    avibe.text = "**bold**" + long * ("\n\n" + "x" * FORMATTED_BESIDE_FAILURE)
     page = ask(client)
     fields = {"prompt": "x", "conversation": conversation_in(page), "follow_up": "written", "change": "y"}
     refused = client.post("/avibe", data=fields | {"max_tokens": "0"})
     assert refused.status_code == 400
-    assert ("<code>**bold**</code>" in refused.text, "<strong>" in refused.text) == (True, False)
+    assert ("<code>**bold**" in refused.text, "<strong>" in refused.text) == (long, not long)
     assert follow(client, page, change="y").text.count("<strong>bold</strong>") == 2
 
 
