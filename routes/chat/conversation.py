@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from engine.errors import PayloadTooLarge, ServiceError, Unsupported, UnsupportedMediaType, ValidationError
@@ -18,6 +19,7 @@ from routes.sse import compact
 UNREAD_IMAGE = "[An image, which is not read here.]"
 UNREAD_DOCUMENT = "[A document, of which only plain text is read here.]"
 OF_RESULT = -1  # no turn of the user's
+MOST_READ = 4 * MAX_IMAGES  # images of results and earlier turns that are looked at, most of which may be damaged
 WITH_CALLS = "with_calls"  # marks a message of which calls or a result have become text; templates ignore it
 
 
@@ -39,17 +41,25 @@ class PastCall:
     arguments: str
 
 
+@dataclass(frozen=True, slots=True)
+class PastImage:
+    """An image that a text may stand for, so that it is read only where it is shown."""
+
+    source: ImageSource
+
+
 Part = str | ImageSource
-ReadPart = Part | EncodedImage  # an image that a text may stand for has been read before it is added
+Past = Part | PastImage
 Content = str | Sequence[Part]
 
 
 @dataclass(slots=True, eq=False)
 class _Shown:
-    """An image of a conversation, and the part that shows it. turn: the user's turn it is of."""
+    """An image of a conversation, None until it is read, and the part that shows it. turn: the user's turn it is of."""
 
     part: dict[str, str]
-    image: EncodedImage
+    source: ImageSource
+    image: EncodedImage | None
     turn: int
 
 
@@ -77,7 +87,7 @@ class ConversationBuilder:
     def images(self) -> tuple[EncodedImage, ...]:
         """The images of all messages, in order, once all are added."""
         self._settle()
-        return tuple(one.image for one in self._shown)
+        return tuple(one.image for one in self._shown if one.image is not None)
 
     def system(self, content: Content, earlier: bool = False) -> None:
         """Add instructions. earlier: as of the user's messages."""
@@ -115,18 +125,15 @@ class ConversationBuilder:
             found = [found] if isinstance(found, str) else found
             self._add_calls("user", ["<tool_response>", *found, "</tool_response>"])
 
-    def _past(self, content: Content) -> str | Sequence[ReadPart]:
+    def _past(self, content: Content) -> str | Sequence[Past]:
         return content if isinstance(content, str) else [self._past_part(part) for part in content]
 
-    def _past_part(self, part: Part) -> ReadPart:
+    def _past_part(self, part: Part) -> Past:
         if isinstance(part, str):
             return part
-        try:
-            return replace(self._read(part), instead=UNREAD_IMAGE)
-        except ServiceError:
-            return UNREAD_IMAGE
+        return PastImage(part) if self._info.vision else UNREAD_IMAGE
 
-    def _add_calls(self, role: str, lines: Sequence[ReadPart]) -> None:
+    def _add_calls(self, role: str, lines: Sequence[Past]) -> None:
         """Add a message that stands for calls or a result, each part on a line of its own."""
         parted = [part for line in lines if line for part in ("\n", line)][1:]
         if all(isinstance(part, str) for part in parted):
@@ -141,34 +148,43 @@ class ConversationBuilder:
         self._asked = not earlier
         self._add(role, self._past(content) if earlier else content, self._turn)
 
-    def _add(self, role: str, content: str | Sequence[ReadPart], turn: int = OF_RESULT) -> None:
+    def _add(self, role: str, content: str | Sequence[Past], turn: int = OF_RESULT) -> None:
         shown = content if isinstance(content, str) else [self._part(part, turn) for part in content]
         self._messages.append({"role": role, "content": shown})
 
-    def _part(self, part: ReadPart, turn: int) -> dict[str, str]:
+    def _part(self, part: Past, turn: int) -> dict[str, str]:
         if isinstance(part, str):
             return {"type": "text", "text": part}
-        if turn == self._turn and sum(one.turn == turn for one in self._shown) == MAX_IMAGES:
-            if isinstance(part, EncodedImage):
-                return {"type": "text", "text": UNREAD_IMAGE}
-            raise ValidationError(TOO_MANY, part.path)
-        image = part if isinstance(part, EncodedImage) else self._read(part)
-        shown = _Shown({"type": "image"}, image, turn)
+        if isinstance(part, PastImage):
+            shown = _Shown({"type": "image"}, part.source, None, turn)
+        else:
+            if turn == self._turn and sum(one.turn == turn for one in self._shown) == MAX_IMAGES:
+                raise ValidationError(TOO_MANY, part.path)
+            shown = _Shown({"type": "image"}, part, self._read(part), turn)
         self._shown.append(shown)
-        self._give_way(self._shown[:-MAX_IMAGES])  # whatever follows: newer ones are enough for a later turn
         return shown.part
 
     def _settle(self) -> None:
-        """Let the oldest images give way to those of the latest turn and to newer ones, now that no more come."""
+        """Have a text stand for every image but those of the latest turn, and the newest others for which there is
+        room beside them. Each is read where it is its turn, as many as that: a conversation may have thousands.
+        """
+        latest = [one for one in self._shown if one.turn == self._turn]
         others = [one for one in self._shown if one.turn != self._turn]
-        self._give_way(others[: max(0, len(self._shown) - MAX_IMAGES)])
-
-    def _give_way(self, images: Sequence[_Shown]) -> None:
-        """Have a text stand for images, unless they are of the latest turn."""
-        for one in images:
-            if one.turn != self._turn:
+        kept, left = set[int](), MOST_READ
+        for one in chain(latest, reversed(others)):
+            if one.image is None and left and len(kept) < MAX_IMAGES:
+                one.image, left = self._past_image(one.source), left - 1
+            if one.image is None or len(kept) == MAX_IMAGES:
                 one.part |= {"type": "text", "text": UNREAD_IMAGE}
-                self._shown.remove(one)
+            else:
+                kept.add(id(one))
+        self._shown = [one for one in self._shown if id(one) in kept]
+
+    def _past_image(self, source: ImageSource) -> EncodedImage | None:
+        try:
+            return replace(self._read(source), instead=UNREAD_IMAGE)
+        except ServiceError:
+            return None
 
     def _read(self, source: ImageSource) -> EncodedImage:
         if not self._info.vision:

@@ -5,7 +5,9 @@ import base64
 import pytest
 
 from engine.errors import PayloadTooLarge, Unsupported, ValidationError
+from engine.text.images import check_header
 from engine.types import ModelInfo
+from routes.chat import conversation
 from routes.chat.conversation import UNREAD_IMAGE, ConversationBuilder, ImageSource, PastCall, has_calls
 from tests.fakes import image_bytes
 
@@ -105,6 +107,36 @@ def test_a_user_with_as_many_images_as_a_request_may_carry_is_shown_no_result():
     with pytest.raises(ValidationError) as raised:
         builder.user([ImageSource("fifth", base64=IMAGE)])
     assert raised.value.param == "fifth"
+
+
+@pytest.mark.parametrize(("sent", "most"), [(IMAGE, 4), ("AAAA", 16)])
+@pytest.mark.parametrize("told", ["result", "earlier"])
+def test_of_many_images_of_the_past_few_are_read(told, sent, most, monkeypatch):
+    """A conversation may have thousands of small ones, and no more than those shown matter; damaged ones neither."""
+    read = list[bytes]()
+    monkeypatch.setattr(conversation, "check_header", lambda data: read.append(data) or check_header(data))
+    builder = ConversationBuilder(VISION)
+    for number in range(200):
+        source = ImageSource(f"{number}", base64=sent)
+        if told == "result":
+            builder.tool_result("c1", [source])
+        else:
+            builder.user([source], earlier=True)
+    builder.user("And now?")
+    assert len(builder.images) == (4 if sent == IMAGE else 0)
+    assert len(builder.messages) == 201
+    assert len(read) == most
+
+
+def test_images_of_earlier_turns_are_read_from_the_newest():
+    """Those of the latest turn come before all others, and a damaged one leaves its place to an older one."""
+    builder = ConversationBuilder(VISION)
+    for number in range(5):
+        builder.user([ImageSource(f"{number}", base64=IMAGE)], earlier=True)
+    builder.user([ImageSource("latest", base64=IMAGE)], earlier=True)
+    builder.tool_result("c1", [ImageSource("damaged", base64="AAAA"), ImageSource("found", base64=IMAGE)])
+    assert [image.param for image in builder.images] == ["3", "4", "latest", "found"]
+    assert str(builder.messages).count(UNREAD_IMAGE) == 4
 
 
 def test_a_conversation_without_calls_is_known_as_such():
