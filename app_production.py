@@ -30,6 +30,7 @@ from checks.backup import read_status
 from config import FromNextStart, LiveSettings, Settings, allowable_names, live_settings, settings_or_exit
 from database.connect import Database
 from edge.authentication import Authenticator
+from edge.batch_places import BatchPlaces
 from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
 from edge.client_session import ClientSessions
@@ -66,6 +67,7 @@ from routes.services import RouteServices
 from routes.signed_conversations import SignedConversations
 from routes.streams import streams as streams_again
 from routes.usage import usage as usage_api
+from settings.defaults import batches_at_once
 from telemetry.access_lines import SparseLines
 from telemetry.logs import set_up_logging
 from telemetry.metrics import Metrics
@@ -149,7 +151,7 @@ def _services(
     authenticator = Authenticator(
         key_store, tokens, sessions.credential_of, refused=metrics.prometheus.credential_refused
     )
-    access_lines = SparseLines()
+    access_lines, batch_places = SparseLines(), BatchPlaces(batches_at_once(settings.engine))
     api_description = cache(partial(describe, app))
     return RouteServices(
         live_settings=live,
@@ -174,7 +176,11 @@ def _services(
         body_budget=BodyBudget(server.max_bodies_mib * MIB, server.max_bodies_mib * MIB // 2),
         spending=spending,
         usage=usage,
-        gate=Gate(settings, models, limiter, metrics, sentence_in, authenticator, spending.budgets, access_lines),
+        batch_places=batch_places,
+        gate=Gate(
+            *(settings, models, limiter, metrics, sentence_in, authenticator, spending.budgets, access_lines),
+            batch_places,
+        ),
         request_models=request_models(settings),
         openai_models=openai_models(),
         grammars=grammars,

@@ -20,6 +20,7 @@ from flask import Request
 from config import Settings
 from edge import caller, failover, in_service
 from edge.authentication import Authenticator, credential
+from edge.batch_places import BatchPlaces
 from edge.rate_limit import OverBudget, Quota, RateLimiter
 from edge.ready_made import ReadyMade, Refused, Sentences
 from edge.request_head import RequestHead
@@ -34,6 +35,7 @@ from usage.budgets import Budgets
 
 log = logging.getLogger("avito_ai.access")
 
+BATCH = "/api/v1/text/batch"
 CODINGS = ("gzip", "x-gzip", "deflate")  # of bodies that are read
 
 NAMING_BYTES = 256 * 1024  # of a body in which the model's name is looked for
@@ -78,8 +80,9 @@ class Gate:
         authenticator: Authenticator,
         budgets: Budgets,
         access_lines: SparseLines,
+        batch_places: BatchPlaces,
     ) -> None:
-        self._authenticator, self._budgets = authenticator, budgets
+        self._authenticator, self._budgets, self._batch_places = authenticator, budgets, batch_places
         self._settings, self._models, self._limiter = settings, models, limiter
         self._names = ModelNames.of(settings)
         self._trusted_proxies = settings.server.trusted_proxies
@@ -139,7 +142,7 @@ class Gate:
         return Decision(client, refusal, read.keeps_alive, partial(self._judge_named, case) if named else None)
 
     def _able_to_answer(self, case: Refused, row: Row) -> list[Backend]:
-        """Return the models of which one would answer, as far as the head tells; none for a batch, which waits."""
+        """Return the models of which one would answer, as far as the head tells; none for a batch, whose texts wait."""
         if row.model is None:
             return [backend for _, backend in self._models] if case.head.path.startswith("/v1/") else []
         answers = self._version(case, row.model)
@@ -173,7 +176,7 @@ class Gate:
         account = case.account
         if (over := self._budgets.refusal(account)) is not None:
             return self._refuse(case, over)
-        error = self._crowded(account.id) or _refusal_of_all(models, account.id)
+        error = self._crowded(case) or _refusal_of_all(models, account.id)
         try:
             # A request that is refused is charged as one answer, like one whose body is refused; by a model that is
             # not ready, as nothing.
@@ -184,8 +187,10 @@ class Gate:
             return self._refuse(case, spent, spent.quota)
         return None if error is None else self._refuse(case, error, quota, models[0] if len(models) == 1 else None)
 
-    def _crowded(self, client: str) -> RetryLater | None:
-        return Overloaded(BUSY, math.ceil(in_service.PATIENT)) if self._line_is_full(client) else None
+    def _crowded(self, case: Refused) -> RetryLater | None:
+        if self._line_is_full(case.account.id):
+            return Overloaded(BUSY, math.ceil(in_service.PATIENT))
+        return self._batch_places.would_refuse(case.account.id) if case.head.path == BATCH else None
 
     def _refuse(
         self, case: Refused, error: ServiceError, quota: Quota | None = None, backend: Backend | None = None

@@ -35,8 +35,14 @@ def text_generate() -> Response:
 def text_batch() -> Response:
     """Generate up to 256 texts; each is sent as soon as it is done."""
     requests = charge_if_refused(request_reading.texts_in_json)
-    charge_batch(MODEL, len(requests))
-    batch = Batch(requests, partial(_priced, request_id=request_state().request_id))
+    state = request_state()
+    leave = charge_if_refused(partial(services().batch_places.take, state.account.id))
+    try:
+        charge_batch(MODEL, len(requests))
+        batch = Batch(requests, partial(_priced, request_id=state.request_id), leave)
+    except BaseException:
+        leave()
+        raise
     return EventStream(batch.lines(), batch.end).response(JSON_LINES)
 
 

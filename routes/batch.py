@@ -69,12 +69,14 @@ class _Text:
 class Batch:
     """The texts of one batch. Made in the request's context; `close` ends it early, from any thread.
 
-    show: makes the body of an answer, the same as for a single text.
+    show: makes the body of an answer, the same as for a single text; leave: gives the batch's place to another one.
     """
 
-    def __init__(self, requests: Sequence[TextRequest | ValidationError], show: Show) -> None:
+    def __init__(
+        self, requests: Sequence[TextRequest | ValidationError], show: Show, leave: Callable[[], None]
+    ) -> None:
         model, backend = find_model(MODEL)
-        self._backend = backend
+        self._backend, self._leave = backend, leave
         state = request_state()
         self._sentence = api_sentence()
         self._show, self._request_id, self._began = show, state.request_id, state.began
@@ -128,14 +130,17 @@ class Batch:
     def end(self) -> None:
         """Close, record what was aborted, and stop watching the client."""
         release, self._release = self._release, None  # it refers to this object
-        if release is not None:
-            release()
-        self.close()
-        self._stop_waiting()
-        for index in list(self._running):
-            self._ended(index)
-        self._reservation.leave()
-        self._end_trace()
+        try:
+            if release is not None:
+                release()
+            self.close()
+            self._stop_waiting()
+            for index in list(self._running):
+                self._ended(index)
+            self._reservation.leave()
+            self._end_trace()
+        finally:
+            self._leave()
 
     def _submit(self) -> None:
         """Submit texts until the next one has to wait."""

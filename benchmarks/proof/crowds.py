@@ -9,15 +9,17 @@ import itertools
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from http import HTTPStatus
 
 from benchmarks.proof import bodies
 from benchmarks.proof.report import Report, percentile
 from benchmarks.proof.service import Service, serving
 from benchmarks.proof.size import Size
 from benchmarks.proof.traffic import CHAT, TEXT, Answer, OwnCpu, ask, closed_loop, request
+from edge.batch_places import RETRY_AFTER
 
 BATCH = "/api/v1/text/batch"
-BATCHES = 420  # of a client each; the queue has 128 places, and there are 64 slots
+BATCHES = 420  # of a client each; the queue has 128 places, there are 64 slots, and threads for 416 requests
 TEXTS, TOKENS = 4, 2000  # of one batch, and of one of its texts
 EVERY = 0.2  # seconds between two interactive requests
 BEGIN_SECONDS = 3.0  # in which the batches come in
@@ -28,14 +30,22 @@ _numbers: Iterator[int] = itertools.count()
 
 
 async def beside_batches(service: Service, seconds: float, many: int = BATCHES) -> list[Answer]:
-    """Return the answers to short requests of another client while so many batches, each of its own client, wait."""
+    """Return the answers to short requests of another client beside so many others, of which each has its batch again
+    as soon as one has ended, and seconds after it was refused.
+    """
+    loop = asyncio.get_running_loop()
     texts = [{"prompt": f"Write {number}", "max_tokens": TOKENS} for number in range(TEXTS)]
     body = json.dumps({"prompts": texts}).encode()
-    requests = [request(BATCH, body, f"10.{20 + n // 250}.{n % 250}.1") for n in range(many)]
-    batches = [asyncio.create_task(ask(service.port, one, BEGIN_SECONDS + seconds)) for one in requests]
+    answers, until = list[Answer](), loop.time() + BEGIN_SECONDS + seconds
+
+    async def again(client: str) -> None:
+        while (left := until - loop.time()) > 0:
+            answer = await ask(service.port, request(BATCH, body, client), left)
+            await asyncio.sleep(RETRY_AFTER if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else 0)
+
+    batches = [asyncio.create_task(again(f"10.{20 + n // 250}.{n % 250}.1")) for n in range(many)]
     await asyncio.sleep(BEGIN_SECONDS)
-    answers, until = list[Answer](), asyncio.get_running_loop().time() + seconds
-    while asyncio.get_running_loop().time() < until:
+    while loop.time() < until:
         answers.append(await ask(service.port, request(TEXT, b'{"prompt":"hi","max_tokens":2}', OTHER)))
         await asyncio.sleep(EVERY)
     for batch in batches:

@@ -25,6 +25,7 @@ from benchmarks.proof.report import Report
 from benchmarks.proof.size import Size
 from config import load_settings
 from edge.authentication import Authenticator
+from edge.batch_places import BatchPlaces
 from edge.gate import Gate
 from edge.rate_limit import RateLimiter
 from edge.request_head import read_head
@@ -97,7 +98,8 @@ def gate_of(per_minute: int) -> Gate:
     models = ModelSet(backends)
     metrics = Metrics(models, ThisMachine(), lambda: 0)
     limiter, budgets = RateLimiter(per_minute, per_minute), Budgets(Totals(None), Prices(None))
-    return Gate(settings, models, limiter, metrics, sentence_in, Authenticator(), budgets, SparseLines())
+    lines, places = SparseLines(), BatchPlaces(1)
+    return Gate(settings, models, limiter, metrics, sentence_in, Authenticator(), budgets, lines, places)
 
 
 def run(size: Size) -> Report:

@@ -4,12 +4,14 @@ import json
 import math
 import re
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 from flask import Request
 
 from edge.authentication import TRIES_PER_MINUTE
+from edge.batch_places import RETRY_AFTER
 from edge.gate import GATED, NAMING_BYTES, arrival
 from edge.in_service import PATIENT
 from edge.ready_made import IDS_AT_ONCE, TEMPLATES
@@ -524,6 +526,22 @@ def test_a_client_with_a_full_line_is_refused(gate, path):
     assert headers["retry-after"] == str(math.ceil(PATIENT))
     assert "overloaded" in json.dumps(answer)
     assert judged(gate, path, headers={"X-Forwarded-For": "10.0.0.2"}) is None
+
+
+def test_a_batch_without_a_place_is_refused(app, client, gate):
+    """From its head, as the hooks refuse it, and charged; nothing else of that client is."""
+    who = {"X-Forwarded-For": "10.0.0.1", "X-Request-ID": "an-id"}
+    with suppress(Overloaded):
+        while services(app).batch_places.take("10.0.0.1"):
+            pass
+    body = json.dumps(BODIES[BATCH]).encode()
+    ours = parsed(judge(gate, head_of(BATCH, body, who), "127.0.0.1").refusal)
+    assert (ours[0], ours[2]["error"], ours[1]["retry-after"]) == (503, "overloaded", str(RETRY_AFTER))
+    assert ours[1]["ratelimit-remaining"] == "1"
+    hooks = by_the_hooks(client, BATCH, who)
+    assert (hooks[0], hooks[1].keys() - ITS_OWN, hooks[2]) == (ours[0], ours[1].keys() - ITS_OWN, ours[2])
+    assert hooks[1]["ratelimit-remaining"] == "0"
+    assert judged(gate, BATCH, headers=who | {"X-Forwarded-For": "10.0.0.2"}) is None
 
 
 def test_a_request_has_arrived_when_its_connection_says_so():

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -11,6 +12,7 @@ from engine.errors import ModelError, Overloaded
 from engine.types import Priority, Status
 from routes.batch import Batch
 from routes.services import services
+from routes.sse import EventStream
 from tests.fakes import PATIENCE
 from tests.timing import NewThreads
 from usage.errors import HeldBack
@@ -44,12 +46,14 @@ def few(avibe):
     return avibe
 
 
-def begun(app, prompts):
-    """Return a batch of which nothing has been read."""
+def begun(app, prompts, leave=lambda: None):
+    """Return a batch of which nothing has been read. leave: called when it gives its place back."""
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         return Batch(
-            [services(app).request_models.text(prompt=prompt) for prompt in prompts], lambda made: {"text": made.text}
+            [services(app).request_models.text(prompt=prompt) for prompt in prompts],
+            lambda made: {"text": made.text},
+            leave,
         )
 
 
@@ -224,6 +228,44 @@ def test_texts_that_wait_when_the_service_begins_to_stop_are_refused_each(app, f
         few.finish(request.request_id)
     found = reader.finished()
     assert [found[index].get("error") for index in range(4)] == [None, None, None, "not_ready"]
+
+
+def test_a_batch_gives_its_place_back(client, app, few, monkeypatch):
+    """At its end, where it is refused, and where it fails: places are few."""
+    places = services(app).batch_places
+    with send(client, "a") as response:
+        assert len(lines(response)) == 1
+        assert places._taken
+    assert not places._taken
+    few.become(Status.LOADING)
+    assert send(client, "a").status_code == 503
+    few.become(Status.READY)
+    monkeypatch.setattr("routes.api.Batch", lambda *args: 1 / 0)
+    assert send(client, "a").status_code == 500
+    assert not places._taken
+
+
+def test_a_batch_that_nobody_reads_gives_its_place_back(app, few, monkeypatch):
+    """Whatever goes wrong at its end."""
+    few.hold, left = True, []
+    stream = EventStream(iter(()), begun(app, ["a"], lambda: left.append("closed")).end)
+    stream.close()
+    failing = begun(app, ["a"], lambda: left.append("failed"))
+    monkeypatch.setattr(failing, "close", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        failing.end()
+    assert left == ["closed", "failed"]
+
+
+def test_a_batch_without_a_place_is_refused(client, app, few):
+    """503 with the time to try again, and nothing of it is submitted; the batch of another client begins."""
+    with suppress(Overloaded):
+        while services(app).batch_places.take("127.0.0.1"):
+            pass
+    response = send(client, "a")
+    assert (response.status_code, response.json["error"], response.headers["Retry-After"]) == (503, "overloaded", "5")
+    assert not few.submitted
+    assert len(lines(client.post(BATCH, json={"prompts": ["a"]}, environ_base={"REMOTE_ADDR": "10.1.1.1"}))) == 1
 
 
 def test_a_disconnect_aborts_the_batch(app, few):

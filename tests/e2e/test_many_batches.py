@@ -1,0 +1,55 @@
+"""More batches than there are threads, on a real Gunicorn: others are served beside them."""
+
+import json
+import re
+
+import pytest
+
+from tests.e2e.gunicorn_process import GunicornProcess, alive, until
+
+SLOTS, WAITING = 2, 2
+THREADS = 2 * (SLOTS + WAITING) + 32
+PLACES = SLOTS + 16
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """The application, whose answers stay open, with few threads and limits off."""
+    settings = {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0", "TRUSTED_PROXIES": "1"}
+    settings |= {"MAX_NUM_SEQS": str(SLOTS), "MAX_WAITING": str(WAITING)}
+    with GunicornProcess(tmp_path_factory.mktemp("many"), app="tests.e2e.held_app:app", **settings) as process:
+        until(lambda: alive(process))
+        yield process
+
+
+def asked(path, client, body=None):
+    """Return a request of a client behind the proxy."""
+    content = b"" if body is None else json.dumps(body).encode()
+    head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: {client}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+def status_of(connection):
+    """Return the status of an answer, of which the head has come."""
+    return int(re.match(rb"HTTP/1\.1 (\d+) ", connection.recv(65536))[1])
+
+
+def test_more_batches_than_threads_leave_threads_to_others(service):
+    """Those beyond the places are told so at once; a page, a list of models and another's chat have their threads."""
+    body = {"prompts": ["Hello"] * 3}
+    batches = [service.connect(asked("/api/v1/text/batch", f"10.0.0.{n}", body)) for n in range(2 * THREADS)]
+    statuses = [status_of(connection) for connection in batches]
+    assert statuses.count(200) == PLACES
+    assert statuses.count(503) == 2 * THREADS - PLACES
+    for path in ("/", "/v1/models"):
+        with service.connect(asked(path, "10.9.9.9")) as other:
+            assert status_of(other) == 200
+    for connection in batches:
+        connection.close()
+
+    def begins():
+        with service.connect(asked("/api/v1/text/batch", "10.8.8.8", body)) as later:
+            return status_of(later) == 200
+
+    until(begins)
