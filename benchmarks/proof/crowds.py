@@ -7,9 +7,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
 from http import HTTPStatus
+from multiprocessing import get_context
 
 from benchmarks.proof import bodies
 from benchmarks.proof.report import Report, percentile
@@ -22,37 +23,49 @@ BATCH = "/api/v1/text/batch"
 BATCHES = 420  # of a client each; the queue has 128 places, there are 64 slots, and threads for 416 requests
 TEXTS, TOKENS = 4, 2000  # of one batch, and of one of its texts
 EVERY = 0.2  # seconds between two interactive requests
-BEGIN_SECONDS = 3.0  # in which the batches come in
+BEGIN_SECONDS = 5.0  # in which their process starts, and the batches come in
 TIMES = 1.25  # as long as alone others may wait at most
 AT_ONCE = 10  # slow grammars of the one client
 OTHER, GREEDY = "198.51.100.3", "10.6.6.6"
 _numbers: Iterator[int] = itertools.count()
 
 
-async def beside_batches(service: Service, seconds: float, many: int = BATCHES) -> list[Answer]:
-    """Return the answers to short requests of another client beside so many others, of which each has its batch again
-    as soon as one has ended, and seconds after it was refused.
-    """
-    loop = asyncio.get_running_loop()
+def beside_batches(service: Service, seconds: float, many: int = BATCHES) -> list[Answer]:
+    """Return the answers to short requests of another client, beside so many batches that another process sends."""
+    sending = get_context("spawn").Process(target=_send_batches, args=(service.port, many), daemon=True)
+    sending.start()
+    try:
+        time.sleep(BEGIN_SECONDS)
+        return asyncio.run(_short_requests(service.port, seconds))
+    finally:
+        sending.terminate()
+        sending.join()
+
+
+async def _short_requests(port: int, seconds: float) -> list[Answer]:
+    answers, until = list[Answer](), time.monotonic() + seconds
+    while time.monotonic() < until:
+        answers.append(await ask(port, request(TEXT, b'{"prompt":"hi","max_tokens":2}', OTHER)))
+        await asyncio.sleep(EVERY)
+    return answers
+
+
+def _send_batches(port: int, many: int) -> None:
+    """Send the batch of each client again as soon as it has ended, and seconds after it was refused, without an end."""
     texts = [{"prompt": f"Write {number}", "max_tokens": TOKENS} for number in range(TEXTS)]
     body = json.dumps({"prompts": texts}).encode()
-    answers, until = list[Answer](), loop.time() + BEGIN_SECONDS + seconds
 
-    async def again(client: str) -> None:
-        while (left := until - loop.time()) > 0:
-            answer = await ask(service.port, request(BATCH, body, client), left)
-            await asyncio.sleep(RETRY_AFTER if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else 0)
+    async def again(number: int) -> None:
+        client, pause = f"10.{20 + number // 250}.{number % 250}.1", RETRY_AFTER * (1 + number / many)
+        await asyncio.sleep(number / many)  # these two so that they do not come all at once
+        while True:
+            answer = await ask(port, request(BATCH, body, client))
+            await asyncio.sleep(pause if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else 0)
 
-    batches = [asyncio.create_task(again(f"10.{20 + n // 250}.{n % 250}.1")) for n in range(many)]
-    await asyncio.sleep(BEGIN_SECONDS)
-    while loop.time() < until:
-        answers.append(await ask(service.port, request(TEXT, b'{"prompt":"hi","max_tokens":2}', OTHER)))
-        await asyncio.sleep(EVERY)
-    for batch in batches:
-        batch.cancel()
-        with suppress(asyncio.CancelledError):
-            await batch
-    return answers
+    async def all_of_them() -> None:
+        await asyncio.gather(*map(again, range(many)))
+
+    asyncio.run(all_of_them())
 
 
 async def beside_grammars(service: Service, seconds: float, slow: int) -> list[Answer]:
@@ -85,8 +98,8 @@ def run(size: Size) -> Report:
         alone = asyncio.run(beside_grammars(service, size.seconds, 0))
         beside = asyncio.run(beside_grammars(service, size.seconds, AT_ONCE))
         service.seconds_until_quiet()
-        quiet = asyncio.run(beside_batches(service, size.seconds, 0))
-        batches = asyncio.run(beside_batches(service, size.seconds))
+        quiet = beside_batches(service, size.seconds, 0)
+        batches = beside_batches(service, size.seconds)
         for what, answers in (("a new schema", [*alone, *beside]), ("beside batches", [*quiet, *batches])):
             for answer in answers:
                 report.count(None if answer.status == 200 else f"{what}: {answer.status} {answer.code}".rstrip())
