@@ -67,7 +67,6 @@ from routes.services import RouteServices
 from routes.signed_conversations import SignedConversations
 from routes.streams import streams as streams_again
 from routes.usage import usage as usage_api
-from settings.defaults import batches_at_once
 from telemetry.access_lines import SparseLines
 from telemetry.logs import set_up_logging
 from telemetry.metrics import Metrics
@@ -151,7 +150,7 @@ def _services(
     authenticator = Authenticator(
         key_store, tokens, sessions.credential_of, refused=metrics.prometheus.credential_refused
     )
-    access_lines, batch_places = SparseLines(), BatchPlaces(batches_at_once(settings.engine))
+    access_lines, batch_places = SparseLines(), BatchPlaces(settings.engine.max_num_seqs)
     api_description = cache(partial(describe, app))
     return RouteServices(
         live_settings=live,

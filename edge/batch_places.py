@@ -14,13 +14,14 @@ from engine.errors import BUSY, Overloaded
 from engine.shares import within_share
 
 RETRY_AFTER = 5  # seconds
+BEYOND_SLOTS = 16  # batches that have a thread while those of all slots run
 
 
 class BatchPlaces:
-    """The places of one process, `most` of them. Safe for any thread."""
+    """The places of one process: one for each of the model's slots, and some beyond. Safe for any thread."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, slots: int, beyond: int = BEYOND_SLOTS) -> None:
+        self._most = slots + beyond
         self._lock = threading.Lock()  # guards the field below
         self._taken: Counter[str] = Counter()
 

@@ -30,6 +30,11 @@ class BodyBudget:
         self._held: Counter[str] = Counter()
 
     @property
+    def most_of_one(self) -> int:
+        """Bytes that one client may have in flight where nobody else has any."""
+        return min(self.per_client, self.total * MOST_OF_LEFT // (MOST_OF_LEFT + 1))
+
+    @property
     def in_flight(self) -> int:
         """Bytes that are admitted at this moment."""
         return self._in_flight

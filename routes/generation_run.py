@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import NoReturn
 
 from flask import request
 
@@ -181,6 +182,12 @@ class Run:
         self.abort()
         self._end()
         self._end_trace()
+
+    def refuse(self, error: ServiceError) -> NoReturn:
+        """Abort what was submitted, since the request is refused with this error after all; raise it."""
+        self._note(error)
+        self.close()
+        raise error
 
     def wait_for_begin(self) -> None:
         """Wait until it is certain that each answer begins. Raises the error of one that does not."""

@@ -52,11 +52,6 @@ def threads_needed(engine: EngineSettings, model: ModelSettings) -> int:
     return count_of(model) * each + beyond + SPARE_THREADS
 
 
-def batches_at_once(engine: EngineSettings) -> int:
-    """Return how many batches may have a thread: one for each slot, and some more where there are few."""
-    return engine.max_num_seqs + SPARE_THREADS // 2
-
-
 def _data(data: DataSettings, state_dir: Path) -> DataSettings:
     folder = (data.state_dir or state_dir).absolute()
     return replace(data, state_dir=folder, database_url=data.database_url or f"sqlite:///{folder / DATABASE_FILE}")

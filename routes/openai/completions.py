@@ -28,11 +28,13 @@ from routes.openai.requests import CompletionRequest
 from routes.openai.run_response import RunResponse
 from routes.openai.sampling import sampling
 from routes.response_models import TextChoice, TextCompletion, TextLogprobs
+from routes.services import services
 
 NAMES = FieldNames(answer_format="structured_outputs", reasoning="", messages="prompt")
 # Of a prompt that is shown, with its copy in JSON; a score with five alternatives.
 BYTES_OF_A_CHARACTER, BYTES_OF_AN_ID, BYTES_OF_A_SCORE = 4, 16, 2048
 SHOWN_FREE = 256 * 1024  # bytes of these that are not counted
+TOO_MUCH_SHOWN = "The prompts are too long to be shown with so many answers at once; stream them, or ask for fewer."
 MAX_SCORED = 16  # answers with the scores of their prompts, which take a kilobyte a token and more
 
 
@@ -63,7 +65,10 @@ def submit_completion(body: CompletionRequest) -> tuple[Run, CompletionResponse]
     naming = partial(prompt_in, "prompt")
     with naming():
         run = Run(name, backend, params, body.model, naming)
-    return run, CompletionResponse(run, body, len(prompts))
+    response = CompletionResponse(run, body, len(prompts))
+    if not body.stream:
+        response.check_room()
+    return run, response
 
 
 def _prompts(body: CompletionRequest) -> list[Prompt]:
@@ -83,6 +88,14 @@ class CompletionResponse(RunResponse):
         self._logprobs, self._as_ids = body.logprobs is not None, bool(body.return_tokens_as_token_ids)
         self._token_ids, self._echo = bool(body.return_token_ids), bool(body.echo)
         self._bytes = 0  # that are shown of prompts in one piece
+
+    def check_room(self) -> None:
+        """Refuse, before it is computed, an answer that could never be shown in one piece. Raises ValidationError."""
+        scored = self._echo and self._logprobs
+        each = BYTES_OF_A_SCORE * scored + BYTES_OF_AN_ID * self._token_ids
+        shown = each * sum(map(self._run.prompt_tokens_of, range(len(self._run))))
+        if shown - SHOWN_FREE > services().body_budget.most_of_one:
+            self._run.refuse(ValidationError(TOO_MUCH_SHOWN, "echo" if scored else "return_token_ids"))
 
     def whole(self, completions: Sequence[Completion]) -> TextCompletion:
         """Return the body with all answers. Raises Overloaded where there is no room for the prompts that they show."""

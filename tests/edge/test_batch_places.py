@@ -20,14 +20,14 @@ def refused(places, client):
 
 def test_one_client_has_half_of_the_places():
     """The first batch of another has one all the same, and so has the last of many clients."""
-    places = BatchPlaces(8)
+    places = BatchPlaces(8, 0)
     assert [refused(places, "greedy") for _ in range(6)] == [False] * 4 + [True] * 2
     assert [refused(places, f"other-{number}") for number in range(5)] == [False] * 4 + [True]
 
 
 def test_a_place_is_given_back_once():
     """Also where that is done twice: another batch may have it by then."""
-    places = BatchPlaces(1)
+    places = BatchPlaces(1, 0)
     leave = places.take("a")
     assert refused(places, "b")
     leave()
@@ -38,7 +38,7 @@ def test_a_place_is_given_back_once():
 
 def test_a_single_place_goes_to_whoever_comes():
     """However small the service, one batch runs."""
-    places = BatchPlaces(1)
+    places = BatchPlaces(1, 0)
     places.take("a")()
     places.take("a")
     with pytest.raises(Overloaded):
@@ -47,7 +47,7 @@ def test_a_single_place_goes_to_whoever_comes():
 
 def test_clients_that_have_left_are_forgotten():
     """Strangers have keys without number."""
-    places = BatchPlaces(2)
+    places = BatchPlaces(2, 0)
     for number in range(100):
         places.take(f"client-{number}")()
     assert not places._taken

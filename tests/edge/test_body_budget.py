@@ -53,3 +53,11 @@ def test_the_largest_body_is_taken_beside_small_ones():
     assert budget.reserve("a", 1000) is not None
     assert budget.reserve("b", 63 * MIB) is not None
     assert budget.reserve("c", 16 * MIB) is not None
+
+
+@pytest.mark.parametrize(("total", "per_client"), [(100, 50), (100, 100), (101, 90), (7, 7)])
+def test_what_one_client_may_hold_at_most_is_told(total, per_client):
+    """As much as it is given where nobody else has any, and not a byte more."""
+    most = BodyBudget(total, per_client).most_of_one
+    assert BodyBudget(total, per_client).reserve("a", most) is not None
+    assert BodyBudget(total, per_client).reserve("a", most + 1) is None

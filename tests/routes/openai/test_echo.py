@@ -7,6 +7,7 @@ import pytest
 
 from engine.types import TokenLogprob
 from routes.openai.completions import SHOWN_FREE
+from routes.services import services
 from tests.routes.test_openai import CHAT, HELLO, TEXT, refused
 
 PROMPT = [
@@ -101,6 +102,24 @@ def test_scores_of_prompts_count_as_what_they_take(client, echoing, monkeypatch,
     answer = complete(client, logprobs=1, max_tokens=1, temperature=0, n=2)
     assert sizes == [4 * len(Shown().text), 2048 * 4] * (2 if room else 1)
     assert answer.status_code == (200 if room else 503)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"), [({"logprobs": 1}, "echo"), ({"echo": False, "return_token_ids": True}, "return_token_ids")]
+)
+def test_what_one_client_may_never_hold_is_refused(app, client, echoing, monkeypatch, fields, param):
+    """With 400, before it is computed: coming again does not help. A stream shows a prompt at a time."""
+    monkeypatch.setattr("routes.openai.completions.SHOWN_FREE", 0)
+    size = 2 * 7 * (2048 if "logprobs" in fields else 16)  # two answers to seven tokens
+    budget = services(app).body_budget
+    budget.total, budget.per_client = 2 * size, size
+    assert complete(client, n=2, max_tokens=1, temperature=0, **fields).status_code == 200
+    budget.per_client, echoing.hold = size - 1, True
+    response = complete(client, n=2, max_tokens=1, temperature=0, **fields)
+    assert refused(response, 400, "validation_error")[1] == param
+    assert not echoing.stats().num_requests_running
+    echoing.hold = False
+    assert complete(client, n=2, max_tokens=1, temperature=0, stream=True, **fields).status_code == 200
 
 
 @pytest.mark.parametrize("logprobs", [None, 1])
