@@ -1,7 +1,7 @@
 """How many batches there are at once: each has a thread for as long as its texts wait, whatever room the model has.
 
-Without a bound, as many batches as there are threads would leave none to anybody else. What one client has must stay
-free beside it (`engine.shares`), so that the batch of another begins.
+Without a bound, as many batches as there are threads would leave none to anybody else. As many as a client has
+must stay free (`engine.shares`), so that the batch of another begins.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from engine.errors import BUSY, Overloaded
 from engine.shares import within_share
 
-RETRY_AFTER = 5  # seconds
+RETRY_AFTER = 30  # seconds: each try costs an answer of the limit
 BEYOND_SLOTS = 16  # batches that have a thread while those of all slots run
 
 

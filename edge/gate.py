@@ -26,7 +26,7 @@ from edge.ready_made import ReadyMade, Refused, Sentences
 from edge.request_head import RequestHead
 from edge.route_table import ROUTES, Budget, Need, Row
 from engine.backend import Backend
-from engine.errors import BUSY, Overloaded, RetryLater, ServiceError
+from engine.errors import BUSY, NotReady, Overloaded, RetryLater, ServiceError
 from keys.account import of_address
 from models import ModelNames, ModelSet
 from telemetry.access_lines import SparseLines
@@ -35,7 +35,7 @@ from usage.budgets import Budgets
 
 log = logging.getLogger("avito_ai.access")
 
-BATCH = "/api/v1/text/batch"
+BATCH, BATCH_MODEL = "/api/v1/text/batch", "avibe"
 CODINGS = ("gzip", "x-gzip", "deflate")  # of bodies that are read
 
 NAMING_BYTES = 256 * 1024  # of a body in which the model's name is looked for
@@ -190,7 +190,10 @@ class Gate:
     def _crowded(self, case: Refused) -> RetryLater | None:
         if self._line_is_full(case.account.id):
             return Overloaded(BUSY, math.ceil(in_service.PATIENT))
-        return self._batch_places.would_refuse(case.account.id) if case.head.path == BATCH else None
+        if case.head.path != BATCH or (refusal := self._batch_places.would_refuse(case.account.id)) is None:
+            return None
+        model = self._version(case, BATCH_MODEL)
+        return None if model is None or isinstance(model.would_refuse(case.account.id), NotReady) else refusal
 
     def _refuse(
         self, case: Refused, error: ServiceError, quota: Quota | None = None, backend: Backend | None = None

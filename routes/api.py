@@ -10,6 +10,7 @@ from edge.charging import charge_if_refused
 from edge.gate import release_body
 from edge.request_state import request_state
 from edge.route_table import JSON
+from engine.errors import Overloaded
 from routes import generation, request_reading
 from routes.batch import MODEL, Batch
 from routes.chat.models import charge_batch
@@ -36,7 +37,11 @@ def text_batch() -> Response:
     """Generate up to 256 texts; each is sent as soon as it is done."""
     requests = charge_if_refused(request_reading.texts_in_json)
     state = request_state()
-    leave = charge_if_refused(partial(services().batch_places.take, state.account.id))
+    try:
+        leave = services().batch_places.take(state.account.id)
+    except Overloaded:
+        charge_batch(MODEL, 1)  # unless the model takes no requests at all, or not this client's
+        raise
     try:
         charge_batch(MODEL, len(requests))
         batch = Batch(requests, partial(_priced, request_id=state.request_id), leave)

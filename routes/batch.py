@@ -1,7 +1,7 @@
 """Many texts in one request: one line of JSON for each, in the order in which they finish.
 
 The texts of a batch take the slots that are free. Of a batch that has none, one text waits in the queue, and all
-batches together hold no more of that than one client may: they never fill it, however many they are. Their texts have
+batches together hold no more of that than one client may: they never fill it. Their texts have
 the lower priority, and interactive requests preempt them. The request's own thread does all of it: it submits what the
 engine has capacity for, and reads all answers through one mailbox.
 """

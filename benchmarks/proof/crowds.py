@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from multiprocessing import get_context
+from typing import TYPE_CHECKING
 
 from benchmarks.proof import bodies
 from benchmarks.proof.report import Report, percentile
@@ -18,6 +19,9 @@ from benchmarks.proof.service import Service, serving
 from benchmarks.proof.size import Size
 from benchmarks.proof.traffic import CHAT, TEXT, Answer, OwnCpu, ask, closed_loop, request
 from edge.batch_places import RETRY_AFTER
+
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
 
 BATCH = "/api/v1/text/batch"
 BATCHES = 420  # of a client each; the queue has 128 places, there are 64 slots, and threads for 416 requests
@@ -32,11 +36,16 @@ _numbers: Iterator[int] = itertools.count()
 
 def beside_batches(service: Service, seconds: float, many: int = BATCHES) -> list[Answer]:
     """Return the answers to short requests of another client, beside so many batches that another process sends."""
-    sending = get_context("spawn").Process(target=_send_batches, args=(service.port, many), daemon=True)
+    spawning = get_context("spawn")
+    ended, refused = spawning.Value("q", 0), spawning.Value("q", 0)
+    sending = spawning.Process(target=_send_batches, args=(service.port, many, ended, refused), daemon=True)
     sending.start()
     try:
         time.sleep(BEGIN_SECONDS)
-        return asyncio.run(_short_requests(service.port, seconds))
+        answers = asyncio.run(_short_requests(service.port, seconds))
+        if many and not (sending.is_alive() and ended.value and refused.value):
+            raise RuntimeError(f"No crowd: {ended.value} batches have ended, and {refused.value} were refused.")
+        return answers
     finally:
         sending.terminate()
         sending.join()
@@ -50,8 +59,11 @@ async def _short_requests(port: int, seconds: float) -> list[Answer]:
     return answers
 
 
-def _send_batches(port: int, many: int) -> None:
-    """Send the batch of each client again as soon as it has ended, and seconds after it was refused, without an end."""
+def _send_batches(port: int, many: int, ended: Synchronized[int], refused: Synchronized[int]) -> None:
+    """Send the batch of each client again as soon as it has ended, and seconds after it was refused, without an end.
+
+    ended, refused: count them.
+    """
     texts = [{"prompt": f"Write {number}", "max_tokens": TOKENS} for number in range(TEXTS)]
     body = json.dumps({"prompts": texts}).encode()
 
@@ -60,10 +72,13 @@ def _send_batches(port: int, many: int) -> None:
         await asyncio.sleep(number / many)  # these two so that they do not come all at once
         while True:
             answer = await ask(port, request(BATCH, body, client))
+            ended.value += answer.status == HTTPStatus.OK and answer.whole
+            refused.value += answer.status == HTTPStatus.SERVICE_UNAVAILABLE
             await asyncio.sleep(pause if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else 0)
 
     async def all_of_them() -> None:
         await asyncio.gather(*map(again, range(many)))
+        await asyncio.Event().wait()
 
     asyncio.run(all_of_them())
 

@@ -78,7 +78,8 @@ def run(size: Size) -> Report:
         with observing(service) as quiet:
             time.sleep(QUIET_SECONDS)
         with observing(service) as seen:
-            for name, requests in prepared:
+            while prepared:
+                name, requests = prepared.pop(0)
                 began[name] = min(began.get(name, time.monotonic()), time.monotonic())
                 attempt(service, report, name, requests)
                 if not service.alive:

@@ -131,7 +131,7 @@ class ConversationBuilder:
     def _past_part(self, part: Part) -> Past:
         if isinstance(part, str):
             return part
-        return PastImage(part) if self._info.vision else UNREAD_IMAGE
+        return UNREAD_IMAGE if _is_elsewhere(part) or not self._info.vision else PastImage(part)
 
     def _add_calls(self, role: str, lines: Sequence[Past]) -> None:
         """Add a message that stands for calls or a result, each part on a line of its own."""
@@ -166,7 +166,7 @@ class ConversationBuilder:
 
     def _settle(self) -> None:
         """Have a text stand for every image but those of the latest turn, and the newest others for which there is
-        room beside them. Each is read where it is its turn, as many as that: a conversation may have thousands.
+        room beside them. Those of the past are read here only, the newest first, and no more than MOST_READ.
         """
         latest = [one for one in self._shown if one.turn == self._turn]
         others = [one for one in self._shown if one.turn != self._turn]
@@ -179,6 +179,9 @@ class ConversationBuilder:
             else:
                 kept.add(id(one))
         self._shown = [one for one in self._shown if id(one) in kept]
+        for message in self._messages:
+            if WITH_CALLS in message:  # in one text, as where it never had an image: templates join texts differently
+                message["content"] = _as_one_text(message["content"])
 
     def _past_image(self, source: ImageSource) -> EncodedImage | None:
         try:
@@ -189,7 +192,7 @@ class ConversationBuilder:
     def _read(self, source: ImageSource) -> EncodedImage:
         if not self._info.vision:
             raise Unsupported("This model does not read images.", source.path)
-        if source.url is not None and source.url[:4].lower() == "http":
+        if _is_elsewhere(source):
             raise Unsupported("Images are not fetched from other addresses; send a base64 data URL.", source.path)
         try:
             data = image_in_base64(source.base64) if source.url is None else image_in_data_url(source.url)
@@ -197,6 +200,17 @@ class ConversationBuilder:
         except (ValidationError, PayloadTooLarge, UnsupportedMediaType) as error:
             error.param = source.path
             raise
+
+
+def _as_one_text(content: str | list[dict[str, str]]) -> str | list[dict[str, str]]:
+    """Return the content of a message as a string, unless it has an image."""
+    if isinstance(content, str) or any(part["type"] != "text" for part in content):
+        return content
+    return "".join(part["text"] for part in content)
+
+
+def _is_elsewhere(source: ImageSource) -> bool:
+    return source.url is not None and source.url[:4].lower() == "http"
 
 
 def arguments_text(sent: str | Mapping[str, Any] | None) -> str:

@@ -34,7 +34,7 @@ NAMES = FieldNames(answer_format="structured_outputs", reasoning="", messages="p
 # Of a prompt that is shown, with its copy in JSON; a score with five alternatives.
 BYTES_OF_A_CHARACTER, BYTES_OF_AN_ID, BYTES_OF_A_SCORE = 4, 16, 2048
 SHOWN_FREE = 256 * 1024  # bytes of these that are not counted
-TOO_MUCH_SHOWN = "The prompts are too long to be shown with so many answers at once; stream them, or ask for fewer."
+TOO_MUCH_SHOWN = "The prompts are too long to be shown in one piece; stream the answers, or ask for fewer."
 MAX_SCORED = 16  # answers with the scores of their prompts, which take a kilobyte a token and more
 
 
@@ -90,12 +90,19 @@ class CompletionResponse(RunResponse):
         self._bytes = 0  # that are shown of prompts in one piece
 
     def check_room(self) -> None:
-        """Refuse, before it is computed, an answer that could never be shown in one piece. Raises ValidationError."""
-        scored = self._echo and self._logprobs
-        each = BYTES_OF_A_SCORE * scored + BYTES_OF_AN_ID * self._token_ids
-        shown = each * sum(map(self._run.prompt_tokens_of, range(len(self._run))))
+        """Refuse, before it is computed, what could never be shown in one piece, as far as ids and scores tell.
+
+        Raises ValidationError.
+        """
+        each = BYTES_OF_A_SCORE * (self._echo and self._logprobs) + BYTES_OF_AN_ID * self._token_ids
+        try:
+            self._check(each * sum(map(self._run.prompt_tokens_of, range(len(self._run)))))
+        except ValidationError as error:
+            self._run.refuse(error)
+
+    def _check(self, shown: int) -> None:
         if shown - SHOWN_FREE > services().body_budget.most_of_one:
-            self._run.refuse(ValidationError(TOO_MUCH_SHOWN, "echo" if scored else "return_token_ids"))
+            raise ValidationError(TOO_MUCH_SHOWN, "echo" if self._echo else "return_token_ids")
 
     def whole(self, completions: Sequence[Completion]) -> TextCompletion:
         """Return the body with all answers. Raises Overloaded where there is no room for the prompts that they show."""
@@ -131,9 +138,11 @@ class CompletionResponse(RunResponse):
 
     def _take_room(self, size: int) -> None:
         """Count what is shown of prompts like a body, beyond what any answer may: it may be far longer than what was
-        sent, and stands in each answer. Raises Overloaded where the budget of bodies has no room.
+        sent, and stands in each answer. Raises Overloaded where the budget of bodies has no room, and ValidationError
+        where it never has so much for one client.
         """
         before, self._bytes = self._bytes, self._bytes + size
+        self._check(self._bytes)
         more = max(0, self._bytes - SHOWN_FREE) - max(0, before - SHOWN_FREE)
         if more and not grow_body(request, more):
             raise Overloaded(BODIES_FULL)

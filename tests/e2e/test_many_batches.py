@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.e2e.gunicorn_process import GunicornProcess, alive, until
+from tests.e2e.test_clients import VISION, ask
 
 SLOTS, WAITING = 2, 2
 THREADS = 2 * (SLOTS + WAITING) + 32
@@ -36,7 +37,7 @@ def status_of(connection):
 
 
 def test_more_batches_than_threads_leave_threads_to_others(service):
-    """Those beyond the places are told so at once; a page, a list of models and another's chat have their threads."""
+    """Those beyond the places are refused; a page, a list of models and a question about a picture are served."""
     body = {"prompts": ["Hello"] * 3}
     batches = [service.connect(asked("/api/v1/text/batch", f"10.0.0.{n}", body)) for n in range(2 * THREADS)]
     statuses = [status_of(connection) for connection in batches]
@@ -45,11 +46,15 @@ def test_more_batches_than_threads_leave_threads_to_others(service):
     for path in ("/", "/v1/models"):
         with service.connect(asked(path, "10.9.9.9")) as other:
             assert status_of(other) == 200
+    ask(service, "picture", VISION).close()
     for connection in batches:
         connection.close()
 
-    def begins():
-        with service.connect(asked("/api/v1/text/batch", "10.8.8.8", body)) as later:
-            return status_of(later) == 200
+    def all_begin():
+        later = [service.connect(asked("/api/v1/text/batch", f"10.1.0.{n}", body)) for n in range(PLACES)]
+        statuses = [status_of(connection) for connection in later]
+        for connection in later:
+            connection.close()
+        return statuses == [200] * PLACES
 
-    until(begins)
+    until(all_begin)

@@ -544,6 +544,19 @@ def test_a_batch_without_a_place_is_refused(app, client, gate):
     assert judged(gate, BATCH, headers=who | {"X-Forwarded-For": "10.0.0.2"}) is None
 
 
+@pytest.mark.parametrize("status", [Status.DRAINING, Status.STALLED])
+def test_full_places_of_batches_hide_no_other_refusal(app, client, gate, avibe, status):
+    """A model that takes no requests at all: the client is told so, and charged nothing."""
+    who = {"X-Forwarded-For": "10.0.0.1"}
+    with suppress(Overloaded):
+        while services(app).batch_places.take("10.0.0.1"):
+            pass
+    avibe.become(status)
+    assert judged(gate, BATCH, headers=who) is None
+    code, headers, answer = by_the_hooks(client, BATCH, who)
+    assert (code, answer["error"], headers["ratelimit-remaining"]) == (503, "not_ready", "2")
+
+
 def test_a_request_has_arrived_when_its_connection_says_so():
     """Not when a thread begins with it; now, where the connection is not one of the service's own."""
     own = Request({"gunicorn.socket": SimpleNamespace(arrived=5.0)})

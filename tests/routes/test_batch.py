@@ -263,7 +263,7 @@ def test_a_batch_without_a_place_is_refused(client, app, few):
         while services(app).batch_places.take("127.0.0.1"):
             pass
     response = send(client, "a")
-    assert (response.status_code, response.json["error"], response.headers["Retry-After"]) == (503, "overloaded", "5")
+    assert (response.status_code, response.json["error"], response.headers["Retry-After"]) == (503, "overloaded", "30")
     assert not few.submitted
     assert len(lines(client.post(BATCH, json={"prompts": ["a"]}, environ_base={"REMOTE_ADDR": "10.1.1.1"}))) == 1
 

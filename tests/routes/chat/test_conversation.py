@@ -90,7 +90,8 @@ def test_of_more_images_than_a_request_may_carry_those_of_the_oldest_results_are
     for number, image in enumerate(images[1:], 1):
         builder.tool_result("c1", [ImageSource(f"{number}", base64=image)])
     assert [image.param for image in builder.images] == ["user", "3", "4", "5"]
-    shown = [any(part["type"] == "image" for part in message["content"]) for message in builder.messages]
+    contents = [message["content"] for message in builder.messages]
+    shown = [not isinstance(one, str) and any(part["type"] == "image" for part in one) for one in contents]
     assert shown == [True, False, False, True, True, True]
     assert [UNREAD_IMAGE in str(message) for message in builder.messages] == [not one for one in shown]
     builder.user([ImageSource("last", base64=images[0])])
@@ -126,6 +127,21 @@ def test_of_many_images_of_the_past_few_are_read(told, sent, most, monkeypatch):
     assert len(builder.images) == (4 if sent == IMAGE else 0)
     assert len(builder.messages) == 201
     assert len(read) == most
+
+
+def test_an_image_elsewhere_takes_no_place_of_one_that_can_be_read():
+    """It is known for what it is without being looked at."""
+    builder = ConversationBuilder(VISION)
+    for url in (f"data:image/png;base64,{IMAGE}", *["https://example.com/a.png"] * 20):
+        builder.user([ImageSource("there", url=url)], earlier=True)
+    assert len(builder.images) == 1
+
+
+def test_a_result_of_which_no_image_is_shown_is_one_text():
+    """As one that never had an image: templates join the parts of a message differently."""
+    builder = ConversationBuilder(VISION)
+    builder.tool_result("c1", ["found", ImageSource("there", base64="AAAA")])
+    assert builder.messages[0]["content"] == f"<tool_response>\nfound\n{UNREAD_IMAGE}\n</tool_response>"
 
 
 def test_images_of_earlier_turns_are_read_from_the_newest():

@@ -111,6 +111,8 @@ def test_what_one_client_may_never_hold_is_refused(app, client, echoing, monkeyp
     """With 400, before it is computed: coming again does not help. A stream shows a prompt at a time."""
     monkeypatch.setattr("routes.openai.completions.SHOWN_FREE", 0)
     size = 2 * 7 * (2048 if "logprobs" in fields else 16)  # two answers to seven tokens
+    if "logprobs" not in fields:
+        echoing.echo = None
     budget = services(app).body_budget
     budget.total, budget.per_client = 2 * size, size
     assert complete(client, n=2, max_tokens=1, temperature=0, **fields).status_code == 200
@@ -120,6 +122,15 @@ def test_what_one_client_may_never_hold_is_refused(app, client, echoing, monkeyp
     assert not echoing.stats().num_requests_running
     echoing.hold = False
     assert complete(client, n=2, max_tokens=1, temperature=0, stream=True, **fields).status_code == 200
+
+
+def test_a_shown_text_that_one_client_may_never_hold_is_refused(app, client, avibe):
+    """With 400 too, though its length is known at the end only: it would be a 503 each time."""
+    avibe.echo, budget = Shown("a" * SHOWN_FREE), services(app).body_budget
+    budget.total, budget.per_client = 16 * SHOWN_FREE, 3 * SHOWN_FREE
+    assert complete(client).status_code == 200
+    budget.per_client -= 1
+    assert refused(complete(client), 400, "validation_error")[1] == "echo"
 
 
 @pytest.mark.parametrize("logprobs", [None, 1])
