@@ -56,6 +56,7 @@ esac
 PYTHON_CASES = """
 *"-m deploy.smoke"*) echo "smoke of $(pwd)" >>"{log}"; [ ! -e "{control}/smoke-fails" ]; exit ;;
 *"-m engine.model.kernels.build"*) echo "kernels in $(pwd)" >>"{log}"; [ ! -e "{control}/kernels-fail" ]; exit ;;
+*"-m deploy.probe port "*) echo free; exit ;;
 *"-m deploy.ask"*) echo "asked for answers" >>"{log}"; [ ! -e "{control}/deaf" ]; exit ;;
 *"-m deploy.service listens"*) cat "{control}/listens"; exit ;;
 *"-m deploy.service url"*) echo http://127.0.0.1:8085; exit ;;
@@ -79,7 +80,7 @@ def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[byt
 
 
 class ProductionBox(Sandbox):
-    """The checkout of Sandbox, and a bare Debian 12 in `system`."""
+    """The checkout of Sandbox, and a bare Debian 12 in `system`, whose ports are free whatever this machine's are."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
