@@ -150,7 +150,8 @@ def _services(
     authenticator = Authenticator(
         key_store, tokens, sessions.credential_of, refused=metrics.prometheus.credential_refused
     )
-    access_lines, batch_places = SparseLines(), BatchPlaces(settings.engine.max_num_seqs)
+    access_lines = SparseLines()
+    batch_places = BatchPlaces(settings.engine.max_num_seqs)
     api_description = cache(partial(describe, app))
     return RouteServices(
         live_settings=live,
@@ -177,8 +178,7 @@ def _services(
         usage=usage,
         batch_places=batch_places,
         gate=Gate(
-            *(settings, models, limiter, metrics, sentence_in, authenticator, spending.budgets, access_lines),
-            batch_places,
+            settings, models, limiter, metrics, sentence_in, authenticator, spending.budgets, access_lines, batch_places
         ),
         request_models=request_models(settings),
         openai_models=openai_models(),

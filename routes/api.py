@@ -7,12 +7,12 @@ from functools import partial
 from flask import Blueprint, Response, jsonify, request
 
 from edge.charging import charge_if_refused
-from edge.gate import release_body
+from edge.gate import BATCH_MODEL, release_body
 from edge.request_state import request_state
 from edge.route_table import JSON
 from engine.errors import Overloaded
 from routes import generation, request_reading
-from routes.batch import MODEL, Batch
+from routes.batch import Batch
 from routes.chat.models import charge_batch
 from routes.generation import GenerationResult, Started
 from routes.response_models import Figures, GeneratedText, GenerationAnswer
@@ -40,10 +40,10 @@ def text_batch() -> Response:
     try:
         leave = services().batch_places.take(state.account.id)
     except Overloaded:
-        charge_batch(MODEL, 1)  # unless the model takes no requests at all, or not this client's
+        charge_batch(BATCH_MODEL, 1)  # unless the model takes no requests at all, or not this client's
         raise
     try:
-        charge_batch(MODEL, len(requests))
+        charge_batch(BATCH_MODEL, len(requests))
         batch = Batch(requests, partial(_priced, request_id=state.request_id), leave)
     except BaseException:
         leave()

@@ -1,9 +1,9 @@
 """Many texts in one request: one line of JSON for each, in the order in which they finish.
 
 The texts of a batch take the slots that are free. Of a batch that has none, one text waits in the queue, and all
-batches together hold no more of that than one client may: they never fill it. Their texts have
-the lower priority, and interactive requests preempt them. The request's own thread does all of it: it submits what the
-engine has capacity for, and reads all answers through one mailbox.
+batches together hold no more of that than one client may: they never fill it. Their texts have the lower priority, and
+interactive requests preempt them. The request's own thread does all of it: it submits what the engine has capacity for,
+and reads all answers through one mailbox.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flask import request
 
 from edge import spending
 from edge.errors import api_body, as_service_error, meaning_of
-from edge.gate import release_body
+from edge.gate import BATCH_MODEL, release_body
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
 from engine.errors import BUSY, Overloaded, RequestAborted, ValidationError, forget_frames
@@ -38,7 +38,6 @@ from routes.request_models import TextRequest
 from routes.services import services
 from usage.errors import HeldBack
 
-MODEL = "avibe"
 SINGLE = "api.text_generate"  # the endpoint whose answers are those of a batch's texts
 HELD_BACK_SECONDS = 1.0  # between two looks whether a limit has room again
 KEEP_ALIVE = b"\n"  # a blank line, so that no proxy closes an idle response
@@ -75,7 +74,7 @@ class Batch:
     def __init__(
         self, requests: Sequence[TextRequest | ValidationError], show: Show, leave: Callable[[], None]
     ) -> None:
-        model, backend = find_model(MODEL)
+        model, backend = find_model(BATCH_MODEL)
         self._backend, self._leave = backend, leave
         state = request_state()
         self._sentence = api_sentence()
