@@ -30,7 +30,7 @@ from checks.backup import read_status
 from config import FromNextStart, LiveSettings, Settings, allowable_names, live_settings, settings_or_exit
 from database.connect import Database
 from edge.authentication import Authenticator
-from edge.batch_places import BatchPlaces
+from edge.batch_capacity import BatchCapacity
 from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
 from edge.client_session import ClientSessions
@@ -151,7 +151,7 @@ def _services(
         key_store, tokens, sessions.credential_of, refused=metrics.prometheus.credential_refused
     )
     access_lines = SparseLines()
-    batch_places = BatchPlaces(settings.engine.max_num_seqs)
+    batch_capacity = BatchCapacity(settings.engine.max_batches)
     api_description = cache(partial(describe, app))
     return RouteServices(
         live_settings=live,
@@ -176,9 +176,17 @@ def _services(
         body_budget=BodyBudget(server.max_bodies_mib * MIB, server.max_bodies_mib * MIB // 2),
         spending=spending,
         usage=usage,
-        batch_places=batch_places,
+        batch_capacity=batch_capacity,
         gate=Gate(
-            settings, models, limiter, metrics, sentence_in, authenticator, spending.budgets, access_lines, batch_places
+            settings,
+            models,
+            limiter,
+            metrics,
+            sentence_in,
+            authenticator,
+            spending.budgets,
+            access_lines,
+            batch_capacity,
         ),
         request_models=request_models(settings),
         openai_models=openai_models(),
@@ -225,6 +233,7 @@ def _watch(wired: RouteServices) -> None:
     metrics.watch_usage(wired.usage.figures)
     metrics.watch_upstreams(wired.models.server_reports)
     metrics.prometheus.watch_streams(wired.streams.size)
+    metrics.prometheus.watch_batches(wired.batch_capacity.figures)
     metrics.watch_backup(partial(read_status, wired.live_settings.current.data.backup_status))
 
 

@@ -20,7 +20,7 @@ from flask import Request
 from config import Settings
 from edge import caller, failover, in_service
 from edge.authentication import Authenticator, credential
-from edge.batch_places import BatchPlaces
+from edge.batch_capacity import BatchCapacity
 from edge.rate_limit import OverBudget, Quota, RateLimiter
 from edge.ready_made import ReadyMade, Refused, Sentences
 from edge.request_head import RequestHead
@@ -80,9 +80,9 @@ class Gate:
         authenticator: Authenticator,
         budgets: Budgets,
         access_lines: SparseLines,
-        batch_places: BatchPlaces,
+        batch_capacity: BatchCapacity,
     ) -> None:
-        self._authenticator, self._budgets, self._batch_places = authenticator, budgets, batch_places
+        self._authenticator, self._budgets, self._batch_capacity = authenticator, budgets, batch_capacity
         self._settings, self._models, self._limiter = settings, models, limiter
         self._names = ModelNames.of(settings)
         self._trusted_proxies = settings.server.trusted_proxies
@@ -176,7 +176,8 @@ class Gate:
         account = case.account
         if (over := self._budgets.refusal(account)) is not None:
             return self._refuse(case, over)
-        error = self._crowded(case) or _refusal_of_all(models, account.id)
+        error, models = self._crowded(case, models)
+        error = error or _refusal_of_all(models, account.id)
         try:
             # A request that is refused is charged as one answer, like one whose body is refused; by a model that is
             # not ready, as nothing.
@@ -187,13 +188,16 @@ class Gate:
             return self._refuse(case, spent, spent.quota)
         return None if error is None else self._refuse(case, error, quota, models[0] if len(models) == 1 else None)
 
-    def _crowded(self, case: Refused) -> RetryLater | None:
+    def _crowded(self, case: Refused, models: list[Backend]) -> tuple[RetryLater | None, list[Backend]]:
+        """Return the refusal of a request that the models are not asked about, and the models it counts for."""
         if self._line_is_full(case.account.id):
-            return Overloaded(BUSY, math.ceil(in_service.PATIENT))
-        if case.head.path != BATCH or (refusal := self._batch_places.would_refuse(case.account.id)) is None:
-            return None
+            return Overloaded(BUSY, math.ceil(in_service.PATIENT)), models
+        if case.head.path != BATCH or (refusal := self._batch_capacity.would_refuse(case.account.id)) is None:
+            return None, models
         model = self._version(case, BATCH_MODEL)
-        return None if model is None or isinstance(model.would_refuse(case.account.id), NotReady) else refusal
+        if model is None or isinstance(model.would_refuse(case.account.id), NotReady):
+            return None, models
+        return refusal, [model]
 
     def _refuse(
         self, case: Refused, error: ServiceError, quota: Quota | None = None, backend: Backend | None = None

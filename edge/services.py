@@ -8,7 +8,7 @@ from flask import Flask, current_app
 
 from config import LiveSettings, Settings
 from edge.authentication import Authenticator
-from edge.batch_places import BatchPlaces
+from edge.batch_capacity import BatchCapacity
 from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
 from edge.client_session import ClientSessions
@@ -58,7 +58,7 @@ class Services:
     stream_writer: StreamWriter
     forwarded_warning: ForwardedWarning
     body_budget: BodyBudget
-    batch_places: BatchPlaces
+    batch_capacity: BatchCapacity
     spending: Spending
     usage: Recorder
     gate: Gate

@@ -68,7 +68,7 @@ class _Text:
 class Batch:
     """The texts of one batch. Made in the request's context; `close` ends it early, from any thread.
 
-    show: makes the body of an answer, the same as for a single text; leave: gives the batch's place to another one.
+    show: makes the body of an answer, the same as for a single text; leave: tells that this batch has ended.
     """
 
     def __init__(

@@ -219,15 +219,21 @@ class Intake:
         peer: the key of an address, for the one of its connections of which nothing was read for longest. One that is
         yet to be read does not count.
         """
-        conn = (
-            next((conn for conn in self._arriving if conn not in self._unread), None)
-            if peer is None
-            else self._silent.first_of(peer)
-        )
-        if conn is None or self._clock() < self._arriving[conn].since + least:
+        latest = self._clock() - least
+        conn = self._longest_waiting(latest) if peer is None else self._silent.first_of(peer)
+        if conn is None or self._arriving[conn].since > latest:
             return False
         self._guarded(conn, partial(self._give_up, conn))
         return True
+
+    def _longest_waiting(self, latest: float) -> Connection | None:
+        """Return the first connection that is not yet to be read, of those that began to wait by `latest`."""
+        for conn, arrival in self._arriving.items():
+            if arrival.since > latest:
+                return None
+            if conn not in self._unread:
+                return conn
+        return None
 
     def close(self) -> None:
         """Give up every connection."""

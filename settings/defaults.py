@@ -46,7 +46,10 @@ def default_num_seqs(model: ModelSettings, has_gpu: Callable[[], bool]) -> int:
 
 
 def threads_needed(engine: EngineSettings, model: ModelSettings) -> int:
-    """Return one thread for each request all models can hold, and some for probes, refusals and pages."""
+    """Return one thread for each request all models can hold, and some for probes, refusals and pages.
+
+    The default has one for each batch besides: a batch may wait while the models are full of others' requests.
+    """
     each = engine.max_num_seqs + engine.max_waiting
     beyond = sum(max(0, one.max_in_flight - each) for one in model.upstreams.values())
     return count_of(model) * each + beyond + SPARE_THREADS
@@ -58,7 +61,7 @@ def _data(data: DataSettings, state_dir: Path) -> DataSettings:
 
 
 def _server(server: ServerSettings, engine: EngineSettings, model: ModelSettings) -> ServerSettings:
-    return replace(server, threads=server.threads or threads_needed(engine, model))
+    return replace(server, threads=server.threads or threads_needed(engine, model) + engine.max_batches)
 
 
 def _engine(engine: EngineSettings, model: ModelSettings, has_gpu: Callable[[], bool]) -> EngineSettings:

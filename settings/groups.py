@@ -34,9 +34,10 @@ class ServerSettings(Group):
     threads: int = setting(
         None,
         whole(1, 100_000),
-        "threads that serve requests; one for each request both models can hold, and 32 for probes, refusals and "
-        "pages; as many again for each further version of a model as for a model",
-        unset="2 x (MAX_NUM_SEQS + MAX_WAITING) + 32",
+        "threads that serve requests; one for each request both models can hold and for each of MAX_NUM_SEQS + 16 "
+        "batches, and 32 for probes, refusals and pages; as many again for each further version of a model as for a "
+        "model",
+        unset="2 x (MAX_NUM_SEQS + MAX_WAITING) + MAX_NUM_SEQS + 48",
     )
     trusted_proxies: int = setting(
         0, whole(0, 10), "number of trusted proxies in front of the service, for X-Forwarded-For and X-Forwarded-Proto"

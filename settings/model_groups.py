@@ -14,6 +14,7 @@ from settings.upstreams import Upstream
 DATA = Path("/mnt/data/avito")
 QUANTS = ("none", "int8", "int4", "fp8")
 DTYPES = ("float16", "bfloat16", "float32")
+BATCHES_BEYOND_SLOTS = 16  # batches at once beyond those of which each has a text that runs
 
 
 @dataclass(frozen=True, repr=False)
@@ -183,3 +184,8 @@ class EngineSettings(Group):
     reload_reserve: bool = setting(
         False, kinds.switch(), "reserve GPU memory for a second copy of the weights during a reload"
     )
+
+    @property
+    def max_batches(self) -> int:
+        """How many batches there may be at once, each of which has a thread; after the defaults are known."""
+        return self.max_num_seqs + BATCHES_BEYOND_SLOTS

@@ -63,10 +63,16 @@ def test_defaults_are_the_documented_ones():
 
 
 def test_threads_are_computed_from_what_the_models_hold():
-    """Without THREADS there is one for each request of both models, and 32 more."""
-    assert load().server.threads == 2 * (64 + 128) + 32
-    assert load(MAX_NUM_SEQS="8", MAX_WAITING="4").server.threads == 2 * (8 + 4) + 32
+    """Without THREADS there is one for each request of both models and each batch, and 32 more."""
+    assert load().server.threads == 2 * (64 + 128) + (64 + 16) + 32
+    assert load(MAX_NUM_SEQS="8", MAX_WAITING="4").server.threads == 2 * (8 + 4) + (8 + 16) + 32
     assert load(THREADS="500").server.threads == 500
+
+
+def test_threads_that_are_set_need_none_for_batches():
+    """As many as the models hold and 32 are enough."""
+    assert load(THREADS="416").server.threads == 416
+    assert mistakes(THREADS="415")
 
 
 def test_too_few_threads_are_refused_with_the_arithmetic():
@@ -92,7 +98,7 @@ def test_the_number_of_sequences_follows_the_device(devices, has_gpu, sequences)
     """More on CUDA, where one of the models is; the threads follow, and a number that is set is kept."""
     settings = load(has_gpu=lambda: has_gpu, **devices)
     assert settings.engine.max_num_seqs == sequences
-    assert settings.server.threads == 2 * (sequences + 128) + 32
+    assert settings.server.threads == 2 * (sequences + 128) + (sequences + 16) + 32
     assert load(has_gpu=lambda: has_gpu, MAX_NUM_SEQS="7", **devices).engine.max_num_seqs == 7
 
 
@@ -303,7 +309,7 @@ def test_only_lengths_that_are_set_contradict_each_other(given):
 def test_fewer_tokens_a_step_are_fewer_sequences():
     """MAX_NUM_SEQS gives way to MAX_NUM_BATCHED_TOKENS, and the threads follow; both set contradict each other."""
     settings = load(MAX_NUM_BATCHED_TOKENS="32")
-    assert (settings.engine.max_num_seqs, settings.server.threads) == (32, 2 * (32 + 128) + 32)
+    assert (settings.engine.max_num_seqs, settings.server.threads) == (32, 2 * (32 + 128) + (32 + 16) + 32)
     assert load(MAX_NUM_BATCHED_TOKENS="300", has_gpu=lambda: True).engine.max_num_seqs == 256
     (mistake,) = mistakes(MAX_NUM_BATCHED_TOKENS="32", MAX_NUM_SEQS="33")
     assert "MAX_NUM_BATCHED_TOKENS=32" in mistake

@@ -35,7 +35,7 @@ def test_printed_settings_are_complete_and_masked(tmp_path):
     assert [line.split("=")[0] for line in lines] == [setting.name for setting in SETTINGS]
     assert "PORT=9000  # environment" in lines
     assert "ADMIN_KEY=********  # environment" in lines
-    assert "THREADS=416" in lines
+    assert "THREADS=496" in lines
     assert "PROT" in run.stderr
     assert "did you mean PORT?" in run.stderr
 

@@ -37,7 +37,7 @@ def test_settings_reach_gunicorn(tmp_path):
         tmp_path, PORT="9000", HOST="127.0.0.1", DRAIN_SECONDS="7.5", DRAIN_DELAY="2.2", LOG_LEVEL="WARNING"
     )
     assert found["bind"] == "['127.0.0.1:9000']"
-    assert (found["workers"], found["threads"], found["worker_class"]) == ("1", "416", "serving.worker.ServiceWorker")
+    assert (found["workers"], found["threads"], found["worker_class"]) == ("1", "496", "serving.worker.ServiceWorker")
     assert found["graceful_timeout"] == "15"
     assert found["loglevel"] == "warning"
 
@@ -59,7 +59,7 @@ def test_what_is_not_for_this_service_is_off(tmp_path):
 
 def test_connections_fit_the_descriptors_of_the_process(tmp_path):
     """The soft limit of descriptors is raised to the hard one, and connections stay below it."""
-    assert printed(tmp_path, "ulimit -Sn 300; ulimit -Hn 4096; ")["worker_connections"] == str(416 + 1024)
+    assert printed(tmp_path, "ulimit -Sn 300; ulimit -Hn 4096; ")["worker_connections"] == str(496 + 1024)
     assert printed(tmp_path, "ulimit -n 1024; ")["worker_connections"] == str(1024 - 256)
 
 

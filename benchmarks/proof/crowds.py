@@ -18,13 +18,13 @@ from benchmarks.proof.report import Report, percentile
 from benchmarks.proof.service import Service, serving
 from benchmarks.proof.size import Size
 from benchmarks.proof.traffic import CHAT, TEXT, Answer, OwnCpu, ask, closed_loop, request
-from edge.batch_places import RETRY_AFTER
+from edge.batch_capacity import RETRY_AFTER
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
 
 BATCH = "/api/v1/text/batch"
-BATCHES = 420  # of a client each; the queue has 128 places, there are 64 slots, and threads for 416 requests
+BATCHES = 500  # of a client each; the queue has 128 places, there are 64 slots, and threads for 496 requests
 TEXTS, TOKENS = 4, 2000  # of one batch, and of one of its texts
 EVERY = 0.2  # seconds between two interactive requests
 BEGIN_SECONDS = 5.0  # in which their process starts, and the batches come in

@@ -25,7 +25,7 @@ from benchmarks.proof.report import Report
 from benchmarks.proof.size import Size
 from config import load_settings
 from edge.authentication import Authenticator
-from edge.batch_places import BatchPlaces
+from edge.batch_capacity import BatchCapacity
 from edge.gate import Gate
 from edge.rate_limit import RateLimiter
 from edge.request_head import read_head
@@ -98,8 +98,8 @@ def gate_of(per_minute: int) -> Gate:
     models = ModelSet(backends)
     metrics = Metrics(models, ThisMachine(), lambda: 0)
     limiter, budgets = RateLimiter(per_minute, per_minute), Budgets(Totals(None), Prices(None))
-    lines, places = SparseLines(), BatchPlaces(1)
-    return Gate(settings, models, limiter, metrics, sentence_in, Authenticator(), budgets, lines, places)
+    lines, capacity = SparseLines(), BatchCapacity(1)
+    return Gate(settings, models, limiter, metrics, sentence_in, Authenticator(), budgets, lines, capacity)
 
 
 def run(size: Size) -> Report:

@@ -172,6 +172,10 @@ class PrometheusMetrics:
         """Export how many streams can be read again, and the bytes of their events."""
         self.registry.register(_ResumableStreams(size))
 
+    def watch_batches(self, figures: Callable[[], tuple[int, int]]) -> None:
+        """Export how many batches there are, and how many there may be at once."""
+        self.registry.register(_Batches(figures))
+
     def watch_keys(self, size: Callable[[], int], failing: Callable[[], bool]) -> None:
         """Export how many client keys are known, and whether reading them fails."""
         self.registry.register(_ClientKeys(size, failing))
@@ -325,6 +329,16 @@ class _ResumableStreams(Collector):
         streams, size = self._size()
         yield _plain("resumable_streams", "Streams of the page that can be read again.", streams)
         yield _plain("resumable_streams_bytes", "Size of their events.", size)
+
+
+class _Batches(Collector):
+    def __init__(self, figures: Callable[[], tuple[int, int]]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        in_flight, most = self._figures()
+        yield _plain("batches_in_flight", "Batches in flight.", in_flight)
+        yield _plain("max_batches", "Maximum number of batches in flight.", most)
 
 
 class _ClientKeys(Collector):

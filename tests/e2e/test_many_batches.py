@@ -9,8 +9,8 @@ from tests.e2e.gunicorn_process import GunicornProcess, alive, until
 from tests.e2e.test_clients import VISION, ask
 
 SLOTS, WAITING = 2, 2
-THREADS = 2 * (SLOTS + WAITING) + 32
-PLACES = SLOTS + 16
+MOST = SLOTS + 16
+THREADS = 2 * (SLOTS + WAITING) + MOST + 32
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,12 @@ def status_of(connection):
 
 
 def test_more_batches_than_threads_leave_threads_to_others(service):
-    """Those beyond the places are refused; a page, a list of models and a question about a picture are served."""
+    """Those beyond the bound are refused; a page, a list of models and a question about a picture are served."""
     body = {"prompts": ["Hello"] * 3}
     batches = [service.connect(asked("/api/v1/text/batch", f"10.0.0.{n}", body)) for n in range(2 * THREADS)]
     statuses = [status_of(connection) for connection in batches]
-    assert statuses.count(200) == PLACES
-    assert statuses.count(503) == 2 * THREADS - PLACES
+    assert statuses.count(200) == MOST
+    assert statuses.count(503) == 2 * THREADS - MOST
     for path in ("/", "/v1/models"):
         with service.connect(asked(path, "10.9.9.9")) as other:
             assert status_of(other) == 200
@@ -51,10 +51,10 @@ def test_more_batches_than_threads_leave_threads_to_others(service):
         connection.close()
 
     def all_begin():
-        later = [service.connect(asked("/api/v1/text/batch", f"10.1.0.{n}", body)) for n in range(PLACES)]
+        later = [service.connect(asked("/api/v1/text/batch", f"10.1.0.{n}", body)) for n in range(MOST)]
         statuses = [status_of(connection) for connection in later]
         for connection in later:
             connection.close()
-        return statuses == [200] * PLACES
+        return statuses == [200] * MOST
 
     until(all_begin)

@@ -1,5 +1,6 @@
 """The gate refuses what the hooks would refuse, with the same response, and lets everything else through."""
 
+import itertools
 import json
 import math
 import re
@@ -11,7 +12,7 @@ import pytest
 from flask import Request
 
 from edge.authentication import TRIES_PER_MINUTE
-from edge.batch_places import RETRY_AFTER
+from edge.batch_capacity import RETRY_AFTER
 from edge.gate import GATED, NAMING_BYTES, arrival
 from edge.in_service import PATIENT
 from edge.ready_made import IDS_AT_ONCE, TEMPLATES
@@ -496,6 +497,17 @@ class TestKeys:
         for path in (TEXT, CHAT):
             assert judged(gate, path, headers={"x-api-key": keys["avision"]}) is None
 
+    def test_a_foreign_model_is_refused_with_403_behind_a_full_capacity_for_batches(self, app, client, gate, keys):
+        """The key cannot have a batch at any time; to one that can, it is a 503."""
+        with suppress(Overloaded):
+            for number in itertools.count():
+                services(app).batch_capacity.admit(f"client-{number}")
+        asked = {name: {"x-api-key": keys[name]} for name in ("avision", "good")}
+        assert judged(gate, BATCH, headers=asked["avision"]) is None
+        assert by_the_hooks(client, BATCH, asked["avision"])[0] == 403
+        assert parsed(judged(gate, BATCH, headers=asked["good"]))[0] == 503
+        assert by_the_hooks(client, BATCH, asked["good"])[0] == 503
+
     def test_several_fields_are_joined_as_the_server_joins_them(self, gate, keys):
         """A second field does not make a wrong key a right one, nor the other way round."""
         fields = f"x-api-key: {keys['good']}\r\nx-api-key: {keys['good']}\r\nContent-Type".encode()
@@ -528,11 +540,11 @@ def test_a_client_with_a_full_line_is_refused(gate, path):
     assert judged(gate, path, headers={"X-Forwarded-For": "10.0.0.2"}) is None
 
 
-def test_a_batch_without_a_place_is_refused(app, client, gate):
+def test_a_batch_beyond_the_capacity_is_refused(app, client, gate):
     """From its head, as the hooks refuse it, and charged; nothing else of that client is."""
     who = {"X-Forwarded-For": "10.0.0.1", "X-Request-ID": "an-id"}
     with suppress(Overloaded):
-        while services(app).batch_places.take("10.0.0.1"):
+        while services(app).batch_capacity.admit("10.0.0.1"):
             pass
     body = json.dumps(BODIES[BATCH]).encode()
     ours = parsed(judge(gate, head_of(BATCH, body, who), "127.0.0.1").refusal)
@@ -544,12 +556,25 @@ def test_a_batch_without_a_place_is_refused(app, client, gate):
     assert judged(gate, BATCH, headers=who | {"X-Forwarded-For": "10.0.0.2"}) is None
 
 
+def test_a_refused_batch_counts_for_its_model(app, client, gate):
+    """Once, whoever refuses it."""
+    with suppress(Overloaded):
+        while services(app).batch_capacity.admit("10.0.0.1"):
+            pass
+    series = 'avito_ai_requests_total{model="avibe",protocol="api",status="overloaded"}'
+    before = figures(app)[series]
+    assert judged(gate, BATCH, headers={"X-Forwarded-For": "10.0.0.1"}) is not None
+    assert figures(app)[series] == before + 1
+    assert by_the_hooks(client, BATCH, {"X-Forwarded-For": "10.0.0.1"})[0] == 503
+    assert figures(app)[series] == before + 2
+
+
 @pytest.mark.parametrize("status", [Status.DRAINING, Status.STALLED])
-def test_full_places_of_batches_hide_no_other_refusal(app, client, gate, avibe, status):
+def test_a_full_capacity_for_batches_hides_no_other_refusal(app, client, gate, avibe, status):
     """A model that takes no requests at all: the client is told so, and charged nothing."""
     who = {"X-Forwarded-For": "10.0.0.1"}
     with suppress(Overloaded):
-        while services(app).batch_places.take("10.0.0.1"):
+        while services(app).batch_capacity.admit("10.0.0.1"):
             pass
     avibe.become(status)
     assert judged(gate, BATCH, headers=who) is None

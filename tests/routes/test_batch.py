@@ -230,22 +230,22 @@ def test_texts_that_wait_when_the_service_begins_to_stop_are_refused_each(app, f
     assert [found[index].get("error") for index in range(4)] == [None, None, None, "not_ready"]
 
 
-def test_a_batch_gives_its_place_back(client, app, few, monkeypatch):
-    """At its end, where it is refused, and where it fails: places are few."""
-    places = services(app).batch_places
+def test_a_batch_leaves_capacity_to_the_next(client, app, few, monkeypatch):
+    """At its end, where it is refused, and where it fails."""
+    capacity = services(app).batch_capacity
     with send(client, "a") as response:
         assert len(lines(response)) == 1
-        assert places._taken
-    assert not places._taken
+        assert capacity.figures()[0] == 1
+    assert capacity.figures()[0] == 0
     few.become(Status.LOADING)
     assert send(client, "a").status_code == 503
     few.become(Status.READY)
     monkeypatch.setattr("routes.api.Batch", lambda *args: 1 / 0)
     assert send(client, "a").status_code == 500
-    assert not places._taken
+    assert capacity.figures()[0] == 0
 
 
-def test_a_batch_that_nobody_reads_gives_its_place_back(app, few, monkeypatch):
+def test_a_batch_that_nobody_reads_leaves_capacity_to_the_next(app, few, monkeypatch):
     """Whatever goes wrong at its end."""
     few.hold, left = True, []
     stream = EventStream(iter(()), begun(app, ["a"], lambda: left.append("closed")).end)
@@ -257,10 +257,10 @@ def test_a_batch_that_nobody_reads_gives_its_place_back(app, few, monkeypatch):
     assert left == ["closed", "failed"]
 
 
-def test_a_batch_without_a_place_is_refused(client, app, few):
+def test_a_batch_beyond_the_capacity_is_refused(client, app, few):
     """503 with the time to try again, and nothing of it is submitted; the batch of another client begins."""
     with suppress(Overloaded):
-        while services(app).batch_places.take("127.0.0.1"):
+        while services(app).batch_capacity.admit("127.0.0.1"):
             pass
     response = send(client, "a")
     assert (response.status_code, response.json["error"], response.headers["Retry-After"]) == (503, "overloaded", "30")

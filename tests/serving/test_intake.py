@@ -994,6 +994,21 @@ def test_who_has_only_begun_to_wait_is_not_closed_for_another(room, peer):
     assert room.closed == [kept]
 
 
+def test_those_that_have_just_come_are_not_searched_for_one_that_has_long_waited(room, monkeypatch):
+    """However many they are: a flood has this asked for in each round."""
+    room = room()
+    for _ in range(50):
+        accepted(room, CROWD)
+    looked_at = []
+    with monkeypatch.context() as patch:
+        patch.setattr(type(room.intake._unread), "__contains__", lambda _, conn: looked_at.append(conn) or True)
+        assert not room.intake.close_longest_waiting(None, 1.0)
+        assert not looked_at
+        room.clock.advance(1.0)
+        assert not room.intake.close_longest_waiting(None, 1.0)
+        assert len(looked_at) == 50
+
+
 def test_what_is_not_read_yet_is_not_closed_as_if_it_were_silent(room):
     """It may hold a request; an address whose connections are all unread has none that waits silently."""
     room = room()

@@ -143,6 +143,13 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 "reqps", [(rate("avito_ai_requests_total", "protocol"), "{{protocol}}")], stacked=True,
             ),
             Panel(
+                "Batches", "Batches in flight and their maximum; those beyond are refused.", "short",
+                [
+                    (f"avito_ai_batches_in_flight{{{ONE}}}", "{{instance}}"),
+                    (f"avito_ai_max_batches{{{ONE}}}", "{{instance}}, maximum"),
+                ],
+            ),
+            Panel(
                 "Time to headers by route, p95", "Slow probes indicate that no threads are free.", "s",
                 [(
                     "histogram_quantile(0.95, sum by (route, le) "
