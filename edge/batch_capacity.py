@@ -21,13 +21,19 @@ class BatchCapacity:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._lock = threading.Lock()  # guards the field below
+        self._lock = threading.Lock()  # guards the fields below
         self._of: Counter[str] = Counter()  # batches, by client
+        self._refused = 0
 
-    def figures(self) -> tuple[int, int]:
-        """Return how many batches there are, and how many there may be."""
+    def figures(self) -> tuple[int, int, int]:
+        """Return how many batches there are, how many there may be, and how many were refused."""
         with self._lock:
-            return self._of.total(), self._most
+            return self._of.total(), self._most, self._refused
+
+    def count_refused(self) -> None:
+        """Count a batch that was refused, whatever it was told first."""
+        with self._lock:
+            self._refused += 1
 
     def would_refuse(self, client: str) -> Overloaded | None:
         """Return what `admit` would refuse a client with at this moment, None if it would not."""

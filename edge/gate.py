@@ -176,8 +176,8 @@ class Gate:
         account = case.account
         if (over := self._budgets.refusal(account)) is not None:
             return self._refuse(case, over)
-        error, models = self._crowded(case, models)
-        error = error or _refusal_of_all(models, account.id)
+        no_batch = self._refusal_of_batch(case)
+        error = self._refusal_of_line(account.id) or no_batch or _refusal_of_all(models, account.id)
         try:
             # A request that is refused is charged as one answer, like one whose body is refused; by a model that is
             # not ready, as nothing.
@@ -186,18 +186,20 @@ class Gate:
             )
         except OverBudget as spent:
             return self._refuse(case, spent, spent.quota)
-        return None if error is None else self._refuse(case, error, quota, models[0] if len(models) == 1 else None)
+        if error is None:
+            return None
+        if error is no_batch:
+            self._batch_capacity.count_refused()
+        return self._refuse(case, error, quota, models[0] if len(models) == 1 else None)
 
-    def _crowded(self, case: Refused, models: list[Backend]) -> tuple[RetryLater | None, list[Backend]]:
-        """Return the refusal of a request that the models are not asked about, and the models it counts for."""
-        if self._line_is_full(case.account.id):
-            return Overloaded(BUSY, math.ceil(in_service.PATIENT)), models
+    def _refusal_of_line(self, client: str) -> RetryLater | None:
+        return Overloaded(BUSY, math.ceil(in_service.PATIENT)) if self._line_is_full(client) else None
+
+    def _refusal_of_batch(self, case: Refused) -> RetryLater | None:
         if case.head.path != BATCH or (refusal := self._batch_capacity.would_refuse(case.account.id)) is None:
-            return None, models
+            return None
         model = self._version(case, BATCH_MODEL)
-        if model is None or isinstance(model.would_refuse(case.account.id), NotReady):
-            return None, models
-        return refusal, [model]
+        return None if model is None or isinstance(model.would_refuse(case.account.id), NotReady) else refusal
 
     def _refuse(
         self, case: Refused, error: ServiceError, quota: Quota | None = None, backend: Backend | None = None

@@ -13,7 +13,7 @@ from edge.route_table import JSON
 from engine.errors import Overloaded
 from routes import generation, request_reading
 from routes.batch import Batch
-from routes.chat.models import charge_batch, charge_refused_batch
+from routes.chat.models import charge_batch
 from routes.generation import GenerationResult, Started
 from routes.response_models import Figures, GeneratedText, GenerationAnswer
 from routes.services import services
@@ -36,18 +36,20 @@ def text_generate() -> Response:
 def text_batch() -> Response:
     """Generate up to 256 texts; each is sent as soon as it is done."""
     requests = charge_if_refused(request_reading.texts_in_json)
-    state = request_state()
+    state, capacity = request_state(), services().batch_capacity
     try:
-        leave = services().batch_capacity.admit(state.account.id)
+        end = leave = capacity.admit(state.account.id)
     except Overloaded:
-        charge_refused_batch(BATCH_MODEL)
+        charge_batch(BATCH_MODEL, 1)  # unless the model takes no requests at all, or not this client's
+        capacity.count_refused()
         raise
     try:
         charge_batch(BATCH_MODEL, len(requests))
         batch = Batch(requests, partial(_priced, request_id=state.request_id), leave)
-        return EventStream(batch.lines(), batch.end).response(JSON_LINES)
+        end = batch.end
+        return EventStream(batch.lines(), end).response(JSON_LINES)
     except BaseException:
-        leave()
+        end()
         raise
 
 

@@ -89,7 +89,6 @@ class Batch:
         self._cancellation = Cancellation()
         self._waits = False  # for capacity; the backend may call the mailbox's `wake`
         self._held_back = False  # what is left of a limit may go to other requests of the same account
-        self._reservation = spending.admit(model, backend.info.max_model_len, [])
         self._lock = threading.Lock()  # guards the two fields below
         self._running: dict[int, tuple[_Text, Generation]] = {}
         self._closed = False
@@ -100,9 +99,11 @@ class Batch:
                 self._todo.append(_Text(index, self._generation_request(backend, index, one)))
         held = request._get_current_object()  # type: ignore[attr-defined] # a proxy; lines are sent outside of its context
         self._release_body = partial(release_body, held)
+        self._meter = Meter(model, backend.info.served_id)
+        # What `end` gives back comes last, so that nothing is kept of a batch that could not be made.
+        self._reservation = spending.admit(model, backend.info.max_model_len, [])
         self._release: Callable[[], None] | None = services().client_watch.watch(request.environ, self.close)
         self._end_trace = self._observer.hold()
-        self._meter = Meter(model, backend.info.served_id)
 
     def lines(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
         """Yield one line for each text as it finishes, and a blank one after `idle` seconds without any."""

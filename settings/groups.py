@@ -36,7 +36,7 @@ class ServerSettings(Group):
         whole(1, 100_000),
         "threads that serve requests; one for each request both models can hold and for each of MAX_NUM_SEQS + 16 "
         "batches, and 32 for probes, refusals and pages; as many again for each further version of a model as for a "
-        "model",
+        "model; at least as many as without batches",
         unset="2 x (MAX_NUM_SEQS + MAX_WAITING) + MAX_NUM_SEQS + 48",
     )
     trusted_proxies: int = setting(

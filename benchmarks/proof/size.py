@@ -21,5 +21,5 @@ class Size:
     model: Path | None = None
 
 
-LONG = Size(seconds=120.0, leavers=1000, connections=450, requests=20_000, rounds=10)
-SHORT = Size(seconds=8.0, leavers=80, connections=450, requests=400, rounds=1)
+LONG = Size(seconds=120.0, leavers=1000, connections=530, requests=20_000, rounds=10)
+SHORT = Size(seconds=8.0, leavers=80, connections=530, requests=400, rounds=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 
 from edge.authentication import check_model
@@ -35,16 +34,6 @@ def charge_batch(model_id: str, answers: int) -> None:
     Raises as `find_model` and `charge_for`.
     """
     charge_for(*charge_if_refused(partial(find_model, model_id)), answers)
-
-
-def charge_refused_batch(model_id: str) -> None:
-    """Charge a batch that has no capacity as one answer, and count it for the model of this name.
-
-    Raises as `charge_batch`: where the model takes no requests at all, or not this client's, that is its refusal.
-    """
-    charge_batch(model_id, 1)
-    name, backend = find_model(model_id)
-    request_state().observer.validated(name, backend.info.served_id, 1, 1, level=logging.DEBUG)
 
 
 def charge_named(model_id: str, answers: int = 1, prompts: int = 1) -> None:

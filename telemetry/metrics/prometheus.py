@@ -172,8 +172,8 @@ class PrometheusMetrics:
         """Export how many streams can be read again, and the bytes of their events."""
         self.registry.register(_ResumableStreams(size))
 
-    def watch_batches(self, figures: Callable[[], tuple[int, int]]) -> None:
-        """Export how many batches there are, and how many there may be at once."""
+    def watch_batches(self, figures: Callable[[], tuple[int, int, int]]) -> None:
+        """Export how many batches there are, how many there may be at once, and how many were refused."""
         self.registry.register(_Batches(figures))
 
     def watch_keys(self, size: Callable[[], int], failing: Callable[[], bool]) -> None:
@@ -332,13 +332,14 @@ class _ResumableStreams(Collector):
 
 
 class _Batches(Collector):
-    def __init__(self, figures: Callable[[], tuple[int, int]]) -> None:
+    def __init__(self, figures: Callable[[], tuple[int, int, int]]) -> None:
         self._figures = figures
 
     def collect(self) -> Iterator[Metric]:
-        in_flight, most = self._figures()
+        in_flight, most, refused = self._figures()
         yield _plain("batches_in_flight", "Batches in flight.", in_flight)
         yield _plain("max_batches", "Maximum number of batches in flight.", most)
+        yield CounterMetricFamily("avito_ai_batches_refused", "Batches refused beyond the maximum.", value=refused)
 
 
 class _ClientKeys(Collector):

@@ -18,7 +18,7 @@ DIARY = os.open(FOLDER / "diary", os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # als
 
 
 class HeldBackend(ScriptedBackend):
-    """Keeps every answer open, up to four, and writes down when one began and when its client was gone.
+    """Keeps every answer open, up to `HELD_ANSWERS`, and writes down when one began and when its client was gone.
 
     An answer ends well once there is a file `finish-<request id>`.
     """
@@ -26,7 +26,7 @@ class HeldBackend(ScriptedBackend):
     def __init__(self, name):
         super().__init__(name)
         self.hold = True
-        self.capacity = 4
+        self.capacity = int(os.environ.get("HELD_ANSWERS", "4"))
 
     def submit(self, request):
         generation = super().submit(request)

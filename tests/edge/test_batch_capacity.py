@@ -51,6 +51,7 @@ def test_clients_that_have_left_are_forgotten():
     for number in range(100):
         capacity.admit(f"client-{number}")()
     assert not capacity._of
-    assert capacity.figures() == (0, 2)
+    assert capacity.figures() == (0, 2, 0)
     capacity.admit("another")
-    assert capacity.figures() == (1, 2)
+    capacity.count_refused()
+    assert capacity.figures() == (1, 2, 1)

@@ -55,6 +55,17 @@ def in_flight(budgets):
     return [sum(figures) for figures in zip(*found, strict=True)]
 
 
+@pytest.mark.parametrize("broken", ["routes.batch.Meter", "routes.api.EventStream"])
+def test_a_batch_that_fails_before_its_first_line_holds_nothing_back(client, budgets, monkeypatch, broken):
+    """It counts for no limit any longer: its account may go on."""
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, lambda *args: 1 / 0)
+            assert client.post(BATCH, json=BODIES[BATCH]).status_code == 500
+    assert b"text" in client.post(BATCH, json=BODIES[BATCH], buffered=True).data
+    assert in_flight(budgets) == [0, 0, 0]
+
+
 def metric(app, name):
     text = services(app).metrics.prometheus.text(named=True).decode()
     return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)[1])

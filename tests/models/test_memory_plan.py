@@ -99,6 +99,15 @@ def test_the_manifests_leave_room_for_the_plan():
     assert int(re.search(r"memory: (\d+)G, pids: 2048", Path("compose.yaml").read_text())[1]) * 2**30 >= plan.total
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_manifests_leave_room_for_the_threads(device):
+    """A quarter of what a container may have is left to those of torch, the compilers and the decoders."""
+    threads = load_settings({"DEVICE": device}, None, lambda: False).server.threads
+    limits = {"compose.yaml": r"memory: 7G, pids: (\d+)", "deploy/quadlet/avito-ai.container": r"--pids-limit=(\d+)"}
+    for path, limit in limits.items():
+        assert int(re.search(limit, Path(path).read_text())[1]) * 0.75 >= threads
+
+
 def test_the_manifests_for_a_gpu_leave_room_for_the_published_models(tmp_path):
     """The weights of one model at a time pass through the host's memory."""
     settings = load_settings({"DEVICE": "cuda"}, None)

@@ -47,7 +47,7 @@ def few(avibe):
 
 
 def begun(app, prompts, leave=lambda: None):
-    """Return a batch of which nothing has been read. leave: called when it gives its place back."""
+    """Return a batch of which nothing has been read. leave: called when it has ended."""
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         return Batch(
@@ -240,9 +240,11 @@ def test_a_batch_leaves_capacity_to_the_next(client, app, few, monkeypatch):
     few.become(Status.LOADING)
     assert send(client, "a").status_code == 503
     few.become(Status.READY)
-    monkeypatch.setattr("routes.api.Batch", lambda *args: 1 / 0)
-    assert send(client, "a").status_code == 500
-    assert capacity.figures()[0] == 0
+    for broken in ("routes.batch.Meter", "routes.api.EventStream"):
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, lambda *args: 1 / 0)
+            assert send(client, "a").status_code == 500
+        assert capacity.figures()[0] == 0
 
 
 def test_a_batch_that_nobody_reads_leaves_capacity_to_the_next(app, few, monkeypatch):

@@ -1018,8 +1018,8 @@ def test_an_address_has_a_bounded_number_of_connections(idle):
 def test_connections_that_were_accepted_leave_descriptors(monkeypatch, limit):
     """With few of them only some are accepted beyond those that may be in service."""
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
-    left = {400: AT_LEAST, 2000: 2000 - 1440 - SPARE_DESCRIPTORS}.get(limit, ACCEPTED_MOST)
-    assert _room_for_accepted(1440) == left
+    left = {400: AT_LEAST, 2000: 2000 - 1520 - SPARE_DESCRIPTORS}.get(limit, ACCEPTED_MOST)
+    assert _room_for_accepted(1520) == left
 
 
 def test_the_master_is_told_of_life_a_few_times_and_not_in_every_round(idle, monkeypatch):

@@ -64,4 +64,4 @@ def test_markdown_table_has_a_row_for_each_setting():
     assert header == "| setting | default | meaning |"
     assert [row.split("`")[1] for row in rows] == [setting.name for setting in SETTINGS]
     assert all(row.count(" | ") == 2 for row in rows)
-    assert "| `THREADS` | `2 x (MAX_NUM_SEQS + MAX_WAITING) + 32` |" in markdown(SETTINGS)
+    assert "| `THREADS` | `2 x (MAX_NUM_SEQS + MAX_WAITING) + MAX_NUM_SEQS + 48` |" in markdown(SETTINGS)

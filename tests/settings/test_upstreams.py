@@ -94,7 +94,7 @@ def test_a_file_names_further_models(tmp_path: Path) -> None:
     assert one.takes == (KINDS["openai"] | {"top_k"}) - {"seed"}
     assert (one.key, one.price, one.extra, one.retries) == ("a-secret-key", (200_000, 600_000, 200_000), True, 0)
     assert settings.spending.prices == {"big": one.price}
-    assert settings.server.threads == 3 * 192 + (500 - 192) + 32
+    assert settings.server.threads == 3 * 192 + (500 - 192) + (64 + 16) + 32
     assert "a-secret-key" not in repr(settings)
     assert "a-secret-key" not in repr(one)
 

@@ -26,8 +26,8 @@ def test_versions_have_full_names_and_the_first_is_the_default():
 def test_threads_count_every_version():
     """The default grows with the versions, and too few are refused with the arithmetic."""
     few = {"MAX_NUM_SEQS": "4", "MAX_WAITING": "6"}
-    assert load_settings(few, None).server.threads == 2 * 10 + 32
-    assert load_settings(BASE | few, None).server.threads == 3 * 10 + 32
+    assert load_settings(few, None).server.threads == 2 * 10 + (4 + 16) + 32
+    assert load_settings(BASE | few, None).server.threads == 3 * 10 + (4 + 16) + 32
     (mistake,) = mistakes(**BASE, **few, THREADS="52")
     assert "at least 62 = 3 models x (MAX_NUM_SEQS 4 + MAX_WAITING 6) + 32" in mistake
 

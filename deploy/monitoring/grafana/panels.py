@@ -143,10 +143,11 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 "reqps", [(rate("avito_ai_requests_total", "protocol"), "{{protocol}}")], stacked=True,
             ),
             Panel(
-                "Batches", "Batches in flight and their maximum; those beyond are refused.", "short",
+                "Batches", "Batches in flight, their maximum, and those that were refused beyond it.", "short",
                 [
                     (f"avito_ai_batches_in_flight{{{ONE}}}", "{{instance}}"),
                     (f"avito_ai_max_batches{{{ONE}}}", "{{instance}}, maximum"),
+                    (f"increase(avito_ai_batches_refused_total{{{ONE}}}[5m])", "{{instance}}, refused in 5 minutes"),
                 ],
             ),
             Panel(

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.proof.crowds import _compare
+from benchmarks.proof.crowds import BATCHES, _compare
 from benchmarks.proof.fairness import _had
 from benchmarks.proof.report import Report
+from benchmarks.proof.size import LONG, SHORT
 from benchmarks.proof.traffic import Answer
+from config import load_settings
+
+
+def test_a_crowd_is_more_than_there_are_threads() -> None:
+    """Else whoever takes a thread each leaves some, and the promise was not tried."""
+    threads = load_settings({"DEVICE": "cpu"}, None).server.threads
+    assert threads < min(BATCHES, SHORT.connections, LONG.connections)
 
 
 @pytest.mark.parametrize(("beside", "holds"), [(1.25, True), (1.3, False), (3.0, False)])

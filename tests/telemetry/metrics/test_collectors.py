@@ -136,7 +136,7 @@ def test_what_the_service_holds() -> None:
     )
     metrics.watch_streams(lambda: (14, 15))
     metrics.watch_keys(lambda: 16, lambda: True)
-    metrics.watch_batches(lambda: (17, 18))
+    metrics.watch_batches(lambda: (17, 18, 19))
     expected = {
         "rate_limit_storage_failures_total": 4,
         "image_worker_restarts_total": 5,
@@ -154,6 +154,7 @@ def test_what_the_service_holds() -> None:
         "client_keys_stale": 1,
         "batches_in_flight": 17,
         "max_batches": 18,
+        "batches_refused_total": 19,
         "system_cpu_ratio": pytest.approx(0.152),
         "system_memory_ratio": pytest.approx(0.458),
         "system_memory_available_bytes": 128.5 * GIB,
