@@ -9,6 +9,8 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from werkzeug.exceptions import HTTPException
+
 from edge.rate_limit import OverBudget
 from edge.request_state import request_state
 from edge.services import services
@@ -66,9 +68,12 @@ def charge_for(model: str, backend: Backend, cost: int = 1) -> None:
 
 
 def charge_if_refused(read: Callable[[], Requested]) -> Requested:
-    """Return what `read` returns, for a route that charges itself. A body that it refuses is charged as one answer."""
+    """Return what `read` returns, for a route that charges itself. A body that it refuses is charged as one answer.
+
+    Also where HTTP has the error, as for a body that is too long once it is unpacked.
+    """
     try:
         return read()
-    except ServiceError:
+    except (ServiceError, HTTPException):
         charge()
         raise

@@ -298,3 +298,13 @@ def take(at_most: float = LONGEST) -> None:
     turn = _turn.get()
     if turn is not None:
         turn.take(at_most)
+
+
+@contextmanager
+def elsewhere() -> Iterator[None]:
+    """Leave this request's turn while a process or a server works for it, and take it again."""
+    leave()
+    try:
+        yield
+    finally:
+        take()

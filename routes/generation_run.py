@@ -103,6 +103,7 @@ class Run:
         self.served_id, self.fingerprint = backend.info.served_id, backend.info.fingerprint
         self._generations: list[Generation] = []
         self._json = [_is_of_json(sampling) for _, sampling in prompts]
+        self._alternatives = [sampling.logprobs for _, sampling in prompts]
         self._keeping: Keeping | None = None
         self._meter = RunMeter(Meter(model, self.served_id), state.request_id, [prompt for prompt, _ in prompts])
         self._cancellation = Cancellation()
@@ -115,8 +116,8 @@ class Run:
         lengths = [sampling.max_tokens for _, sampling in prompts]
         self._reservation = spending.admit(model, backend.info.max_model_len, lengths)
         self._release: Callable[[], None] | None = services().client_watch.watch(request.environ, self.abort)
-        if any(isinstance(prompt, ChatPrompt) and prompt.images for prompt in distinct.values()):
-            turns.leave()  # they are decoded elsewhere
+        if _waits_for_others(backend, prompts):
+            turns.leave()
         try:
             if not self._found(backend, prompts):
                 for number, (prompt, sampling) in enumerate(prompts):
@@ -163,6 +164,12 @@ class Run:
     def queue_position(self) -> QueuePosition | None:
         """Return the queue position of the first answer, None once it has started."""
         return self._generations[0].queue_position()
+
+    @property
+    def scores(self) -> int:
+        """How many log probabilities the answers may have: one for each token, and for each alternative to it."""
+        each = zip(self._generations, self._alternatives, strict=True)
+        return sum(one.max_tokens * (1 + asked) for one, asked in each if asked is not None)
 
     def prompt_tokens_of(self, number: int) -> int:
         """Return the number of tokens of an answer's prompt."""
@@ -359,6 +366,15 @@ def _id_of(number: int) -> str:
     """Return the id of an answer of the current request."""
     request_id = request_state().request_id
     return request_id if number == 0 else f"{request_id}-{number}"
+
+
+def _waits_for_others(backend: Backend, prompts: Prompts) -> bool:
+    """Return whether submission waits for other processes: images are decoded there, and schemas for servers tried."""
+    tried = backend.info.elsewhere or backend.info.or_elsewhere
+    return any(
+        (isinstance(prompt, ChatPrompt) and prompt.images) or (tried and sampling.rules is not None)
+        for prompt, sampling in prompts
+    )
 
 
 def _is_of_json(sampling: SamplingParams) -> bool:

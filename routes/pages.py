@@ -13,6 +13,7 @@ from werkzeug.wrappers import Response
 
 from edge.errors import Forbidden, RateLimitExceeded, Unauthorized, meaning_of
 from edge.request_state import request_state
+from edge.turns import elsewhere
 from engine.errors import (
     DeadlineExceeded,
     Message,
@@ -113,7 +114,7 @@ def avision() -> str:
 
 def _thumbnails(shown: Sequence[EncodedImage]) -> list[str]:
     """Return small copies of the images to show, none where there is no capacity for them now."""
-    with suppress(RetryLater, DeadlineExceeded), watching() as wanted:
+    with elsewhere(), suppress(RetryLater, DeadlineExceeded), watching() as wanted:
         return [thumbnail_url(image, services().models.image_decoder, wanted) for image in shown]
     return []
 

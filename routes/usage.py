@@ -14,6 +14,7 @@ from database import audit
 from database.connect import DatabaseError
 from database.tables import FIGURES
 from edge.request_state import request_state
+from edge.turns import elsewhere
 from engine.errors import NotReady, ValidationError
 from keys.written import in_words
 from routes.csv_answer import csv_answer, wants_csv
@@ -92,7 +93,8 @@ def audit_trail() -> Response:
     """List administrative acts, the newest first; `before` goes on behind the act of this number."""
     asked = validated(AuditQuery, AuditQuery.values(request.args))
     try:
-        found = audit.acts(services().database.engine(), asked.before, asked.limit + 1)
+        with elsewhere():
+            found = audit.acts(services().database.engine(), asked.before, asked.limit + 1)
     except (DatabaseError, SQLAlchemyError) as error:
         raise _away() from error
     shown, before = found[: asked.limit], found[asked.limit - 1].id if len(found) > asked.limit else None
@@ -148,8 +150,9 @@ def _span(asked: OwnUsageQuery) -> tuple[int, int]:
 def _answer(question: Question) -> tuple[Report, bool]:
     """Return the report, and whether everything that this process has recorded is in it. Raises NotReady."""
     try:
-        current = services().usage.catch_up()
-        return report(services().database.engine(), question), current
+        with elsewhere():
+            current = services().usage.catch_up()
+            return report(services().database.engine(), question), current
     except (DatabaseError, SQLAlchemyError, OSError) as error:
         raise _away() from error
 

@@ -33,7 +33,17 @@ def check_prompt_size(prompt: Prompt, max_model_len: int) -> None:
 def check_unshown(values: Any, field: str, max_model_len: int) -> None:
     """Raise ContextTooLong for what a prompt leaves out, and what would not fit into it: it is kept all the same."""
     if is_longer([values], LONGEST_TOKEN * max_model_len):
-        raise ContextTooLong(f"The {field} are too long for this model's context.", field, max_model_len)
+        raise _field_too_long(field, max_model_len)
+
+
+def check_repeated(characters: int, field: str, max_model_len: int) -> None:
+    """Raise ContextTooLong for so many characters of a prompt, before a text that stands in it often is repeated."""
+    if characters > LONGEST_TOKEN * max_model_len:
+        raise _field_too_long(field, max_model_len)
+
+
+def _field_too_long(field: str, max_model_len: int) -> ContextTooLong:
+    return ContextTooLong(f"The {field} are too long for this model's context.", field, max_model_len)
 
 
 def too_long(prompt: Prompt, max_model_len: int) -> ContextTooLong:

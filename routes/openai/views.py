@@ -15,6 +15,7 @@ from routes.openai import catalogue, chat, completions
 from routes.openai.chat_response import ChatResponse
 from routes.openai.completions import CompletionResponse
 from routes.openai.requests import json_limits
+from routes.openai.score_room import hold_scores
 from routes.openai.tokenization import DetokenizationRequest, TokenizationRequest, text_of, tokens_of
 from routes.services import services
 from routes.sse import EventStream
@@ -77,6 +78,7 @@ def _submit_completion() -> tuple[Run, CompletionResponse, bool]:
 
 def _response(run: Run, response: ChatResponse | CompletionResponse, stream: bool) -> Response:
     release_body(request)
+    hold_scores(run, "logprobs")
     if stream:
         return EventStream(response.events(), run.close, run.only).response()
     return json_response(response.whole(run.results()))

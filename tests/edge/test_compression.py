@@ -176,3 +176,21 @@ def test_a_body_without_room_is_told_to_come_again(client, room, status):
     response = client.post(TEXT, data=data, environ_overrides={"gunicorn.socket": Connection(room)}, **sent)
     assert response.status_code == status
     assert ("Retry-After" in response.headers) == (status == 503)
+
+
+class TestLimited:
+    """With a limit of requests."""
+
+    @pytest.fixture
+    def environ(self, environ):
+        return environ | {"RATE_LIMIT_PER_MINUTE": "2"}
+
+    @pytest.mark.parametrize(
+        ("path", "megabytes"), [("/v1/chat/completions", 65), ("/v1/responses", 65), ("/api/v1/text/batch", 5)]
+    )
+    def test_a_body_that_is_too_long_once_it_is_unpacked_is_charged(self, client, path, megabytes):
+        """It is small as it is sent, and costs as much as any other to refuse: whoever goes on is told so."""
+        packed = gzip.compress(b'{"model":"avibe","input":"data:' + b"A" * megabytes * MIB, 1)
+        headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+        statuses = [client.post(path, data=packed, headers=headers).status_code for _ in range(3)]
+        assert statuses == [413, 413, 429]

@@ -8,6 +8,7 @@ from typing import Any
 
 from edge.request_state import request_state
 from engine.backend import Backend
+from engine.text.prompt_size import check_unshown
 from engine.types import ANY_OBJECT, ModelInfo
 from routes.chat.answer_format import AnswerFormat
 from routes.chat.models import find_model
@@ -40,16 +41,18 @@ def submit_response(body: ResponseRequest) -> Answer:
     _, backend = find_model(body.model)
     previous = _previous(body)
     task = _task(body, previous, backend)
-    draft = stored.draft(previous, body.input) if body.store else None
+    draft, chat = stored.draft(previous, body.input) if body.store else None, None
     try:
-        run = submit(task)
+        chat = submit(task)
+        begun = _begun(body, backend, chat.run.model_id)
+        request_state().observer.identified(begun["id"])
+        return Answer(chat, begun, draft, namespaces(body.tools or ()))
     except BaseException:
+        if chat is not None:
+            chat.run.close()
         if draft is not None:
             draft.close()
         raise
-    begun = _begun(body, backend, run.run.model_id)
-    request_state().observer.identified(begun["id"])
-    return Answer(run, begun, draft, namespaces(body.tools or ()))
 
 
 def count_input(body: ResponseRequest) -> int:
@@ -63,6 +66,7 @@ def _previous(body: ResponseRequest) -> StoredResponse | None:
 
 def _task(body: ResponseRequest, previous: StoredResponse | None, backend: Backend) -> ChatTask:
     info = backend.info
+    _check_repeated(body, info.max_model_len)
     said = conversation(body.instructions, stored.items_of(previous), body.input, info)
     tools, form = _toolbox(body, info), _answer_format(body)
     task = ChatTask(
@@ -80,8 +84,14 @@ def _task(body: ResponseRequest, previous: StoredResponse | None, backend: Backe
     return shortened(task, backend) if body.truncation == "auto" else task
 
 
+def _check_repeated(body: ResponseRequest, max_model_len: int) -> None:
+    """Raise ContextTooLong for what would not fit into a prompt: the response repeats it, read by the model or not."""
+    check_unshown([tool.model_dump() for tool in body.tools or ()], "tools", max_model_len)
+    check_unshown(None if body.text is None else body.text.model_dump(), "text.format", max_model_len)
+
+
 def _toolbox(body: ResponseRequest, info: ModelInfo) -> Toolbox:
-    given = functions(body.tools or ())
+    given = functions(body.tools or (), info.max_model_len)
     choice: Choice | None
     match body.tool_choice:
         case NamedFunction():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from engine.errors import ValidationError
+from engine.text.prompt_size import check_repeated
 from routes.chat.toolbox import MAX_TOOLS, FunctionTool
 from routes.openai.responses.requests import FunctionTool as AskedFunction
 from routes.openai.responses.requests import Namespace
@@ -21,12 +22,17 @@ def full_name(namespace: str | None, name: str) -> str:
     return name if namespace is None else f"{namespace}.{name}"
 
 
-def functions(tools: Sequence[AskedFunction | Namespace]) -> list[FunctionTool]:
-    """Return the functions with those of namespaces. Raises ValidationError for too many of them."""
-    found = [tool for index, asked in enumerate(tools) for tool in _functions(asked, f"tools[{index}]")]
-    if len(found) > MAX_TOOLS:
+def functions(tools: Sequence[AskedFunction | Namespace], max_model_len: int) -> list[FunctionTool]:
+    """Return the functions with those of namespaces.
+
+    Raises ValidationError for too many of them, and ContextTooLong where what is said of their namespaces would not fit
+    into a prompt of `max_model_len` tokens once each of them repeats it.
+    """
+    spaces = [asked for asked in tools if isinstance(asked, Namespace)]
+    if len(tools) - len(spaces) + sum(len(space.tools) for space in spaces) > MAX_TOOLS:
         raise ValidationError(f"tools must have at most {MAX_TOOLS} functions.", "tools")
-    return found
+    check_repeated(sum(len(space.description or "") * len(space.tools) for space in spaces), "tools", max_model_len)
+    return [tool for index, asked in enumerate(tools) for tool in _functions(asked, f"tools[{index}]")]
 
 
 def namespaces(tools: Sequence[AskedFunction | Namespace]) -> Namespaces:

@@ -28,6 +28,7 @@ from routes.openai.responses.events import Events, NoEvents
 from routes.openai.responses.namespaces import Namespaces
 from routes.openai.responses.output_items import OutputItems
 from routes.openai.responses.store import Draft
+from routes.openai.score_room import hold_scores
 
 
 class Answer:
@@ -79,6 +80,14 @@ class Answer:
             yield rest + self._event(events, self._ended(output, completion, usage))
         except Exception as error:
             yield self._failed(events, output, self._run.failed(error))
+
+    def hold_scores(self) -> None:
+        """Count the log probabilities that the answer may have, as `score_room` does; once the body was given back."""
+        try:
+            hold_scores(self._run, "top_logprobs")
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Abort what is not finished and give back what is held."""

@@ -26,6 +26,7 @@ from routes.validation import validated
 
 MAX_CONVERSATION = 8192  # items
 MAX_CONTAINERS = 40_000  # braces and brackets of their JSON, twice as many as a request may have
+SEARCHED_BYTES = 1024 * 1024  # of a turn, at once
 TURN_ITEMS = 64  # of an input that are kept, and read, together: a page is read without the whole conversation
 TOO_MANY = f"The stored conversation has more than {MAX_CONVERSATION} items; go on with a new one."
 
@@ -59,7 +60,7 @@ def items_of(response: StoredResponse | None) -> Sequence[InputItem]:
     """Return the conversation up to and with a stored response. Raises ValidationError for one of too many items."""
     found: list[InputItem] = []
     if response is not None:
-        containers = sum(turn.items.count(b"{") + turn.items.count(b"[") for turn in response.turns)
+        containers = sum(_number_of(b"{", turn.items) + _number_of(b"[", turn.items) for turn in response.turns)
         if containers > MAX_CONTAINERS:  # all of them are read for each request that goes on
             raise ValidationError(TOO_MANY, PREVIOUS)
     for items in _items(response.turns) if response is not None else ():
@@ -96,7 +97,19 @@ def input_items(response: StoredResponse, limit: int, newest_first: bool, after:
 def _from(turns: Sequence[Turn], after: str | None) -> Iterator[Turn]:
     """Return the turns without the first ones, which do not name the id; all of them where no id is given."""
     name = b"" if after is None else b'"id":' + json_bytes(after)
-    return dropwhile(lambda turn: name not in turn.items, turns)
+    return dropwhile(lambda turn: not _has(turn.items, name), turns)
+
+
+# Turns have up to a hundred megabytes: no call searches so much of one that others wait for the interpreter lock.
+
+
+def _has(items: bytes, name: bytes) -> bool:
+    starts, reach = range(0, len(items), SEARCHED_BYTES), SEARCHED_BYTES + len(name) - 1
+    return any(items.find(name, start, start + reach) >= 0 for start in starts)
+
+
+def _number_of(character: bytes, items: bytes) -> int:
+    return sum(items.count(character, at, at + SEARCHED_BYTES) for at in range(0, len(items), SEARCHED_BYTES))
 
 
 def _items(turns: Iterable[Turn]) -> Iterator[list[dict[str, Any]]]:

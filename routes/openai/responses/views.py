@@ -31,6 +31,7 @@ def create() -> Response:
     """Answer an input of texts, images and results of functions."""
     answer, stream = _submit()
     release_body(request)
+    answer.hold_scores()
     if stream:
         return EventStream(answer.events(), answer.close, answer.only).response()
     return Response(json_bytes(answer.whole()), content_type=JSON)
