@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import logging
 import random
 import ssl
@@ -33,7 +32,7 @@ from engine.errors import (
     ValidationError,
     forget_frames,
 )
-from engine.types import GenerationRequest, Piece, Spent, Timings
+from engine.types import GenerationRequest, Piece, Spent, TextPrompt, Timings
 from upstream.amendment import MOST
 from upstream.answer import AnswerReader
 from upstream.calls import NONSENSE
@@ -42,13 +41,13 @@ from upstream.event_stream import EventReader, EventTooLong
 from upstream.failures import LIMITS, SILENT, AttemptFailed, away, of_exception, of_status, retry_after_of
 from upstream.fleet import Fleet
 from upstream.generation import UpstreamGeneration
+from upstream.large_body import LargeBody
 from upstream.loop import UpstreamLoop
 from upstream.replica import CLOSED, Replica
 from upstream.watch import Watch
 
 log = logging.getLogger("avito_ai.upstream")
 
-LARGE_BODY = 1024 * 1024  # bytes, from which a body is sent in parts
 FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0  # seconds between attempts at one server; each is drawn up to its bound
 PATIENCE = 10.0  # seconds of a server's Retry-After that are waited for
 ERROR_BYTES = 64 * 1024  # of a refusal that are read
@@ -69,7 +68,7 @@ class Letter:
     """
 
     path: str
-    body: bytes
+    body: bytes | LargeBody
     headers: Mapping[str, str]
     tls: ssl.SSLContext | bool
     max_tokens: int
@@ -89,8 +88,14 @@ class Amendments:
     accepted: Callable[[frozenset[str]], None]
 
 
+NO_AMENDMENTS = Amendments(lambda letter, said: None, lambda fields: None)
+
+
 class Call:
-    """One request, from its admission to its end. on_end: called once, with how the answer ended."""
+    """One request, from its admission to its end. on_end: called once, with how the answer ended.
+
+    Its prompt, images included, is kept only while another attempt may follow.
+    """
 
     def __init__(
         self,
@@ -131,7 +136,7 @@ class Call:
         self._first_at: float | None = None
         self._streaming = False  # the head of the attempt's answer has come
         self._task: asyncio.Task[None] | None = None
-        self._cancelled = self._over = False
+        self._cancelled = self._over = self._forgotten = False
         self._failed_here: set[Replica] = set()  # those that have failed for this request
         self.retries = 0
 
@@ -218,6 +223,7 @@ class Call:
             del asked  # an error of its knows this frame
         self._restart()
         self._inner = inner
+        self._forget()
         if self._cancelled:
             inner.abort()
         inner.listen(lambda piece: self._loop.soon(self._from_inner, inner, piece), streaming=True)
@@ -225,10 +231,11 @@ class Call:
 
     def _ask(self, stand_in: StandIn) -> Generation:
         """Ask what stands in, in a thread that may wait; with the time that is left. Raises what it raises."""
-        left = self._arrival + self._request.timeout - self._clock()
-        if left <= 0 or self._cancelled:
+        request = self._request  # before the look, since one that ends meanwhile has no prompt any more
+        left = self._arrival + request.timeout - self._clock()
+        if left <= 0 or self._cancelled or self._over:
             raise RequestAborted("The request was stopped.")
-        return stand_in(replace(self._request, timeout=left))
+        return stand_in(replace(request, timeout=left))
 
     def _from_inner(self, inner: Generation, piece: Piece | None) -> None:
         if piece is not None:
@@ -281,6 +288,20 @@ class Call:
         self._first_at, self._streaming = None, False
         self.reader = self._new_reader()
 
+    def _forget_if_last(self) -> None:
+        """Drop the prompt of an answer that has begun, where no attempt can follow the one that answers."""
+        last = self.retries >= self._upstream.retries and self._stand_in is None
+        if not self._forgotten and (last or self.generation.handed):
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop what only another attempt needs: with images, that is tens of megabytes."""
+        if self._forgotten:
+            return
+        self._forgotten = True
+        self._request = replace(self._request, prompt=TextPrompt(""))
+        self._letter, self._amendments = replace(self._letter, body=b""), NO_AMENDMENTS
+
     def _new_reader(self) -> AnswerReader:
         return AnswerReader(self._request, self._estimate, self._letter.max_tokens)
 
@@ -314,14 +335,12 @@ class Call:
         return failure
 
     async def _exchange(self, replica: Replica, watch: Watch) -> None:
-        letter = self._letter
-        data = letter.body if len(letter.body) < LARGE_BODY else io.BytesIO(letter.body)
-        async with self._loop.session.post(
-            replica.url + letter.path,
-            data=data,
-            headers=letter.headers,
+        async with self._loop.session.post(  # no name of its own for the letter, which would be kept until the end
+            replica.url + self._letter.path,
+            data=self._letter.body,
+            headers=self._letter.headers,
             allow_redirects=False,
-            ssl=letter.tls,
+            ssl=self._letter.tls,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._upstream.connect_timeout),
         ) as response:
             if response.status != 200:
@@ -334,6 +353,7 @@ class Call:
             if self._tried is not None and self._tried[0] is replica:
                 self._amendments.accepted(self._tried[1])
             self._streaming = True
+            self._forget_if_last()
             await self._read(response, replica, watch)
             replica.succeeded()
             await self._check_form()
@@ -349,6 +369,7 @@ class Call:
             if reader.done or reader.finish_reason is not None:
                 break
             self.generation.flush()
+            self._forget_if_last()
         watch.stop()
         if not reader.done:
             await self._read_rest(response, events, replica)
@@ -361,6 +382,7 @@ class Call:
         Some servers give a reason with every part, so that each part may have another behind it.
         """
         self.generation.flush()
+        self._forget_if_last()
         with contextlib.suppress(aiohttp.ClientError, OSError, EventTooLong):  # a time-out is an OSError
             async with asyncio.timeout(LAST_PATIENCE) as limit:
                 while not self.reader.done and (chunk := await response.content.readany()):
@@ -409,11 +431,13 @@ class Call:
         first = None if self._first_at is None else self._first_at - self._arrival
         timings = Timings(self._began - self._arrival, first, now - self._arrival)
         self._over = True
+        self._forget()
         self._on_end(self)
         self.generation.finish(self.reader.completion(timings))
 
     def _end_with(self, error: ServiceError) -> None:
         self._over = True
+        self._forget()
         self.generation.take_back()
         reader = self.reader
         spent = (

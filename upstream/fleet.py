@@ -8,12 +8,13 @@ more to do than another (Mirrokni, Thorup and Zadimoghaddam, 2016: consistent ha
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Collection
+from typing import Any
 
 from config import Upstream
 from engine.types import GenerationRequest, TextPrompt, TokensPrompt
+from upstream.large_body import pieces
 from upstream.replica import OPEN, Replica
 
 LOAD_FACTOR, LOAD_SLACK = 1.25, 2  # of the mean outstanding requests, up to which a preference holds
@@ -61,19 +62,21 @@ class Fleet:
 
 def prefix_of(request: GenerationRequest) -> bytes:
     """Return what requests of one conversation have in common: its client, and how it begins."""
-    prompt = request.prompt
+    prompt, opening = request.prompt, list[Any]()
     if isinstance(prompt, TextPrompt):
-        head = prompt.text[:HEAD_CHARACTERS]
+        opening.append(prompt.text[:HEAD_CHARACTERS])
     elif isinstance(prompt, TokensPrompt):
-        head = repr(prompt.token_ids[:HEAD_CHARACTERS])
+        opening.append(prompt.token_ids[:HEAD_CHARACTERS])
     else:
-        opening = []
         for message in prompt.messages:
             opening.append(message["content"])
             if message["role"] == "user":
                 break
-        head = json.dumps([opening, [(one.width, one.height) for one in prompt.images[:1]]], ensure_ascii=False)
-    return hashlib.sha256(f"{request.client}\n{head}".encode("utf-8", "surrogatepass")).digest()
+        opening.append([(one.width, one.height) for one in prompt.images[:1]])
+    prefix = hashlib.sha256()
+    for piece in pieces([request.client, opening]):
+        prefix.update(piece)
+    return prefix.digest()
 
 
 def _weight(prefix: bytes, replica: Replica) -> bytes:

@@ -5,7 +5,6 @@ Fields with neutral values are left out, so that every server gets the fewest th
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from engine.types import (
     TextPrompt,
 )
 from upstream.amendment import OWN_FIELDS
+from upstream.large_body import DataUrl, LargeBody, written
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
 MEDIA_TYPES: Mapping[Callable[[bytes], tuple[int, int]], str] = {
@@ -41,7 +41,7 @@ LONG_ARGUMENTS, ENDS = 64 * 1024, 64  # characters of the arguments of a call
 
 def encode(
     upstream: Upstream, request: GenerationRequest, max_tokens: int, without: Collection[str] = ()
-) -> tuple[str, bytes, frozenset[str]]:
+) -> tuple[str, bytes | LargeBody, frozenset[str]]:
     """Return the path below the base URL, the body, and which of OWN_FIELDS it has. without: fields that are left out.
 
     Raises Unsupported for what the server does not take.
@@ -60,8 +60,7 @@ def encode(
     body |= dict(_sampled(upstream, sampling, chat=path == CHAT))
     for name in without:
         body.pop(name, None)
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return path, text.encode("utf-8", "replace"), frozenset(OWN_FIELDS & body.keys())
+    return path, written(body), frozenset(OWN_FIELDS & body.keys())
 
 
 def check(upstream: Upstream, request: GenerationRequest) -> None:
@@ -181,10 +180,7 @@ def _has_ends(arguments: str) -> bool:
 def _image(image: EncodedImage) -> dict[str, Any]:
     reader = image_header.reader_for(image.data)
     media_type = "image/png" if reader is None else MEDIA_TYPES[reader]
-    return {
-        "type": "image_url",
-        "image_url": {"url": f"data:{media_type};base64,{base64.b64encode(image.data).decode()}"},
-    }
+    return {"type": "image_url", "image_url": {"url": DataUrl(media_type, image.data)}}
 
 
 def _ruled(upstream: Upstream, rules: AnswerRules) -> dict[str, Any]:

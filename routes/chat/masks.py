@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from engine.backend import Backend
 from engine.errors import ValidationError
-from routes.chat.answer_format import AnswerFormat
-from routes.chat.grammars import NewMask, new_mask
+from routes.chat.answer_format import MAX_CHARACTERS, AnswerFormat
+from routes.chat.grammars import MAX_FORCED_CHARACTERS, NewMask, new_mask
 from routes.chat.names import FieldNames
 from routes.chat.sampling import Sampling
+from routes.chat.schemas import check_schema
 from routes.chat.toolbox import Toolbox
 from routes.generation_run import watching
 from routes.services import services
+from routes.sse import compact
 
 
 def mask_of(
@@ -32,6 +34,7 @@ def mask_of(
     if constrained and lengthens:
         raise ValidationError(f"{lengthens} cannot be combined with an answer of a fixed form.", lengthens)
     if backend.info.elsewhere:  # it is told the rules
+        _check_sizes(answer_format, toolbox, names)
         return lambda: None
     if lengthens:  # no grammar goes on behind its end
         return lambda: None
@@ -39,3 +42,25 @@ def mask_of(
     with watching() as wanted:
         owner = "" if shared else wanted.client
         return new_mask(answer_format, toolbox, names, backend, services().grammars, wanted, owner)
+
+
+def _check_sizes(answer_format: AnswerFormat | None, toolbox: Toolbox, names: FieldNames) -> None:
+    """Raise ValidationError for rules that are larger than those of a model here may be.
+
+    They are written into the request to the server, and the answer is checked against them here. What they say is for
+    the server to judge.
+    """
+    if toolbox.forced:
+        schemas = toolbox.schemas()
+        for path, schema in schemas.items():
+            check_schema(schema, path)
+        if sum(len(compact(schema)) for schema in schemas.values()) > MAX_FORCED_CHARACTERS:
+            most = MAX_FORCED_CHARACTERS // 1024
+            raise ValidationError(f"{names.tools} are too long. Maximum: {most} KiB", names.tools)
+    elif answer_format is not None:
+        field = answer_format.field
+        if answer_format.schema is not None:
+            check_schema(answer_format.schema, field)
+        texts = (answer_format.regex or "", answer_format.lark or "", *answer_format.choice)
+        if sum(map(len, texts)) > MAX_CHARACTERS:
+            raise ValidationError(f"{field} is too long. Maximum: {MAX_CHARACTERS // 1024} KiB", field)
