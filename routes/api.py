@@ -7,7 +7,7 @@ from functools import partial
 from flask import Blueprint, Response, jsonify, request
 
 from edge.charging import charge_if_refused
-from edge.gate import BATCH_MODEL, release_body
+from edge.gate import BATCH_MODEL
 from edge.request_state import request_state
 from edge.route_table import JSON
 from engine.errors import Overloaded
@@ -74,8 +74,8 @@ def _submit_image() -> tuple[Started, bool]:
 
 
 def _response(started: Started, stream: bool) -> Response:
-    release_body(request)
     run, state = started.run, request_state()
+    run.release_body()
     if not stream:
         return jsonify(_body(started.waited_for(), state.request_id))
     events = generation.events(started, partial(_last, request_id=state.request_id))

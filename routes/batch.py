@@ -164,7 +164,8 @@ class Batch:
                     self._waits = True
                     return
                 self._run(text, generation)
-        self._release_body()
+        if not self._backend.info.sends_on:  # as `Run.release_body` has it
+            self._release_body()
         self._stop_waiting()
 
     def _submit_one(self, text: _Text) -> Generation | None:

@@ -13,6 +13,7 @@ from flask import request
 
 from edge import spending, turns
 from edge.errors import as_service_error, meaning_of
+from edge.gate import release_body
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
 from engine.errors import ModelError, ServiceError
@@ -103,7 +104,8 @@ class Run:
         self.served_id, self.fingerprint = backend.info.served_id, backend.info.fingerprint
         self._generations: list[Generation] = []
         self._json = [_is_of_json(sampling) for _, sampling in prompts]
-        self._alternatives = [sampling.logprobs for _, sampling in prompts]
+        self._keeps_body = backend.info.sends_on
+        self._scored = [(sampling.logprobs, sampling.echo) for _, sampling in prompts]
         self._keeping: Keeping | None = None
         self._meter = RunMeter(Meter(model, self.served_id), state.request_id, [prompt for prompt, _ in prompts])
         self._cancellation = Cancellation()
@@ -168,8 +170,14 @@ class Run:
     @property
     def scores(self) -> int:
         """How many log probabilities the answers may have: one for each token, and for each alternative to it."""
-        each = zip(self._generations, self._alternatives, strict=True)
-        return sum(one.max_tokens * (1 + asked) for one, asked in each if asked is not None)
+        each = zip(self._generations, self._scored, strict=True)
+        return sum(one.max_tokens * (1 + asked) for one, (asked, _) in each if asked is not None)
+
+    @property
+    def prompt_scores(self) -> int:
+        """How many tokens of prompts the answers begin with that have log probabilities."""
+        each = zip(self._generations, self._scored, strict=True)
+        return sum(one.prompt_tokens for one, (asked, echo) in each if echo and asked is not None)
 
     def prompt_tokens_of(self, number: int) -> int:
         """Return the number of tokens of an answer's prompt."""
@@ -189,6 +197,15 @@ class Run:
         self.abort()
         self._end()
         self._end_trace()
+
+    def release_body(self) -> None:
+        """Give back the room of the request's body, once the request is submitted and nothing else holds it.
+
+        Where a server elsewhere answers, the room is kept to the end of the request: until its answer has begun, and
+        longer where half an answer is asked for again, the call has what the body had, images included.
+        """
+        if not self._keeps_body:
+            release_body(request)
 
     def refuse(self, error: ServiceError) -> NoReturn:
         """Abort what was submitted, since the request is refused with this error after all; raise it."""
@@ -370,7 +387,7 @@ def _id_of(number: int) -> str:
 
 def _waits_for_others(backend: Backend, prompts: Prompts) -> bool:
     """Return whether submission waits for other processes: images are decoded there, and schemas for servers tried."""
-    tried = backend.info.elsewhere or backend.info.or_elsewhere
+    tried = backend.info.sends_on
     return any(
         (isinstance(prompt, ChatPrompt) and prompt.images) or (tried and sampling.rules is not None)
         for prompt, sampling in prompts

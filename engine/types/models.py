@@ -145,6 +145,11 @@ class ModelInfo:
     default_temperature: float | None = None
 
     @property
+    def sends_on(self) -> bool:
+        """Whether what a request has is kept to be sent to another server, or may be."""
+        return self.elsewhere or self.or_elsewhere
+
+    @property
     def fingerprint(self) -> str | None:
         """Return what changes with the numbers that answers come from; None before the model is loaded."""
         return None if self.identity is None else self.identity.fingerprint

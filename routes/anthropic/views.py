@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, jsonify
 
 from edge.charging import charge_if_refused
-from edge.gate import release_body
 from routes import parsing
 from routes.anthropic.answer import MessageResponse
 from routes.anthropic.bodies import TokenCount
@@ -26,7 +25,7 @@ anthropic = Blueprint("anthropic", __name__, url_prefix="/v1/messages")
 def messages() -> Response:
     """Answer a conversation of Anthropic's Messages API."""
     run, response, stream = _submit()
-    release_body(request)
+    run.release_body()
     if stream:
         return EventStream(response.events(), run.close, run.only).response()
     (completion,) = run.results()

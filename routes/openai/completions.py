@@ -27,11 +27,13 @@ from routes.openai.guided import guided_format
 from routes.openai.requests import CompletionRequest
 from routes.openai.run_response import RunResponse
 from routes.openai.sampling import sampling
+from routes.openai.score_room import BYTES_OF_A_PROMPT_SCORE
 from routes.response_models import TextChoice, TextCompletion, TextLogprobs
 from routes.services import services
 
 NAMES = FieldNames(answer_format="structured_outputs", reasoning="", messages="prompt")
-# Of a prompt that is shown, with its copy in JSON; a score with five alternatives.
+# Of a prompt that is shown, with its copy in JSON; a score with five alternatives, of which `score_room` has counted
+# what is kept.
 BYTES_OF_A_CHARACTER, BYTES_OF_AN_ID, BYTES_OF_A_SCORE = 4, 16, 2048
 SHOWN_FREE = 256 * 1024  # bytes of these that are not counted
 TOO_MUCH_SHOWN = "The prompts are too long to be shown in one piece; stream the answers, or ask for fewer."
@@ -155,7 +157,7 @@ class CompletionResponse(RunResponse):
     def _shown_whole(self, completion: Completion) -> TextLogprobs:
         shown = self._shown(completion.logprobs, completion.echo)
         if completion.echo is not None:
-            self._take_room(BYTES_OF_A_SCORE * len(shown["tokens"]))
+            self._take_room((BYTES_OF_A_SCORE - BYTES_OF_A_PROMPT_SCORE) * len(shown["tokens"]))
         return shown
 
     def _events(self, idle: float) -> Iterator[bytes]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, jsonify
 
 from edge.charging import charge_if_refused
-from edge.gate import release_body
 from routes import parsing
 from routes.chat.models import charge_named
 from routes.generation_run import Run
@@ -77,7 +76,7 @@ def _submit_completion() -> tuple[Run, CompletionResponse, bool]:
 
 
 def _response(run: Run, response: ChatResponse | CompletionResponse, stream: bool) -> Response:
-    release_body(request)
+    run.release_body()
     hold_scores(run, "logprobs")
     if stream:
         return EventStream(response.events(), run.close, run.only).response()

@@ -5,6 +5,7 @@ import json
 import random
 import threading
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
@@ -124,3 +125,24 @@ def test_every_generation_releases_its_body(client, path, body):
     response = client.post(path, json=body, environ_overrides={"gunicorn.socket": connection})
     assert (response.status_code, response.get_data() != b"") == (200, True)
     assert connection.released >= 1
+
+
+@pytest.mark.parametrize("where", ["elsewhere", "or_elsewhere"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/v1/text/generate", {"prompt": "x"}),
+        ("/v1/completions", {"model": "avibe", "prompt": "x"}),
+        ("/v1/chat/completions", {"model": "avibe", "messages": [{"role": "user", "content": "x"}], "stream": True}),
+        ("/v1/responses", {"model": "avibe", "input": "x"}),
+        ("/v1/messages", {"model": "avibe", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}),
+        ("/api/v1/text/batch", {"prompts": ["x", "y", "z"]}),
+    ],
+)
+def test_a_body_counts_to_the_end_where_a_server_elsewhere_may_answer(client, avibe, path, body, where):
+    """It is kept there to be sent, and to be sent again."""
+    avibe._info = replace(avibe.info, **{where: True})
+    connection = Connection()
+    response = client.post(path, json=body, environ_overrides={"gunicorn.socket": connection})
+    assert (response.status_code, response.get_data() != b"") == (200, True)
+    assert connection.released == 0

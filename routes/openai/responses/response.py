@@ -81,8 +81,12 @@ class Answer:
         except Exception as error:
             yield self._failed(events, output, self._run.failed(error))
 
-    def hold_scores(self) -> None:
-        """Count the log probabilities that the answer may have, as `score_room` does; once the body was given back."""
+    def release_body(self) -> None:
+        """Give back the room of the request's body, and take what the answer's log probabilities may need.
+
+        Raises as `hold_scores` does.
+        """
+        self._run.release_body()
         try:
             hold_scores(self._run, "top_logprobs")
         except BaseException:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify, request
 
 from edge.charging import charge_if_refused
-from edge.gate import release_body
 from edge.route_table import JSON
 from engine.errors import Unsupported
 from routes import parsing
@@ -30,8 +29,7 @@ responses = Blueprint("responses", __name__, url_prefix="/v1/responses")
 def create() -> Response:
     """Answer an input of texts, images and results of functions."""
     answer, stream = _submit()
-    release_body(request)
-    answer.hold_scores()
+    answer.release_body()
     if stream:
         return EventStream(answer.events(), answer.close, answer.only).response()
     return Response(json_bytes(answer.whole()), content_type=JSON)

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from engine.text import token_texts
 from engine.text.detokenizer import Detokenizer, TokenTable
-from engine.text.token_texts import TokenTexts
+from engine.text.token_texts import MOST_WAITING, TokenTexts
 
 # Parts of characters, of markers and of space marks, whole ones, and a token without a text.
 PIECES = [
@@ -93,9 +94,40 @@ def test_a_token_is_known_once_its_characters_are_complete():
 
 
 @pytest.mark.parametrize("piece", [b"<0xF0>", b"\xf0"])
-def test_an_answer_of_parts_of_characters_alone_takes_one_pass(piece):
-    """A client can force such an answer: all of it waits for its end, and each token is then looked at once."""
+def test_an_answer_of_parts_of_characters_alone_does_not_wait_for_its_end(piece):
+    """A client can force such an answer, and the end of many at once would hold up everybody's next tokens."""
     length = 20_000
     tokens, counts = tokens_of(TokenTable([piece], cleans=True), [0] * length)
-    assert counts[-1] == 0
+    assert max(place + 1 - count for place, count in enumerate(counts)) <= 2 * MOST_WAITING
     assert [(token.data, token.offset) for token in tokens] == [(b"\xf0", index) for index in range(length)]
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.sampled_from(TABLES),
+    st.lists(st.sampled_from([*range(len(PIECES)), 0, 2, 3, 9, 13, 17, 18]), max_size=120),
+    st.integers(1, 40),
+)
+@example(TABLES[0], [13] * 100, 1)
+@example(TABLES[1], [9] * 60 + [10] * 60, 1)
+@example(TABLES[0], [13, 0] * 60, 1)
+@example(TABLES[1], [2, 4, 5, 6, 7] * 20, 1)
+def test_what_is_settled_early_is_what_the_end_would_tell(table, ids, most):
+    """However early it is looked which tokens nothing changes any more."""
+    usual = token_texts.MOST_WAITING
+    token_texts.MOST_WAITING = 10_000
+    try:
+        at_the_end, _ = tokens_of(table, ids)
+        token_texts.MOST_WAITING = most
+        early, _ = tokens_of(table, ids)
+    finally:
+        token_texts.MOST_WAITING = usual
+    assert early == at_the_end
+
+
+def test_empty_tokens_behind_a_part_of_a_character_are_looked_at_ever_less_often(monkeypatch):
+    """They wait, since what follows decides where they are; looking each time would take the square of their number."""
+    looks = []
+    monkeypatch.setattr(TokenTexts, "_settled", lambda texts: looks.append(len(texts._waiting)) or [])
+    tokens_of(TokenTable([b"\xe2", b""], cleans=False), [0, *[1] * 4000])
+    assert looks == [64, 128, 256, 512, 1024, 2048]

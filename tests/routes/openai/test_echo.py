@@ -7,6 +7,7 @@ import pytest
 
 from engine.types import TokenLogprob
 from routes.openai.completions import SHOWN_FREE
+from routes.openai.score_room import BYTES_OF_A_PROMPT_SCORE
 from routes.services import services
 from tests.routes.test_openai import CHAT, HELLO, TEXT, refused
 
@@ -97,10 +98,10 @@ def test_scores_of_prompts_count_as_what_they_take(client, echoing, monkeypatch,
     sizes = []
     monkeypatch.setattr("routes.openai.completions.SHOWN_FREE", 0)
     monkeypatch.setattr(
-        "routes.openai.completions.grow_body", lambda request, size: (sizes.append(size), room or size < 2048)[1]
+        "routes.openai.completions.grow_body", lambda request, size: (sizes.append(size), room or size < 1248)[1]
     )
     answer = complete(client, logprobs=1, max_tokens=1, temperature=0, n=2)
-    assert sizes == [4 * len(Shown().text), 2048 * 4] * (2 if room else 1)
+    assert sizes == [4 * len(Shown().text), (2048 - BYTES_OF_A_PROMPT_SCORE) * 4] * (2 if room else 1)
     assert answer.status_code == (200 if room else 503)
 
 

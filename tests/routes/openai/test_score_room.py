@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from routes.openai import score_room
-from routes.openai.score_room import BYTES_OF_A_SCORE
+from routes.openai.score_room import BYTES_OF_A_PROMPT_SCORE, BYTES_OF_A_SCORE
 from routes.services import services
 
 CHAT = {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 10}
@@ -37,8 +37,7 @@ def test_as_much_is_taken_as_the_answers_may_need(client, asked, monkeypatch, st
     path, body, number, _ = asked
     taken = []
     monkeypatch.setattr(score_room, "grow_body", lambda request, size: taken.append(size) or True)
-    monkeypatch.setattr("routes.openai.views.release_body", lambda request: taken.append("body"))
-    monkeypatch.setattr("routes.openai.responses.views.release_body", lambda request: taken.append("body"))
+    monkeypatch.setattr("routes.generation_run.release_body", lambda request: taken.append("body"))
     assert client.post(path, json=body | {"stream": stream}, buffered=True).status_code == 200
     assert taken == ["body", number * BYTES_OF_A_SCORE]
 
@@ -76,3 +75,18 @@ def test_usual_ones_are_free(client, monkeypatch, path):
     assert client.post(path, json=body).status_code == 200
     without = {name: value for name, value in body.items() if "logprobs" not in name}
     assert client.post(path, json=without | {"stream": True}, buffered=True).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_scores_of_prompts_are_counted_before_they_are_computed(client, monkeypatch, stream, n):
+    """Of each answer, which keeps them until it has been sent; those of a prompt of seven tokens."""
+    taken = []
+    monkeypatch.setattr(score_room, "FREE", 0)
+    monkeypatch.setattr(score_room, "grow_body", lambda request, size: taken.append(size))
+    body = {"model": "avibe", "prompt": "Hello", "max_tokens": 0, "echo": True, "logprobs": 1, "n": n}
+    assert client.post("/v1/completions", json=body | {"stream": stream}).status_code == 503
+    assert taken == [n * 7 * BYTES_OF_A_PROMPT_SCORE]
+    without = {name: value for name, value in body.items() if name != "logprobs"}
+    assert client.post("/v1/completions", json=without | {"stream": stream}).status_code == 200
+    assert len(taken) == 1
