@@ -11,6 +11,7 @@ from engine.types import AnswerRules
 from upstream.answer_schema import AnswerSchema
 
 WORDS = ("true", "false", "null", "-")  # of JSON that are none without their last letter
+HALF_CHARACTER = "\\ud"  # begins the escape of a surrogate, which alone is no text
 BROKEN = "The answer does not follow its form. Please try again."
 
 
@@ -77,9 +78,12 @@ def _is_begun(text: str) -> bool:
 
 def _read(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_json)
+        value = json.loads(text, parse_constant=_no_json)
+        if HALF_CHARACTER in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise UpstreamFailed(BROKEN) from None
+    return value
 
 
 def _no_json(name: str) -> None:

@@ -6,7 +6,8 @@ numbers. What the server counts replaces the estimate as soon as it is told.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from typing import Any
 
 from engine.types import ChatPrompt, Prompt, TextPrompt
 
@@ -14,12 +15,14 @@ BYTES_A_TOKEN = 3
 MOST_BYTES_A_TOKEN = 5  # with which an estimate is rather too low
 MESSAGE_TOKENS = 8  # around each message of a chat template
 PIXELS_A_TOKEN = 28 * 28  # of Qwen2.5-VL; others take fewer tokens for an image
+PIECE = 64 * 1024  # characters: a text of megabytes would keep the interpreter lock while it is encoded
+VALUE_BYTES = 4  # around a value in JSON: quotation marks and what separates it from the next
 IMAGE_TOKENS = 1280  # the most that an image is scaled to, at such servers' defaults
 
 
 def text_tokens(text: str, bytes_a_token: int = BYTES_A_TOKEN) -> int:
     """Return about how many tokens a text has."""
-    return -(-len(text.encode("utf-8", "surrogatepass")) // bytes_a_token)
+    return -(-_bytes_of(text) // bytes_a_token)
 
 
 def prompt_tokens(prompt: Prompt, bytes_a_token: int = BYTES_A_TOKEN) -> int:
@@ -28,16 +31,37 @@ def prompt_tokens(prompt: Prompt, bytes_a_token: int = BYTES_A_TOKEN) -> int:
         return text_tokens(prompt.text, bytes_a_token)
     if not isinstance(prompt, ChatPrompt):
         return len(prompt.token_ids)
-    said = json.dumps([prompt.messages, prompt.tools], ensure_ascii=False) if prompt.tools else ""
-    texts = said or "".join(_texts(prompt))
+    size = _bytes_in([prompt.messages, prompt.tools]) if prompt.tools else _bytes_said(prompt)
     images = sum(min(IMAGE_TOKENS, -(-one.width * one.height // PIXELS_A_TOKEN)) for one in prompt.images)
-    return text_tokens(texts, bytes_a_token) + MESSAGE_TOKENS * (len(prompt.messages) + 1) + images
+    return -(-size // bytes_a_token) + MESSAGE_TOKENS * (len(prompt.messages) + 1) + images
 
 
-def _texts(prompt: ChatPrompt) -> list[str]:
-    found = []
+def _bytes_said(prompt: ChatPrompt) -> int:
+    """Return the bytes of the texts of messages, and of the calls in them."""
+    size = 0
     for message in prompt.messages:
         content = message["content"]
-        found += [content] if isinstance(content, str) else [part.get("text", "") for part in content]
-        found += [json.dumps(message["tool_calls"], ensure_ascii=False)] if "tool_calls" in message else []
-    return found
+        texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+        size += sum(map(_bytes_of, texts)) + _bytes_in(message.get("tool_calls", ()))
+    return size
+
+
+def _bytes_in(value: Any) -> int:
+    """Return about how many bytes the JSON of a value has, without writing it."""
+    size, values = 0, [value]
+    while values:
+        one = values.pop()
+        size += VALUE_BYTES
+        if isinstance(one, str):
+            size += _bytes_of(one)
+        elif isinstance(one, Mapping):
+            size += sum(VALUE_BYTES + _bytes_of(name) for name in one)
+            values.extend(one.values())
+        elif isinstance(one, list | tuple):
+            values.extend(one)
+    return size
+
+
+def _bytes_of(text: str) -> int:
+    pieces = (text[at : at + PIECE] for at in range(0, len(text), PIECE))
+    return sum(len(piece.encode("utf-8", "surrogatepass")) for piece in pieces)

@@ -82,7 +82,9 @@ class OutputParser:
         self._complete: list[bool] = []  # of each call that has ended
         self._texts: set[type[Content | Reasoning]] = set()  # that have been shown
         self._parted: set[type[Content | Reasoning]] = set()  # those of them behind which a tag stood
-        self._fed = 0  # characters
+        self._spaces: list[str] = []  # white space behind what is held, which is white space too
+        self._blank = False  # what is held is white space
+        self._fed = 0  # characters, without those
         self._began = 0  # where the call, or what is skipped, begins in the text
         self._closing = False  # the end tag of a call that is shown may come
         self.hidden: list[range] = []  # what of the text is shown neither as text nor as a call, so far, in its order
@@ -102,6 +104,11 @@ class OutputParser:
 
     def feed(self, text: str) -> list[Part]:
         """Take the next piece of text and return the parts that are unambiguous now."""
+        if self._blank:
+            if not text or text.isspace():  # a model can be made to write it without an end: it is not searched again
+                self._spaces.append(text)
+                return []
+            text = self._with_spaces(text)
         self._held += text
         self._fed += len(text)
         parts: list[Part] = []
@@ -116,6 +123,9 @@ class OutputParser:
     def finish(self) -> list[Part]:
         """Return the rest at the end."""
         parts: list[Part] = []
+        more = self._with_spaces("")
+        self._held += more
+        self._fed += len(more)
         rest, self._held = self._held, ""
         if self._read == OutputParser._in_call:
             self._show(self._call.finish(), parts, ended=True)
@@ -136,6 +146,12 @@ class OutputParser:
             self._call.name = self._expected.sole
             self._show("", parts, ended=True)
         return parts
+
+    def _with_spaces(self, text: str) -> str:
+        text = "".join((*self._spaces, text))
+        self._spaces.clear()
+        self._blank = False
+        return text
 
     # Each reader takes what it can from `_held` and returns whether another reader, or itself, goes on with the rest.
 
@@ -233,8 +249,10 @@ class OutputParser:
                     self._passed_over = "\n"
                     return text, tag
             at = self._held.find("<", at + 1)
-        text = self._held[: _tag_begin(self._held, tags)].rstrip()
+        end = _tag_begin(self._held, tags)
+        text, whole = self._held[:end].rstrip(), end == len(self._held)
         self._held = self._held[len(text) :]
+        self._blank = whole and bool(self._held)
         return text, ""
 
     def _add(self, kind: type[Content | Reasoning], text: str, tag: str, parts: list[Part]) -> None:

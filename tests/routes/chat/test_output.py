@@ -6,9 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from routes.chat import output
 from routes.chat.output import CallArguments, CallBegin, CallEnd, Content, ExpectedOutput, OutputParser, ParsedAnswer
 
 BEGIN, END = "<tool_call>", "</tool_call>"
+tag_begin = output._tag_begin
 CALL = f'{BEGIN}\n{{"name": "look", "arguments": {{"at": 1}}}}\n{END}'
 MANY_KEYS = "{" + '"a": 1, ' * 20 + '"name": "look"}'
 LOOK = ("look", '{"at": 1}', True)
@@ -241,3 +243,25 @@ def test_long_answers_are_parsed():
     for text in (BEGIN * 3000, f'{BEGIN}{{"name": "look", "arguments": {{"at": "' + '\\n"' * 20000, "<" * 50000):
         in_any_pieces(text[: 20 * len(BEGIN)])
         parts(text)
+
+
+@pytest.mark.parametrize("begin", ["", "So.", f"So.\n{CALL}", "<think>Well", "</tool_call>", BEGIN + "x"])
+@pytest.mark.parametrize("end", ["", "!", CALL, "<", "<tool_", "</think>"])
+def test_white_space_without_an_end_is_not_searched_again_with_each_token(monkeypatch, begin, end):
+    """A client can have a model write it; the result is that of one piece, and what is settled stays so."""
+    looks = []
+    monkeypatch.setattr(output, "_tag_begin", lambda *args: looks.append(1) or tag_begin(*args))
+    for space in ("\n", " " * 128):
+        looks.clear()
+        parser = OutputParser(frozenset({"look"}), False, ExpectedOutput())
+        found, settled = parser.feed(begin), parser.settled
+        for _ in range(500):
+            found += parser.feed(space)
+            assert settled <= parser.settled <= len(begin) + 500 * len(space)
+            settled = parser.settled
+        found += [*parser.feed(end), *parser.finish()]
+        answer = ParsedAnswer.of(found)
+        whole = parts(begin + space * 500 + end)
+        calls = [(call.name, call.arguments, call.complete) for call in answer.calls]
+        assert (answer.reasoning, answer.content, calls) == whole
+        assert len(looks) < 30
