@@ -69,9 +69,9 @@ class AnswerReader:
         self._most = MOST_BYTES + MOST_BYTES_A_TOKEN * max_tokens
         self._texts: list[str] = []
         self._size = self._hidden = 0  # characters that are shown, and that are not
-        self._space = ""  # white space at the beginning, which may stand before a call
+        self._space: list[str] = []  # white space at the beginning, hidden as yet: it may stand before a call
         self._thinking = self._said = False
-        self._calls = Calls()
+        self._calls = Calls(self._most)
         self.logprobs: list[TokenLogprob] = []
         self.prompt_tokens, self.cached_tokens = prompt_tokens, 0
         self._told: int | None = None
@@ -92,7 +92,7 @@ class AnswerReader:
     @property
     def begun(self) -> bool:
         """Whether anything of the answer has come, shown or not."""
-        return bool(self.events or self._hidden or self._told)
+        return bool(self.events or self._hidden or self._told or self.calls)
 
     @property
     def told(self) -> bool:
@@ -131,9 +131,8 @@ class AnswerReader:
         """Take the end of the stream; return a last part. Raises UpstreamFailed for half an answer."""
         if self.finish_reason is None:
             raise BrokenOff(HALF)
-        text = self._space if not self._said else ""
-        self._space = ""
-        return self._shown(text + self._closed(), ())
+        space = "" if self._said else self._taken_space()
+        return self._shown(space + self._closed(), ())
 
     def completion(self, timings: Timings) -> Completion:
         """Return the whole answer, once it has ended."""
@@ -191,32 +190,40 @@ class AnswerReader:
             said += self._content(content)
         if text_of(delta.get("refusal")):
             raise Withheld(WITHHELD)
-        for call in delta.get("tool_calls") or ():
-            said += self._called(call)
+        said += "".join(map(self._called, delta.get("tool_calls") or ()))
         scored = (choice.get("logprobs") or {}).get("content") if self._wants_logprobs else None
         return self._shown(said, self._scored(scored or ()))
 
     def _reasoned(self, text: str) -> str:
         if not self._thinks:
-            self._hidden += len(text)
-            self.events += 1
-            return ""
+            return self._not_shown(text)
         opened = "" if self._thinking else self._closed() + THINK
         self._thinking = True
         return opened + text
 
     def _content(self, text: str) -> str:
-        if self._only_calls:
-            self._hidden += len(text)
-            return ""
-        if self._calls.open and not text.strip():
-            return ""  # there it says nothing, and ends no call
+        if self._only_calls or (self._calls.open and not text.strip()):
+            return self._not_shown(text)  # white space within a call says nothing, and ends none
         if not self._said and not text.strip():
-            self._space += text
-            return ""
-        before = self._space if not self._said and not self._thinking else ""
-        self._said, self._space = True, ""
+            self._space.append(text)
+            return self._not_shown(text)
+        before = "" if self._said or self._thinking else self._taken_space()
+        self._said = True
         return self._closed() + before + text
+
+    def _taken_space(self) -> str:
+        """Return the white space at the beginning, which is shown now."""
+        space = "".join(self._space)
+        self._space.clear()
+        self._hidden -= len(space)
+        return space
+
+    def _not_shown(self, text: str) -> str:
+        """Count what the server has made and nobody is shown, or not yet; return what is shown of it."""
+        self._hidden += len(text)
+        self.events += 1
+        self._check_size()
+        return ""
 
     def _called(self, call: dict[str, Any]) -> str:
         if not self._tools:
@@ -241,10 +248,13 @@ class AnswerReader:
         self.events += 1
         self._texts.append(text)
         self._size += len(text)
-        if self._size + self._hidden > self._most:
-            raise UpstreamFailed(NONSENSE)
+        self._check_size()
         self.logprobs += logprobs
         return Piece(text, logprobs=tuple(logprobs))
+
+    def _check_size(self) -> None:
+        if self._size + self._hidden > self._most:
+            raise UpstreamFailed(NONSENSE)
 
     def _scored(self, tokens: Sequence[Any]) -> tuple[TokenLogprob, ...]:
         found, offset = [], self._size

@@ -11,7 +11,8 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import jsonschema_rs
 
 from engine.errors import Overloaded, ValidationError
+from engine.wanted import Wanted
 from upstream.fair_executor import CROWDED, FairExecutor
 from upstream.quick_schema import is_quick
 from upstream.schema_process import NO_SCHEMA, VALID, WORDS
@@ -36,14 +38,13 @@ _executor = FairExecutor(PROCESSES, "schemas")
 class AnswerSchema:
     """A schema that answers must satisfy. field: which has it; client: whose it is.
 
-    Raises ValidationError for one that is none, and Overloaded where too many wait for a process.
+    Raises ValidationError for one that is none, as far as that is told here; `try_schemas` tells the rest.
     """
 
     def __init__(self, schema: Mapping[str, Any], field: str, client: str = "") -> None:
         self._text, self._field, self._client = json.dumps(schema), field, client
         self._validator: jsonschema_rs.Validator | None = None
         if len(self._text) > QUICK_SCHEMA or not is_quick(schema):
-            self._try()
             return
         try:
             self._validator = jsonschema_rs.validator_for(dict(schema), offline=True)
@@ -67,19 +68,7 @@ class AnswerSchema:
         return said == VALID
 
     def _judged(self, *values: str) -> Future[str]:
-        return _executor.submit(self._client, lambda: judge(self._text, *values))
-
-    def _try(self) -> None:
-        tried = self._judged()
-        try:
-            said = tried.result(PATIENCE)
-        except TimeoutError:
-            tried.cancel()
-            raise Overloaded(CROWDED, 1) from None
-        if said == NO_SCHEMA:
-            raise self._refusal("is not a JSON schema that can be enforced")
-        if not said:
-            raise self._too_complex()
+        return _submitted([self], *values)
 
     def _too_complex(self) -> ValidationError:
         return self._refusal("is too complex to be enforced")
@@ -88,12 +77,51 @@ class AnswerSchema:
         return ValidationError(f"{self._field} {why}.", self._field)
 
 
-def judge(schema: str, *values: str, seconds: float = SECONDS) -> str:
-    """Return what a process says of a schema and of values, all in JSON; "" where it does not come to an end."""
+def try_schemas(schemas: Sequence[AnswerSchema], wanted: Wanted) -> None:
+    """Compile the schemas of one field that are not compiled here, by one process.
+
+    Raises ValidationError where one is none, or all of them together take long; Overloaded where others' schemas do;
+    and as `wanted` does, soon after the request is left or its time is over.
+    """
+    slow = [one for one in schemas if one._validator is None]
+    if not slow:
+        return
+    wanted.check()
+    tried = _submitted(slow)
+    try:
+        said = _result(tried, wanted)
+    finally:
+        tried.cancel()  # that of one that is done already does nothing
+        del tried  # an error would keep itself by its traceback
+    if said == NO_SCHEMA:
+        raise slow[0]._refusal("is not a JSON schema that can be enforced")
+    if not said:
+        raise slow[0]._too_complex()
+
+
+def _result(tried: Future[str], wanted: Wanted) -> str:
+    tried.add_done_callback(lambda _: wanted.changed.set())
+    until = time.monotonic() + PATIENCE
+    while not tried.done():
+        left = until - time.monotonic()
+        if left <= 0:
+            raise Overloaded(CROWDED, 1)
+        wanted.wait(left)
+    return tried.result()
+
+
+def _submitted(schemas: Sequence[AnswerSchema], *values: str) -> Future[str]:
+    """Return what a process will say of schemas of one client, and of values."""
+    texts = f"[{','.join(one._text for one in schemas)}]"
+    return _executor.submit(schemas[0]._client, lambda: judge(texts, *values))
+
+
+def judge(schemas: str, *values: str, seconds: float = SECONDS) -> str:
+    """Return what a process says of a list of schemas and of values, all in JSON; "" where it comes to no end."""
     try:
         done = subprocess.run(
             [sys.executable, "-I", PROGRAM],
-            input=f"[{','.join((schema, *values))}]".encode(),
+            input=f"[{','.join((schemas, *values))}]".encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=seconds,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from weakref import WeakValueDictionary
 
 import aiohttp
 
@@ -34,6 +35,7 @@ from engine.types import (
     TokenizeRequest,
     Vocabulary,
 )
+from engine.wanted import Wanted
 from upstream.amendment import refused_field, room_left
 from upstream.call import Amendments, Call, Letter
 from upstream.checking import AnswerCheck
@@ -89,6 +91,7 @@ class UpstreamBackend:
         self._lock = threading.Lock()  # guards the fields below
         self._started = self._draining = self._stopped = False
         self._calls: set[Call] = set()
+        self._checks: WeakValueDictionary[tuple[int, str], AnswerCheck] = WeakValueDictionary()  # by their rules
         self._omitted: frozenset[str] = frozenset()  # fields of ours that the servers have refused
         self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
 
@@ -235,12 +238,30 @@ class UpstreamBackend:
             Amendments(partial(self._amended, request, context - estimate), self._omit),
             prefix_of(request) if len(self.fleet.replicas) > 1 else b"",
             estimate,
-            AnswerCheck(request.sampling.rules, request.client),
+            self._check(request, arrival),
             self.stand_in,
             ended,
             arrival,
             self._clock,
         )
+
+    def _check(self, request: GenerationRequest, arrival: float) -> AnswerCheck:
+        """Return what holds an answer to its rules: the answers of one request have the same, and so the same check.
+
+        Raises what `AnswerCheck` raises, and RequestAborted or DeadlineExceeded once nobody waits for it any more.
+        """
+        rules = request.sampling.rules
+        key = id(rules), request.client  # no others have this id, since a check keeps its rules
+        with self._lock:
+            check = self._checks.get(key)
+        if check is not None:
+            return check
+        wanted = Wanted(arrival + request.timeout, request.client, self._clock)
+        with request.cancellation.notifying(wanted.cancel):
+            check = AnswerCheck(rules, request.client, wanted)
+        with self._lock:
+            self._checks[key] = check
+        return check
 
     def _letter(self, request: GenerationRequest, max_tokens: int, without: frozenset[str]) -> Letter:
         """Return what is sent. without: fields that are left out."""

@@ -22,6 +22,7 @@ import aiohttp
 from config import Upstream
 from engine.backend import Generation
 from engine.errors import (
+    OUT_OF_TIME,
     EngineDead,
     Overloaded,
     RequestAborted,
@@ -183,6 +184,8 @@ class Call:
             replica = self._fleet.choose(self._prefix, failed) or _soonest(failed)
             if replica is None:
                 raise error or away(self._fleet.left_open())
+            if self._clock() >= self._until:  # no server is to blame for what it was not asked in time
+                raise error or UpstreamTimedOut(OUT_OF_TIME)
             try:
                 await self._attempt(replica)
                 return
@@ -283,7 +286,7 @@ class Call:
 
     def _restart(self) -> None:
         reader = self.reader
-        if reader.told:  # a server has counted it, and its provider charges for it
+        if reader.told or (reader.begun and reader.finish_reason is not None):  # the provider charges for it
             self.generation.repeat(Spent(reader.prompt_tokens, reader.output_tokens, reader.cached_tokens))
         self._first_at, self._streaming = None, False
         self.reader = self._new_reader()

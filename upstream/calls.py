@@ -7,28 +7,33 @@ index 0 or each part another id, or count the index up with every part.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from engine.errors import UpstreamFailed
 
 CALL, CALL_END = '<tool_call>\n{"name": ', "}\n</tool_call>"
 NONSENSE = "The server that answers for this model sent something that is no answer."
+MARKS = re.compile(r'\\.|[\\"{}\[\]]', re.DOTALL)  # quotes, brackets and escapes of JSON
 
 
 class Calls:
-    """The calls so far. made: their names and arguments; open: more parts of the last one may come.
+    """The calls so far. made: their names and arguments, without those of the open one; open: more parts of the last
+    one may come; most: characters that the arguments of all of them may have.
 
     Whatever it is given may raise UpstreamFailed, TypeError, ValueError and the like: the answer is none then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.made: list[tuple[str, str]] = []
         self.open = False
+        self._left = most
+        self._arguments = _Arguments()  # of the open call
         self._index: int | None = None  # of the open call, and its id, as far as they were told
         self._id = ""
         self._indices: set[int] = set()  # of all calls so far
         self._ids: set[str] = set()
-        self._named = self._argued = False
+        self._named = False
 
     def begins(self, part: dict[str, Any]) -> bool:
         """Note which call a part is of; return whether that is another than the one that is open."""
@@ -50,34 +55,35 @@ class Calls:
 
     def begin(self) -> None:
         """Open a call; the one before must be closed."""
-        self.open, self._named, self._argued = True, False, False
+        self.open, self._named = True, False
         self.made.append(("", ""))
 
     def take(self, part: dict[str, Any]) -> str:
         """Add a part to the open call; return what is to be said of it."""
-        said = ""
         told, new = _function(part)
-        name, arguments = self.made[-1]
-        if told and not self._named:
-            said += f'{CALL}{json.dumps(told, ensure_ascii=False)}, "arguments": '
-            self._named = True
-            name, new, arguments = told, arguments + new, ""
+        self._left -= len(new)
+        if self._left < 0:
+            raise UpstreamFailed(NONSENSE)
+        self._arguments.add(new)
         if self._named:
-            said += new
-        self._argued = self._argued or bool((arguments + new).strip())
-        self.made[-1] = name, arguments + new
-        return said
+            return new
+        if not told:
+            return ""
+        self._named = True
+        self.made[-1] = told, ""
+        return f'{CALL}{json.dumps(told, ensure_ascii=False)}, "arguments": {self._arguments.text()}'
 
     def close(self, cut: bool) -> str:
         """Close the open call; return what ends it. cut: by the length of the answer, as it is left then."""
         self.open = False
         if not self._named:
             raise UpstreamFailed(NONSENSE)
+        empty = self._arguments.blank and not cut
+        self.made[-1] = self.made[-1][0], "{}" if empty else self._arguments.text()
+        self._arguments = _Arguments()
         if cut:
             return ""
-        if not self._argued:
-            self.made[-1] = self.made[-1][0], "{}"
-        return CALL_END if self._argued else "{}" + CALL_END
+        return "{}" + CALL_END if empty else CALL_END
 
     def _goes_on(self, index: int | None, new_id: str, name: str) -> bool:
         """Return whether a part is of the call that is open."""
@@ -85,15 +91,15 @@ class Calls:
             return False
         if index in (None, self._index):
             return not new_id or new_id == self._id or not self._id
-        return self._named and not new_id and not name and index not in self._indices and not self._is_whole()
+        return self._named and not new_id and not name and index not in self._indices and not self._arguments.is_whole()
 
     def _is_another(self, index: int | None, new_id: str, name: str, arguments: str) -> bool:
         """Return whether a part begins a call of which neither its index nor an id of its own tells that."""
         if not self.open or not self._named or not name or index not in (None, self._index):
             return False
-        if new_id and new_id in (self._id, *self._ids):
+        if new_id and (new_id == self._id or new_id in self._ids):
             return False
-        return name != self.made[-1][0] or bool(arguments.strip() and self._is_whole())
+        return name != self.made[-1][0] or bool(arguments.strip() and self._arguments.is_whole())
 
     def _is_new(self, index: int | None, new_id: str) -> bool:
         """Return whether no call so far has this index or, where that says nothing, this id."""
@@ -101,15 +107,60 @@ class Calls:
             return new_id not in self._ids
         return index not in self._indices or (new_id != "" and new_id not in self._ids)
 
-    def _is_whole(self) -> bool:
-        """Return whether the arguments of the open call are a whole object."""
-        arguments = self.made[-1][1]
-        if not arguments.rstrip().endswith("}"):
-            return False
-        try:
-            return isinstance(json.loads(arguments), dict)
-        except (ValueError, RecursionError):
-            return False
+
+class _Arguments:
+    """The arguments of one call, in the parts in which they come.
+
+    Whether they are whole is told in time that grows with their length alone, however often it is asked.
+    """
+
+    def __init__(self) -> None:
+        self.blank = True  # nothing but white space has come
+        self._parts: list[str] = []
+        self._seen = self._depth = 0  # parts that were looked at, and brackets that are open behind them
+        self._quoted = False  # they end within a string
+        self._rest = ""  # a backslash at their end
+        self._whole: bool | None = None  # None while they may still become an object
+
+    def add(self, part: str) -> None:
+        """Take a part."""
+        if not part:
+            return
+        self._parts.append(part)
+        if part.strip():
+            self.blank = False
+            self._whole = None if self._whole is None else False  # nothing follows a whole object
+
+    def text(self) -> str:
+        """Return all of them."""
+        return "".join(self._parts)
+
+    def is_whole(self) -> bool:
+        """Return whether they are an object that has come to its end."""
+        if self._whole is None:
+            self._look()
+            if not self.blank and not self._quoted and self._depth <= 0:
+                self._whole = _is_object(self.text())
+        return bool(self._whole)
+
+    def _look(self) -> None:
+        """Count the brackets of the parts that have come since the last look."""
+        new = self._rest + "".join(self._parts[self._seen :])
+        self._seen, self._rest = len(self._parts), ""
+        for mark in MARKS.findall(new):
+            if mark == "\\":
+                self._rest = mark
+            elif mark == '"':
+                self._quoted = not self._quoted
+            elif not self._quoted:
+                self._depth += (mark in "{[") - (mark in "]}")
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _function(part: dict[str, Any]) -> tuple[str, str]:

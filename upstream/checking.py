@@ -8,7 +8,8 @@ from typing import Any
 
 from engine.errors import UpstreamFailed
 from engine.types import AnswerRules
-from upstream.answer_schema import AnswerSchema
+from engine.wanted import Wanted
+from upstream.answer_schema import AnswerSchema, try_schemas
 
 WORDS = ("true", "false", "null", "-")  # of JSON that are none without their last letter
 HALF_CHARACTER = "\\ud"  # begins the escape of a surrogate, which alone is no text
@@ -16,22 +17,26 @@ BROKEN = "The answer does not follow its form. Please try again."
 
 
 class AnswerCheck:
-    """What the answer to a request of this client must be.
+    """What the answer to a request of this client must be. rules: kept; wanted: what ends the wait for its schemas.
 
-    Raises ValidationError for a schema that is none, and Overloaded where too many schemas are being checked.
+    Raises ValidationError for a schema that is none, Overloaded where too many schemas are being checked, and as
+    `wanted` does.
     """
 
-    def __init__(self, rules: AnswerRules | None, client: str = "") -> None:
+    def __init__(self, rules: AnswerRules | None, client: str = "", wanted: Wanted | None = None) -> None:
         self._rules = rules
         self._schema: AnswerSchema | None = None
         self._arguments: dict[str, AnswerSchema] = {}
         if rules is None:
             return
+        wanted = wanted or Wanted(client=client)
         if rules.schema is not None:
             self._schema = AnswerSchema(rules.schema, rules.field, client)
+            try_schemas([self._schema], wanted)
         if rules.forced:
             for name, schema in (rules.arguments or {}).items():
                 self._arguments[name] = AnswerSchema(schema, rules.tools_field, client)
+            try_schemas(list(self._arguments.values()), wanted)
 
     async def check(self, text: str, calls: Sequence[tuple[str, str]], cut: bool, perhaps_cut: bool = False) -> None:
         """Raise UpstreamFailed for an answer that breaks the rules. cut: it is only a part.

@@ -1,6 +1,7 @@
-"""A process that holds one value to one JSON schema of a stranger, and is killed where that takes long.
+"""A process that holds values to JSON schemas of a stranger, and is killed where that takes long.
 
-`python schema_process.py` reads a list from standard input, the schema and the values, and prints one word of WORDS.
+`python schema_process.py` reads a list from standard input, which begins with the list of the schemas and goes on with
+the values, and prints one word of WORDS: whether every value satisfies every schema.
 It imports nothing of the service, so that it starts quickly.
 """
 
@@ -27,13 +28,17 @@ def main() -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    schema, *values = json.load(sys.stdin)
-    try:
-        validator = jsonschema_rs.validator_for(schema, offline=True, pattern_options=jsonschema_rs.RegexOptions())
-    except (ValueError, TypeError, RecursionError, jsonschema_rs.ReferencingError):
-        print(NO_SCHEMA)
-        return
-    print(VALID if all(map(validator.is_valid, values)) else BROKEN)
+    schemas, *values = json.load(sys.stdin)
+    said = VALID
+    for schema in schemas:
+        try:
+            validator = jsonschema_rs.validator_for(schema, offline=True, pattern_options=jsonschema_rs.RegexOptions())
+        except (ValueError, TypeError, RecursionError, jsonschema_rs.ReferencingError):
+            said = NO_SCHEMA
+            break
+        if not all(map(validator.is_valid, values)):
+            said = BROKEN
+    print(said)
 
 
 if __name__ == "__main__":

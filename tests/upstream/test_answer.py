@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,6 +15,7 @@ from engine.errors import ServiceError, UpstreamFailed
 from engine.types import AnswerRules, ChatPrompt, TextPrompt
 from tests.upstream.conftest import asking
 from upstream.answer import MOST_BYTES, MOST_BYTES_A_TOKEN, WITHHELD, AnswerReader
+from upstream.calls import Calls, _Arguments
 from upstream.event_stream import MAX_EVENT, MAX_OTHER, EventReader, EventTooLong
 
 RULES = AnswerRules(arguments={"look": {}, "stop": {}})
@@ -587,3 +589,86 @@ def test_a_mark_at_the_beginning_loses_no_event(cut: int) -> None:
     """That of UTF-8, which some servers write; elsewhere it is a part of what is said."""
     stream, events = b"\xef\xbb\xbfdata: a\n\ndata: \xef\xbb\xbfb\n\n", EventReader()
     assert events.feed(stream[:cut]) + events.feed(stream[cut:]) == [b"a", b"\xef\xbb\xbfb"]
+
+
+def many_parts(number: int, part: str, counted: bool) -> bytes:
+    """Return an event with the beginning of a call, of 2 MiB, and so many parts of it. counted: each has an index."""
+    parts = [{"index": at if counted else 0, "function": {"arguments": part}} for at in range(1, number)]
+    first = {"index": 0, "function": {"name": "look", "arguments": '{"a": "' + "x" * (2 << 20)}}
+    return chunk({"tool_calls": [first, *parts]})
+
+
+@pytest.mark.parametrize(("part", "counted"), [("x", False), ("}", True), ('"}}', True)])
+def test_a_call_of_many_parts_takes_time_that_grows_with_their_length(part: str, counted: bool) -> None:
+    """Though one event has them all, and each may be the last one's end."""
+    one, began = AnswerReader(asking(rules=RULES), 5, 32768), time.thread_time()
+    one.read(many_parts(25_000, part, counted))
+    assert time.thread_time() - began < 3
+
+
+@pytest.mark.parametrize("name", ["look", None])
+@pytest.mark.parametrize("parts", [1, 1000])
+def test_arguments_are_bounded_as_they_come(name: str | None, parts: int) -> None:
+    """Those before a name too, and those of all the parts of one event."""
+    length = 2 * HALF_OF_ALL // parts + 1
+    rest = [{"index": 0, "function": {"arguments": "x" * length}}] * (parts - 1)
+    calls = [{"index": 0, "function": {"name": name, "arguments": "x" * length}}, *rest]
+    one = Calls(2 * HALF_OF_ALL)
+    one.begin()
+    with pytest.raises(UpstreamFailed):
+        list(map(one.take, calls))
+    if parts == 1:
+        with pytest.raises(UpstreamFailed):
+            reader(rules=RULES).read(chunk({"tool_calls": calls}))
+
+
+@given(st.lists(st.sampled_from(["{", "}", "{}", '"a":', "1", ",", '"', "\\", '\\"', "[", "]", " "]), max_size=9))
+@settings(max_examples=200)
+def test_arguments_are_whole_where_they_are_an_object(parts: list[str]) -> None:
+    """Asked at any time, or only at the end, with the same answer."""
+    asked, at_last, text = _Arguments(), _Arguments(), ""
+    for part in parts:
+        text += part
+        asked.add(part)
+        at_last.add(part)
+        assert asked.is_whole() == is_object(text)
+    assert at_last.is_whole() == is_object(text)
+    assert at_last.text() == text
+
+
+@pytest.mark.parametrize("text", ['{"a": "\\"}"}', '{"a": "\\\\"}', '{"a": ["{", {"b": "]"}]} \n', ' {"\\u007b": {}}'])
+def test_arguments_are_whole_however_they_are_cut(text: str) -> None:
+    """Within an escape, too; brackets within strings are none."""
+    arguments = _Arguments()
+    for at, letter in enumerate(text, 1):
+        arguments.add(letter)
+        assert arguments.is_whole() == is_object(text[:at])
+    assert arguments.is_whole()
+
+
+def is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def test_white_space_that_is_not_shown_yet_was_made_all_the_same() -> None:
+    """It counts once, whether it is shown later, is left out before a call, or the client leaves before either."""
+    one = reader(rules=RULES)
+    for _ in range(20):
+        one.read(chunk({"content": "\n" * 6}))
+    assert (one.begun, one.text, one.output_tokens) == (True, "", 40)
+    one.read(chunk({"content": "a"}))
+    assert (one.text, one.output_tokens) == ("\n" * 120 + "a", 41)
+    other = reader(rules=RULES)
+    other.read(chunk({"content": "\n" * 120}))
+    other.read(call("look", "{}", index=0))
+    assert other.output_tokens >= 40
+
+
+def test_a_call_without_a_name_as_yet_has_begun() -> None:
+    """The server has made it, though nothing of it can be shown."""
+    one = reader(rules=RULES)
+    one.read(call("", '{"a"', index=0))
+    assert (one.begun, one.text) == (True, "")

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from engine.errors import Overloaded, UpstreamFailed, UpstreamTimedOut, ValidationError
+from engine.errors import (
+    DeadlineExceeded,
+    Overloaded,
+    RequestAborted,
+    UpstreamFailed,
+    UpstreamTimedOut,
+    ValidationError,
+)
 from engine.types import AnswerRules, GenerationRequest
 from tests.fake_upstream import FakeUpstream
 from tests.fakes import PATIENCE, Clock
@@ -61,7 +68,7 @@ def test_a_value_is_held_to_its_schema(schema: dict[str, Any], good: Any, bad: A
 def test_what_is_no_schema_is_refused_before_the_server_is_asked(schema: dict[str, Any]) -> None:
     """With the field that has it; nothing is fetched."""
     with pytest.raises(ValidationError) as refused:
-        AnswerSchema(schema, "response_format")
+        AnswerCheck(AnswerRules("response_format", schema))
     assert refused.value.param == "response_format"
 
 
@@ -115,7 +122,7 @@ def test_what_may_take_longer_than_its_length_is_left_to_a_process(
     judged = []
     monkeypatch.setattr(answer_schema, "judge", lambda *texts: judged.append(texts) or "valid")
     assert allows(schema, 1)
-    assert judged == [(json.dumps(schema),), (json.dumps(schema), "1")]
+    assert judged == [(json.dumps([schema]), "1")]
 
 
 def test_ordinary_schemas_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +153,7 @@ class Held:
     def __init__(self) -> None:
         self.asked, self.told = threading.Event(), threading.Event()
 
-    def __call__(self, schema: str, *values: str) -> str:
+    def __call__(self, schemas: str, *values: str) -> str:
         if values:
             self.asked.set()
             assert self.told.wait(PATIENCE)
@@ -195,7 +202,7 @@ def test_one_client_with_many_checks_keeps_no_other_waiting(monkeypatch: pytest.
     """Its own wait for each other."""
     held = Held()
     monkeypatch.setattr(
-        answer_schema, "judge", lambda schema, *values: held(schema, *values) if "properties" in schema else "valid"
+        answer_schema, "judge", lambda schemas, *values: held(schemas, *values) if "properties" in schemas else "valid"
     )
 
     async def check() -> list[bool]:
@@ -207,3 +214,73 @@ def test_one_client_with_many_checks_keeps_no_other_waiting(monkeypatch: pytest.
         return await asyncio.gather(*many)
 
     assert asyncio.run(check()) == [True] * 6
+
+
+def test_the_schemas_of_a_request_are_tried_once_and_together(
+    server: FakeUpstream, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many functions and answers it has; another request's schemas are its own."""
+    tried = list[str]()
+    monkeypatch.setattr(answer_schema, "judge", lambda *texts: tried.append(*texts) or "valid")
+    server.script.wait = 30
+    backend, schemas = opened(), {f"look{number}": REFERS for number in range(128)}
+    rules = AnswerRules(call="required", arguments=schemas)
+    for number in range(8):
+        backend.submit(asking(request_id=f"r-{number}", rules=rules))
+    assert [json.loads(texts) for texts in tried] == [list(schemas.values())]
+    backend.submit(asking(rules=AnswerRules(call="required", arguments=schemas)))
+    assert len(tried) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"$ref": "#/$defs/none"}, {"pattern": "("}])
+def test_one_that_is_no_schema_is_found_among_others(wrong: dict[str, Any]) -> None:
+    """By the process that tries them all."""
+    arguments = {"look": REFERS, "stop": wrong, "go": {"pattern": "a"}}
+    with pytest.raises(ValidationError) as refused:
+        AnswerCheck(AnswerRules(call="required", arguments=arguments))
+    assert refused.value.param == "tools"
+    AnswerCheck(AnswerRules(call="required", arguments={name: arguments[name] for name in ("look", "go")}))
+
+
+@pytest.mark.parametrize(("left", "error"), [(True, RequestAborted), (False, DeadlineExceeded)])
+def test_schemas_are_waited_for_no_longer_than_the_client_waits(
+    server: FakeUpstream, opened: Open, monkeypatch: pytest.MonkeyPatch, left: bool, error: type
+) -> None:
+    """It has left, or its time is over; nothing is sent then."""
+    begun, told = threading.Event(), threading.Event()
+
+    def hold(*texts: str) -> str:
+        begun.set()
+        assert told.wait(PATIENCE)
+        return "valid"
+
+    monkeypatch.setattr(answer_schema, "judge", hold)
+    monkeypatch.setattr(answer_schema, "PATIENCE", PATIENCE)
+    backend = opened()
+    request = asking(rules=AnswerRules("response_format", REFERS), timeout=PATIENCE if left else 0.3)
+
+    def leave() -> None:
+        if begun.wait(PATIENCE) and left:
+            request.cancellation.cancel()
+
+    leaves = threading.Thread(target=leave)
+    leaves.start()
+    with pytest.raises(error) as ended:
+        backend.submit(request)
+    told.set()
+    leaves.join()
+    assert type(ended.value) is error
+    assert (server.heard, backend.stats().num_requests_running) == ([], 0)
+
+
+def test_no_server_is_blamed_for_the_time_that_schemas_took(
+    server: FakeUpstream, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not asked once its time is over."""
+    clock = Clock()
+    monkeypatch.setattr(answer_schema, "judge", lambda *texts: clock.advance(6) or "valid")
+    backend = opened(clock=clock, timeout=5, breaker_failures=1)
+    generation = backend.submit(asking(rules=AnswerRules("response_format", REFERS)))
+    assert type(failure_of(generation)) is UpstreamTimedOut
+    (report,) = backend.reports()
+    assert (server.heard, report.requests, report.failures, report.state) == ([], 0, {}, "closed")

@@ -148,6 +148,7 @@ def test_a_server_that_does_not_say_what_ended_an_answer_may_have_ended_it_so(
     ("parts", "values"),
     [
         ([part({"reasoning_content": "Thinking hard. "})] * 20, {}),
+        ([part({"content": "\n"})] * 20, {}),
         ([part({"content": "Not shown. "})] * 20, {"rules": AnswerRules(call="required", arguments={"look": {}})}),
     ],
 )

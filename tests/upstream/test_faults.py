@@ -136,12 +136,20 @@ def test_what_broke_off_before_a_server_counted_it_is_not_charged(
     assert (generation.spent.prompt_tokens, generation.spent.output_tokens) == (11, 11)
 
 
-def test_what_every_attempt_took_that_broke_its_form_is_charged(server: FakeUpstream, opened: Open) -> None:
-    """Each was whole, with the server's own usage: a schema that a model does not keep is paid for each time."""
+@pytest.mark.parametrize("usage", [True, False])
+def test_what_every_attempt_took_that_broke_its_form_is_charged(
+    server: FakeUpstream, opened: Open, usage: bool
+) -> None:
+    """Each was whole: a schema that a model does not keep is paid for each time, by the server's usage or about."""
+    server.script.usage = usage
     rules = AnswerRules("response_format", {"type": "object"})
-    generation = opened(retries=2).submit(asking(rules=rules))
-    assert isinstance(failure_of(generation), UpstreamFailed)
-    assert (generation.spent.prompt_tokens, generation.spent.output_tokens) == (33, 33)
+    once, often = (opened(retries=retries).submit(asking(rules=rules)) for retries in (0, 2))
+    assert isinstance(failure_of(once), UpstreamFailed)
+    assert isinstance(failure_of(often), UpstreamFailed)
+    assert not usage or (once.spent.prompt_tokens, once.spent.output_tokens) == (11, 11)
+    assert once.spent.output_tokens >= 11
+    assert often.spent.prompt_tokens == 3 * once.spent.prompt_tokens
+    assert often.spent.output_tokens == 3 * once.spent.output_tokens
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.errors import RetryLater, UpstreamTimedOut
+from engine.errors import RetryLater, UpstreamFailed, UpstreamTimedOut
 from tests.fake_upstream import FakeUpstream
 from tests.fakes import Clock, ScriptedBackend
 from tests.upstream.conftest import Open, asking
@@ -54,3 +54,16 @@ def test_the_checkpoint_has_the_time_that_is_left(
     server.do(server.kill)
     until(lambda: not backend.stats().num_requests_running)
     assert [request.timeout for request in own.submitted] == left
+
+
+def test_no_attempt_begins_once_the_time_is_over(
+    server: FakeUpstream, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may end in the pause before it; the client hears what the last one failed with."""
+    clock = Clock()
+    monkeypatch.setattr("upstream.call.random.uniform", lambda *_: clock.advance(10) or 0.0)
+    backend = opened(clock=clock, timeout=5, retries=3)
+    server.script.always = "500"
+    assert type(failure_of(backend.submit(asking()))) is UpstreamFailed
+    (report,) = backend.reports()
+    assert (report.requests, report.failures) == (1, {"status_500": 1})
