@@ -52,7 +52,7 @@ class AnswerCheck:
         if not rules.parallel and len(calls) > 1:
             raise UpstreamFailed(BROKEN)
         for name, arguments in calls:
-            value = _read(arguments)
+            value = _read(arguments, of_schema=rules.forced)
             if not isinstance(value, dict):
                 raise UpstreamFailed(BROKEN)
             if rules.forced:
@@ -81,10 +81,11 @@ def _is_begun(text: str) -> bool:
     return False
 
 
-def _read(text: str) -> Any:
+def _read(text: str, of_schema: bool = True) -> Any:
+    """Return the value of JSON. of_schema: it is held to one, by a library that takes text alone."""
     try:
         value = json.loads(text, parse_constant=_no_json)
-        if HALF_CHARACTER in text.lower():
+        if of_schema and HALF_CHARACTER in text.lower():
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise UpstreamFailed(BROKEN) from None

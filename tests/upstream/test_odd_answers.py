@@ -31,3 +31,15 @@ def test_half_a_character_breaks_the_form(escape: str) -> None:
 def test_a_character_in_two_halves_is_one() -> None:
     """A pair of escapes, in either spelling."""
     checked('{"a":"\\ud83d\\ude00","b":"\\uD83D\\uDE00"}')
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_half_a_character_in_a_free_call_is_mended_later(forced: bool) -> None:
+    """As models write it now and then; a forced call is held to its schema."""
+    rules = AnswerRules(call="required" if forced else "auto", arguments={"look": {"type": "object"}})
+    checking = AnswerCheck(rules).check("", [("look", '{"a":"\\ud83d"}')], False)
+    if forced:
+        with pytest.raises(UpstreamFailed):
+            asyncio.run(checking)
+    else:
+        asyncio.run(checking)
