@@ -18,6 +18,7 @@ from routes.sse import compact
 # In a result or an earlier turn, which a program cannot take back, in place of what would be refused of a new question.
 UNREAD_IMAGE = "[An image, which is not read here.]"
 UNREAD_DOCUMENT = "[A document, of which only plain text is read here.]"
+NO_RESULT = "[This call has no result.]"
 OF_RESULT = -1  # no turn of the user's
 MOST_READ = 4 * MAX_IMAGES  # images of results and earlier turns that are looked at, most of which may be damaged
 WITH_CALLS = "with_calls"  # marks a message of which calls or a result have become text; templates ignore it
@@ -53,6 +54,14 @@ Past = Part | PastImage
 Content = str | Sequence[Part]
 
 
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """The result of a call in an earlier answer."""
+
+    call_id: str
+    content: str | Sequence[Past]
+
+
 @dataclass(slots=True, eq=False)
 class _Shown:
     """An image of a conversation, None until it is read, and the part that shows it. turn: the user's turn it is of."""
@@ -74,6 +83,8 @@ class ConversationBuilder:
         self._info = info
         self._messages: list[dict[str, Any]] = []
         self._shown: list[_Shown] = []
+        self._calls: list[str] = []  # ids of the last answer's calls, as far as no result has been added for them
+        self._results: list[_Result] = []  # that follow each other, until they are in order
         self._turn = 0
         self._asked = False  # whether the new question has begun
 
@@ -91,6 +102,7 @@ class ConversationBuilder:
 
     def system(self, content: Content, earlier: bool = False) -> None:
         """Add instructions. earlier: as of the user's messages."""
+        self._add_results()
         if isinstance(content, str) or all(isinstance(part, str) for part in content):
             self._add("system", content)
         else:
@@ -98,10 +110,13 @@ class ConversationBuilder:
 
     def user(self, content: Content, earlier: bool = False) -> None:
         """Add a message of the user. earlier: of a turn before the new question, read as results are."""
+        self._add_results()
         self._say("user", content, earlier)
 
     def assistant(self, content: Content, calls: Sequence[PastCall] = ()) -> None:
         """Add an earlier answer. Its calls become text for a model whose chat template has none."""
+        self._add_results()
+        self._calls = [call.id for call in calls]
         if not calls:
             self._add("assistant", content)
         elif self._info.uses_tools:
@@ -114,15 +129,30 @@ class ConversationBuilder:
     def tool_result(self, call_id: str, content: Content) -> None:
         """Add the result of a call; for a model whose chat template has no such role, as a message of the user.
 
-        A text stands for an image that is not read or turns out to be damaged, and for the oldest of more than a
-        request may carry: the program that sends them on cannot do without.
+        Results that follow each other are put in the order of their calls: templates show no ids. A text stands for an
+        image that is not read or turns out to be damaged, and for the oldest of more than a request may carry: the
+        program that sends them on cannot do without.
         """
-        found = self._past(content)
+        self._results.append(_Result(call_id, self._past(content)))
+
+    def _add_results(self) -> None:
+        results, self._results = self._results, []
+        place = {call: number for number, call in enumerate(self._calls)}
+        by_call = {result.call_id: result for result in results}
+        each_known = by_call.keys() <= place.keys() and len(by_call) == len(results) and len(place) == len(self._calls)
+        if results and each_known:
+            end = max(place[call] for call in by_call) + 1
+            results = [by_call.get(call) or _Result(call, NO_RESULT) for call in self._calls[:end]]
+            self._calls = self._calls[end:]
+        for result in results:
+            self._add_result(result)
+
+    def _add_result(self, result: _Result) -> None:
         if self._info.uses_tools:
-            self._add("tool", found)
-            self._messages[-1]["tool_call_id"] = call_id
+            self._add("tool", result.content)
+            self._messages[-1]["tool_call_id"] = result.call_id
         else:
-            found = [found] if isinstance(found, str) else found
+            found = [result.content] if isinstance(result.content, str) else result.content
             self._add_calls("user", ["<tool_response>", *found, "</tool_response>"])
 
     def _past(self, content: Content) -> str | Sequence[Past]:
@@ -168,6 +198,7 @@ class ConversationBuilder:
         """Have a text stand for every image but those of the latest turn, and the newest others for which there is
         room beside them. Those of the past are read here only, the newest first, and no more than MOST_READ.
         """
+        self._add_results()
         latest = [one for one in self._shown if one.turn == self._turn]
         others = [one for one in self._shown if one.turn != self._turn]
         kept, left = set[int](), MOST_READ

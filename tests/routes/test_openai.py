@@ -220,6 +220,14 @@ def test_every_role_reaches_the_template(client, avibe):
     assert messages[5]["content"] == "No."
 
 
+def test_results_are_put_in_the_order_of_their_calls(client, avibe):
+    """A program sends them as the calls end; templates show no ids."""
+    calls = [{"id": call, "type": "function", "function": {"name": "look", "arguments": "{}"}} for call in "ab"]
+    results = [{"role": "tool", "content": f"of {call}", "tool_call_id": call} for call in "ba"]
+    assert ask(client, messages=[*HELLO, {"role": "assistant", "tool_calls": calls}, *results]).status_code == 200
+    assert [message["content"] for message in avibe.only.prompt.messages[2:]] == ["of a", "of b"]
+
+
 def test_images_of_all_messages_are_read_in_order(client, avision):
     """Each keeps the position of its part."""
     first, second = image_bytes("red", (10, 20)), image_bytes("blue", (30, 40))

@@ -149,6 +149,15 @@ def test_results_of_calls_are_texts(client, avibe, content, shown):
         ]
 
 
+def test_results_are_put_in_the_order_of_their_calls(client, avibe):
+    """A program sends them as the calls end, in one message or several; templates show no ids."""
+    calls = assistant(*(CALL | {"id": call} for call in "ab"))
+    results = [RESULT | {"tool_use_id": call, "content": f"of {call}"} for call in "ba"]
+    for sent in ([user(*results)], [user(results[0]), user(results[1], text("And now?"))]):
+        messages = said(client, avibe, [*HELLO, calls, *sent])
+        assert [message["content"] for message in messages[2:4]] == ["of a", "of b"]
+
+
 def test_images_reach_the_model_in_order(client, avision):
     """Texts that follow each other are one."""
     request = accepted(client, avision, model="avision", messages=[user(text("This"), text("one:"), IMAGE, text("?"))])

@@ -8,7 +8,7 @@ from engine.errors import PayloadTooLarge, Unsupported, ValidationError
 from engine.text.images import check_header
 from engine.types import ModelInfo
 from routes.chat import conversation
-from routes.chat.conversation import UNREAD_IMAGE, ConversationBuilder, ImageSource, PastCall, has_calls
+from routes.chat.conversation import NO_RESULT, UNREAD_IMAGE, ConversationBuilder, ImageSource, PastCall, has_calls
 from tests.fakes import image_bytes
 
 TEXT, VISION = ModelInfo("avibe", "avibe", False, False, 4096), ModelInfo("avision", "avision", True, False, 4096)
@@ -51,6 +51,69 @@ def test_calls_become_text_for_a_template_that_has_none():
         ("user", "<tool_response>\nfound\n</tool_response>"),
     ]
     assert has_calls(builder.messages)
+
+
+def answered(calls, results, info=TEXT):
+    """Return the ids and texts of the results that a template is shown behind an answer with these calls."""
+    builder = ConversationBuilder(info)
+    builder.assistant("", [PastCall(call, "look", "{}") for call in calls])
+    for call in results:
+        builder.tool_result(call, f"of {call}")
+    builder.user("And now?")
+    shown = builder.messages[1:-1]
+    return [(one["tool_call_id"], one["content"]) if info.uses_tools else one["content"] for one in shown]
+
+
+@pytest.mark.parametrize("results", ["abc", "acb", "bac", "cba"])
+def test_results_stand_in_the_order_of_their_calls(results):
+    """Templates show no ids, and programs send results as their calls end."""
+    assert answered("abc", results) == [("a", "of a"), ("b", "of b"), ("c", "of c")]
+    texts = [f"<tool_response>\nof {call}\n</tool_response>" for call in "abc"]
+    assert answered("abc", results, VISION) == texts
+
+
+@pytest.mark.parametrize(
+    ("results", "shown"),
+    [
+        ("b", [("a", NO_RESULT), ("b", "of b")]),
+        ("ca", [("a", "of a"), ("b", NO_RESULT), ("c", "of c")]),
+        ("a", [("a", "of a")]),
+        ("", []),
+    ],
+)
+def test_a_call_without_a_result_does_not_take_that_of_another(results, shown):
+    """A note stands in its place, where another one's would be read as its own."""
+    assert answered("abc", results) == shown
+
+
+@pytest.mark.parametrize(
+    ("calls", "results"), [("ab", "xba"), ("ab", "bba"), ("aab", "ba"), (["", ""], ["", ""]), ((), "ba")]
+)
+def test_results_whose_calls_are_not_known_keep_their_order(calls, results):
+    """By a client that makes ids anew, repeats them or has none."""
+    assert answered(calls, results) == [(call, f"of {call}") for call in results]
+
+
+def test_each_answer_has_its_own_results():
+    """Ids that begin anew with each answer, and a result that comes behind something else."""
+    builder = ConversationBuilder(TEXT)
+    for round in "12":
+        builder.assistant("", [PastCall(call, "look", "{}") for call in "abc"])
+        builder.tool_result("b", f"b{round}")
+        builder.tool_result("a", f"a{round}")
+        builder.user("Look.", earlier=True)
+        builder.tool_result("c", f"c{round}")
+    told = [message["content"] for message in builder.messages if message["role"] != "assistant"]
+    assert told == ["a1", "b1", "Look.", "c1", "a2", "b2", "Look.", "c2"]
+
+
+def test_images_of_results_follow_their_order():
+    """The first placeholder in a prompt is that of the first image."""
+    builder = ConversationBuilder(VISION)
+    builder.assistant("", [PastCall(call, "look", "{}") for call in "ab"])
+    for call in "ba":
+        builder.tool_result(call, [ImageSource(call, base64=IMAGE)])
+    assert [image.param for image in builder.images] == ["a", "b"]
 
 
 def test_an_image_in_a_result_keeps_its_position():

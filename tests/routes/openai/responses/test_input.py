@@ -86,6 +86,16 @@ def test_the_calls_behind_an_answer_belong_to_it(respond, avibe):
     ]
 
 
+def test_results_are_put_in_the_order_of_their_calls(respond, avibe):
+    """A program sends them as the calls end; templates show no ids."""
+    items = [
+        {"role": "user", "content": "Look twice."},
+        *(CALL | {"call_id": call} for call in ("c1", "c2")),
+        *(RESULT | {"call_id": call, "output": f"of {call}"} for call in ("c2", "c1")),
+    ]
+    assert [message["content"] for message in sent(respond, avibe, items)[2:]] == ["of c1", "of c2"]
+
+
 def test_two_answers_in_a_row_stay_two(respond, avibe):
     """Nothing is merged but an answer and its calls; a refusal is what was said."""
     items = [
