@@ -260,7 +260,7 @@ class Run:
     def _completion(self, number: int) -> Completion:
         completion = self._generations[number].result()
         self._reservation.narrow(number, completion.prompt_tokens, completion.output_tokens)
-        if self._json[number] and completion.finish_reason == "stop" and completion.stop is None:
+        if self._json[number] and completion.finish_reason == "stop":
             _check_json(completion.text)
         self._observer.answered(number, completion)
         if self._keeping is not None:

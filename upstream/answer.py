@@ -69,6 +69,7 @@ class AnswerReader:
         self._most = MOST_BYTES + MOST_BYTES_A_TOKEN * max_tokens
         self._texts: list[str] = []
         self._size = self._hidden = 0  # characters that are shown, and that are not
+        self._reasoning = 0  # characters of the reasoning at the beginning, with its tags
         self._space: list[str] = []  # white space at the beginning, hidden as yet: it may stand before a call
         self._thinking = self._said = False
         self._calls = Calls(self._most)
@@ -79,7 +80,6 @@ class AnswerReader:
         self.events = 0  # that held a part of the answer
         self.finish_reason: FinishReason | None = None
         self.stop: str | None = None
-        self.tells_stop = False  # the server says which stop string has ended its answers, if one has
         self.done = False
 
     @property
@@ -108,6 +108,11 @@ class AnswerReader:
     def text(self) -> str:
         """The text so far."""
         return "".join(self._texts)
+
+    @property
+    def said(self) -> str:
+        """The text behind the reasoning that it begins with."""
+        return self.text[self._reasoning :]
 
     def read(self, data: bytes) -> Piece | None:
         """Take the data of one event; return the part of the answer that it holds.
@@ -199,7 +204,11 @@ class AnswerReader:
             return self._not_shown(text)
         opened = "" if self._thinking else self._closed() + THINK
         self._thinking = True
-        return opened + text
+        return self._thought(opened + text)
+
+    def _thought(self, text: str) -> str:
+        self._reasoning += 0 if self._said else len(text)
+        return text
 
     def _content(self, text: str) -> str:
         if self._only_calls or (self._calls.open and not text.strip()):
@@ -208,8 +217,8 @@ class AnswerReader:
             self._space.append(text)
             return self._not_shown(text)
         before = "" if self._said or self._thinking else self._taken_space()
-        self._said = True
-        return self._closed() + before + text
+        closed, self._said = self._closed(), True
+        return closed + before + text
 
     def _taken_space(self) -> str:
         """Return the white space at the beginning, which is shown now."""
@@ -239,7 +248,7 @@ class AnswerReader:
         """Return the end of the call or of the reasoning that is open."""
         if self._thinking:
             self._thinking = False
-            return THINK_END
+            return self._thought(THINK_END)
         return self._calls.close(cut=self.finish_reason == "length") if self._calls.open else ""
 
     def _shown(self, text: str, logprobs: Sequence[TokenLogprob]) -> Piece | None:
@@ -290,7 +299,7 @@ class AnswerReader:
             raise Withheld(WITHHELD) if name in FILTERS else ReportedError(REPORTED)
         for field in STOPS:
             if field in choice:
-                stop, self.tells_stop = choice[field], True
+                stop = choice[field]
                 self.stop = (stop or None) if isinstance(stop, str) else None
 
 

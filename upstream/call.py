@@ -405,11 +405,10 @@ class Call:
 
     async def _check_form(self) -> None:
         """Hold the answer to the rules of its request; the server is not to blame for the time that this takes."""
-        reader, stops = self.reader, self._request.sampling.stop
+        reader = self.reader
         try:
-            cut = reader.finish_reason == "length" or reader.stop in stops
-            perhaps_cut = bool(stops) and not reader.tells_stop  # the server does not say
-            await self._check.check(reader.text, reader.calls, cut, perhaps_cut)
+            cut = reader.finish_reason == "length" or reader.stop in self._request.sampling.stop
+            await self._check.check(reader.said, reader.calls, cut)
         except (UpstreamFailed, ValidationError, Overloaded) as error:
             repeats = isinstance(error, UpstreamFailed)
             raise AttemptFailed("broken_form", error, counts=False, repeats=repeats) from None

@@ -11,7 +11,6 @@ from engine.types import AnswerRules
 from engine.wanted import Wanted
 from upstream.answer_schema import AnswerSchema, try_schemas
 
-WORDS = ("true", "false", "null", "-")  # of JSON that are none without their last letter
 HALF_CHARACTER = "\\ud"  # begins the escape of a surrogate, which alone is no text
 BROKEN = "The answer does not follow its form. Please try again."
 
@@ -33,15 +32,14 @@ class AnswerCheck:
         if rules.schema is not None:
             self._schema = AnswerSchema(rules.schema, rules.field, client)
             try_schemas([self._schema], wanted)
-        if rules.forced:
-            for name, schema in (rules.arguments or {}).items():
+        for name, schema in (rules.arguments or {}).items():
+            if rules.forced or (rules.strict or {}).get(name):
                 self._arguments[name] = AnswerSchema(schema, rules.tools_field, client)
-            try_schemas(list(self._arguments.values()), wanted)
+        try_schemas(list(self._arguments.values()), wanted)
 
-    async def check(self, text: str, calls: Sequence[tuple[str, str]], cut: bool, perhaps_cut: bool = False) -> None:
-        """Raise UpstreamFailed for an answer that breaks the rules. cut: it is only a part.
+    async def check(self, text: str, calls: Sequence[tuple[str, str]], cut: bool) -> None:
+        """Raise UpstreamFailed for an answer that breaks the rules. text: without reasoning; cut: it is only a part.
 
-        perhaps_cut: it may be one, so that the beginning of an answer breaks no rule.
         Raises ValidationError where a schema takes too long, and Overloaded where others' checks do.
         """
         rules = self._rules
@@ -52,33 +50,18 @@ class AnswerCheck:
         if not rules.parallel and len(calls) > 1:
             raise UpstreamFailed(BROKEN)
         for name, arguments in calls:
-            value = _read(arguments, of_schema=rules.forced)
-            if not isinstance(value, dict):
+            schema = self._arguments.get(name)
+            value = _read(arguments, of_schema=schema is not None)
+            if not isinstance(value, dict) or (schema is None and rules.forced):
                 raise UpstreamFailed(BROKEN)
-            if rules.forced:
-                schema = self._arguments.get(name)
-                if schema is None or not await schema.allows(value, arguments):
-                    raise UpstreamFailed(BROKEN)
+            if schema is not None and not await schema.allows(value, arguments):
+                raise UpstreamFailed(BROKEN)
         if calls:
             return
-        if self._schema is not None and not (perhaps_cut and _is_begun(text)):
-            if not await self._schema.allows(_read(text), text):
-                raise UpstreamFailed(BROKEN)
+        if self._schema is not None and not await self._schema.allows(_read(text), text):
+            raise UpstreamFailed(BROKEN)
         if rules.choice and text not in rules.choice:
-            if not perhaps_cut or not any(one.startswith(text) for one in rules.choice):
-                raise UpstreamFailed(BROKEN)
-
-
-def _is_begun(text: str) -> bool:
-    """Return whether a text is a proper beginning of JSON, as far as its parser tells: it failed at the end."""
-    try:
-        json.loads(text)
-    except json.JSONDecodeError as error:
-        rest = text[error.pos :].rstrip()
-        return error.msg.startswith("Unterminated string") or any(word.startswith(rest) for word in WORDS)
-    except (ValueError, RecursionError):
-        pass
-    return False
+            raise UpstreamFailed(BROKEN)
 
 
 def _read(text: str, of_schema: bool = True) -> Any:

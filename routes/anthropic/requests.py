@@ -23,8 +23,8 @@ MAX_TOOLS = 1024  # with those that are deferred, of which the model is not told
 class CustomTool(Passing):
     """A tool that the client runs. type: absent or `custom`; tools that Anthropic runs are refused by name.
 
-    defer_loading: the model is told of it once a search of the client has found it; strict: forced calls always conform
-    to the schema.
+    defer_loading: the model is told of it once a search of the client has found it; strict: free calls conform
+    to the schema, as forced ones do.
     """
 
     type: str | None = None

@@ -11,6 +11,7 @@ from engine.text.grammar import lark_grammar
 from engine.text.grammar_limits import OF_CLIENT
 from engine.text.schema.patterns import literally
 from engine.types import AnswerRules
+from routes.chat.output import MAY_REASON, REASONING
 from routes.chat.schemas import Rewriter, blamed, json_rule, schema_grammar
 
 MAX_OPERATORS = 12  # & and ~ of a grammar: the time to compile can double with each, and nothing ends it
@@ -34,15 +35,22 @@ class AnswerFormat:
     lark: str | None = None
     strict: bool | None = None
 
+    @property
+    def whole(self) -> bool:
+        """Whether a part of the answer is worth nothing: JSON, or one of several texts."""
+        return self.schema is not None or bool(self.choice)
+
     def rules(self) -> AnswerRules:
         """Return the form as it is told to a server that decodes by itself."""
         return AnswerRules(self.field, self.schema, self.regex, self.choice, self.lark, strict_schema=self.strict)
 
-    def grammar(self, rewriter: Rewriter) -> str:
-        """Return the grammar as `Grammars.mask` takes it.
+    def grammar(self, rewriter: Rewriter, thinking: bool = False) -> str:
+        """Return the grammar as `Grammars.mask` takes it. thinking: the answer may begin with reasoning.
 
         Raises ValidationError that names the field, and as `rewriter` does.
         """
+        if thinking:
+            return lark_grammar(f"start: {MAY_REASON} answer\nanswer: {self.lark_rule(rewriter)}\n{REASONING}")
         if self.schema is not None:
             return schema_grammar(self.schema, self.field, rewriter)
         if self.lark is not None:

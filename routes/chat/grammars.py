@@ -19,6 +19,7 @@ from engine.types import Status, TokenMask
 from engine.wanted import Wanted
 from routes.chat.answer_format import AnswerFormat
 from routes.chat.names import FieldNames
+from routes.chat.output import MAY_REASON, REASONING
 from routes.chat.rewriting import Rewriting
 from routes.chat.schemas import Rewriter, blamed, check_schema
 from routes.chat.toolbox import Schemas, Toolbox
@@ -76,35 +77,42 @@ def new_mask(
     cache: GrammarCache,
     wanted: Wanted,
     owner: str,
+    thinking: bool = False,
 ) -> NewMask:
     """Return a function that makes the mask of one answer. Raises ServiceError with the field that is wrong, and as
-    `wanted` does. owner: who may find the compiled grammar again.
+    `wanted` does. owner: who may find the compiled grammar again; thinking: the answer may begin with reasoning.
     """
-    if answer_format is None and not toolbox.forced:
+    if answer_format is None and not toolbox.forced and not toolbox.strict_schemas():
         if toolbox.names and not toolbox.parallel:
-            return _one_call(toolbox, names, backend, cache, wanted, owner)
+            return _one_call(toolbox, names, backend, cache, wanted, owner, thinking)
         return lambda: None
     field = names.tools if answer_format is None or toolbox.forced else answer_format.field
     for path, schema in _schemas(answer_format, toolbox).items():
         check_schema(schema, path)
     grammars = cache.for_model(backend, field.partition(".")[0])  # before schemas are rewritten, which takes long
     rewriter = cache.rewriting.of_request(wanted)
-    plan = _plan(answer_format, toolbox, names, rewriter)
+    plan = _plan(answer_format, toolbox, names, rewriter, thinking)
     try:
         return _compile(plan, grammars, wanted, owner)
     except ValidationError:
         if answer_format is None or toolbox.forced or not toolbox.names:
             raise
-        # Free calls need not conform: the schemas of all tools together may be what is too much.
-        plan = _either(answer_format, toolbox, Schemas.NONE, rewriter)
+        # Few free calls must conform: the schemas of all tools together may be what is too much.
+        plan = _either(answer_format, toolbox, Schemas.STRICT, rewriter, thinking)
         return _compile(plan, grammars, wanted, owner)
 
 
 def _one_call(
-    toolbox: Toolbox, names: FieldNames, backend: Backend, cache: GrammarCache, wanted: Wanted, owner: str
+    toolbox: Toolbox,
+    names: FieldNames,
+    backend: Backend,
+    cache: GrammarCache,
+    wanted: Wanted,
+    owner: str,
+    thinking: bool,
 ) -> NewMask:
     """Return what holds a free answer to one call; without it the parser shows the first alone."""
-    grammar = lark_grammar(toolbox.one_call_lark())
+    grammar = lark_grammar(toolbox.free_lark(thinking))
     try:
         grammars = cache.for_model(backend, names.tools)
         turns.leave()  # grammars are compiled elsewhere
@@ -128,18 +136,31 @@ def _schemas(answer_format: AnswerFormat | None, toolbox: Toolbox) -> dict[str, 
     """Return the schemas that the answer must conform to, by the fields that have them."""
     if toolbox.forced:
         return dict(toolbox.schemas())
-    return {} if answer_format is None or answer_format.schema is None else {answer_format.field: answer_format.schema}
+    form = {} if answer_format is None or answer_format.schema is None else {answer_format.field: answer_format.schema}
+    return {**form, **toolbox.strict_schemas()}
 
 
-def _plan(answer_format: AnswerFormat | None, toolbox: Toolbox, names: FieldNames, rewriter: Rewriter) -> _Plan:
-    """Return the plan of an answer that has a form, is to be a call, or either."""
-    if answer_format is None or toolbox.forced:
-        return _forced(toolbox, names, rewriter)
+def _plan(
+    answer_format: AnswerFormat | None, toolbox: Toolbox, names: FieldNames, rewriter: Rewriter, thinking: bool
+) -> _Plan:
+    """Return the plan of an answer that has a form, is to be a call, or either, or may have calls of strict functions.
+
+    Raises ValidationError for schemas that cannot be enforced, or are too long together.
+    """
+    must = toolbox.schemas() if toolbox.forced else toolbox.strict_schemas()
+    if not _bounded(must):
+        raise ValidationError(f"{names.tools} are too long. Maximum: {MAX_FORCED_CHARACTERS // 1024} KiB", names.tools)
+    if toolbox.forced:  # whatever form a text should have has nothing to do
+        lark = f"start: calls\n{toolbox.lark(Schemas.ALL, rewriter)}"
+        return _Plan(names.tools, lark_grammar(lark), lambda _: blamed(must, rewriter))
+    if answer_format is None:
+        lark = toolbox.free_lark(thinking, rewriter)
+        return _Plan(names.tools, lark_grammar(lark), lambda _: blamed(must, rewriter))
     if toolbox.names:
-        schemas = Schemas.WHERE_POSSIBLE if _bounded(toolbox) else Schemas.NONE
-        return _either(answer_format, toolbox, schemas, rewriter)
+        schemas = Schemas.WHERE_POSSIBLE if _bounded(toolbox.schemas()) else Schemas.STRICT
+        return _either(answer_format, toolbox, schemas, rewriter, thinking)
     refused = partial(answer_format.refused, rewriter=rewriter)
-    return _Plan(answer_format.field, answer_format.grammar(rewriter), refused)
+    return _Plan(answer_format.field, answer_format.grammar(rewriter, thinking), refused)
 
 
 def _compile(plan: _Plan, grammars: Grammars, wanted: Wanted, owner: str) -> NewMask:
@@ -152,24 +173,20 @@ def _compile(plan: _Plan, grammars: Grammars, wanted: Wanted, owner: str) -> New
         raise plan.refused(place) or ValidationError(f"{plan.field} {error.message}.", plan.field) from None
 
 
-def _forced(toolbox: Toolbox, names: FieldNames, rewriter: Rewriter) -> _Plan:
-    """Return the plan of an answer that consists of calls; whatever form a text should have has nothing to do."""
-    schemas = toolbox.schemas()
-    if not _bounded(toolbox):
-        raise ValidationError(f"{names.tools} are too long. Maximum: {MAX_FORCED_CHARACTERS // 1024} KiB", names.tools)
-    grammar = lark_grammar(f"start: calls\n{toolbox.lark(Schemas.ALL, rewriter)}")
-    return _Plan(names.tools, grammar, lambda place: blamed(schemas, rewriter))
-
-
-def _bounded(toolbox: Toolbox) -> bool:
-    schemas = list(toolbox.schemas().values())
-    if is_longer(schemas, MAX_FORCED_CHARACTERS):
+def _bounded(schemas: dict[str, dict[str, Any]]) -> bool:
+    each = list(schemas.values())
+    if is_longer(each, MAX_FORCED_CHARACTERS):
         return False
-    return sum(len(compact(schema)) for schema in schemas) <= MAX_FORCED_CHARACTERS
+    return sum(len(compact(schema)) for schema in each) <= MAX_FORCED_CHARACTERS
 
 
-def _either(answer_format: AnswerFormat, toolbox: Toolbox, tools: Schemas, rewriter: Rewriter) -> _Plan:
+def _either(answer_format: AnswerFormat, toolbox: Toolbox, tools: Schemas, rewriter: Rewriter, thinking: bool) -> _Plan:
     """Return the plan of an answer that consists of calls, or has the form."""
     answer, calls = answer_format.lark_rule(rewriter), toolbox.lark(tools, rewriter)
-    lark = f"start: calls | answer\nanswer: {answer}\n{calls}"
-    return _Plan(answer_format.field, lark_grammar(lark), partial(answer_format.refused, rewriter=rewriter))
+    begin, reasoning = (f"{MAY_REASON} ", REASONING) if thinking else ("", "")
+    lark = f"start: {begin}(calls | answer)\nanswer: {answer}\n{calls}\n{reasoning}"
+
+    def refused(place: str | None) -> ValidationError | None:
+        return answer_format.refused(place, rewriter) or blamed(toolbox.strict_schemas(), rewriter)
+
+    return _Plan(answer_format.field, lark_grammar(lark), refused)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.backend import Backend
 from engine.errors import ValidationError
 from routes.chat.answer_format import MAX_CHARACTERS, AnswerFormat
@@ -27,9 +29,9 @@ def mask_of(
 
     Raises ServiceError, also for what an answer of a fixed form cannot be combined with.
     """
-    constrained = answer_format is not None or toolbox.forced
-    if constrained and thinking:
-        raise ValidationError("Reasoning cannot be combined with an answer of a fixed form.", names.reasoning)
+    if toolbox.forced and thinking:
+        raise ValidationError(f"{names.reasoning} cannot be combined with a forced call.", names.reasoning)
+    constrained = answer_format is not None or toolbox.forced or bool(toolbox.strict_schemas())
     lengthens = names.ignore_eos if sampling.ignore_eos else names.min_tokens if sampling.min_tokens else None
     if constrained and lengthens:
         raise ValidationError(f"{lengthens} cannot be combined with an answer of a fixed form.", lengthens)
@@ -41,7 +43,16 @@ def mask_of(
     shared = services().settings.engine.prefix_sharing == "all"
     with watching() as wanted:
         owner = "" if shared else wanted.client
-        return new_mask(answer_format, toolbox, names, backend, services().grammars, wanted, owner)
+        return new_mask(answer_format, toolbox, names, backend, services().grammars, wanted, owner, thinking)
+
+
+def uncut(sampling: Sampling, answer_format: AnswerFormat | None, toolbox: Toolbox) -> Sampling:
+    """Return how an answer is sampled: without stop strings where a part of it would be worth nothing.
+
+    They would be found within JSON, and in the tags and names of a forced call, of which no client knows.
+    """
+    whole = toolbox.forced or (answer_format is not None and answer_format.whole)
+    return replace(sampling, stop=()) if whole else sampling
 
 
 def _check_sizes(answer_format: AnswerFormat | None, toolbox: Toolbox, names: FieldNames) -> None:
@@ -50,14 +61,13 @@ def _check_sizes(answer_format: AnswerFormat | None, toolbox: Toolbox, names: Fi
     They are written into the request to the server, and the answer is checked against them here. What they say is for
     the server to judge.
     """
-    if toolbox.forced:
-        schemas = toolbox.schemas()
-        for path, schema in schemas.items():
-            check_schema(schema, path)
-        if sum(len(compact(schema)) for schema in schemas.values()) > MAX_FORCED_CHARACTERS:
-            most = MAX_FORCED_CHARACTERS // 1024
-            raise ValidationError(f"{names.tools} are too long. Maximum: {most} KiB", names.tools)
-    elif answer_format is not None:
+    schemas = toolbox.schemas() if toolbox.forced else toolbox.strict_schemas()
+    for path, schema in schemas.items():
+        check_schema(schema, path)
+    if sum(len(compact(schema)) for schema in schemas.values()) > MAX_FORCED_CHARACTERS:
+        most = MAX_FORCED_CHARACTERS // 1024
+        raise ValidationError(f"{names.tools} are too long. Maximum: {most} KiB", names.tools)
+    if answer_format is not None and not toolbox.forced:
         field = answer_format.field
         if answer_format.schema is not None:
             check_schema(answer_format.schema, field)

@@ -46,6 +46,9 @@ __all__ = [
 CALL, CALL_END = "<tool_call>", "</tool_call>"
 CALL_TAGS = (CALL, CALL_END, "<tool_response>", "</tool_response>")
 THINK, THINK_END = "<think>", "</think>"
+# In Lark: how an answer begins that may have reasoning in front, and the rules that this needs.
+MAY_REASON = "(reasoning line_breaks)?"
+REASONING = f"reasoning[lazy]: /{THINK}(.|\\n)*<\\/think>/\nline_breaks: /\\n*/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,8 @@ class ExpectedOutput:
     """What else is known of the text of an answer.
 
     calls: tags of calls may occur even if none can be made, by habit; forced: it consists of calls; sole: the only
-    function that these can name, if there is one; exclusive: it consists of calls, or of a text in which nothing is a
-    tag; parallel: all calls are shown, not the first alone.
+    function that these can name, if there is one; exclusive: behind reasoning it consists of calls, or of a text in
+    which nothing is a tag; parallel: all calls are shown, not the first alone.
     """
 
     calls: bool = False
@@ -71,6 +74,8 @@ class OutputParser:
         self._tools, self._expected = tools, expected
         self._call_tags = CALL_TAGS if tools or expected.calls else ()
         self._tags = self._call_tags + ((THINK, THINK_END) if reasoning else ())
+        begins = (CALL, bool(self._call_tags)), (THINK, reasoning)
+        self._first_tags = tuple(tag for tag, known in begins if known)  # of an answer in which nothing else is a tag
         self._held = ""
         self._passed_over = ""  # characters that are left out until another one comes
         # A plain function: a method would refer back to this object.
@@ -156,11 +161,10 @@ class OutputParser:
     # Each reader takes what it can from `_held` and returns whether another reader, or itself, goes on with the rest.
 
     def _begin(self, parts: list[Part]) -> bool:
-        if CALL.startswith(self._held):
-            decided = self._held == CALL
-            self._read = OutputParser._content if decided else OutputParser._begin
-            return decided
-        self._read = OutputParser._content if self._held.startswith(CALL) else OutputParser._verbatim
+        if any(tag.startswith(self._held) and tag != self._held for tag in self._first_tags):
+            return False
+        tagged = self._held.startswith(self._first_tags)
+        self._read = OutputParser._content if tagged else OutputParser._verbatim
         return True
 
     def _verbatim(self, parts: list[Part]) -> bool:
@@ -183,7 +187,8 @@ class OutputParser:
         text, tag = self._until_tag(self._tags)
         self._add(Reasoning, text, tag, parts)
         if tag == THINK_END:
-            self._read = OutputParser._content
+            self._read = OutputParser._begin if self._expected.exclusive else OutputParser._content
+            self._first_tags = tuple(tag for tag in self._first_tags if tag != THINK)
         elif tag:
             self._leave_out(tag)
         return bool(tag)

@@ -13,7 +13,7 @@ from engine.types import AnswerRules, ChatPrompt, Completion, EncodedImage
 from routes.chat.answer_format import AnswerFormat
 from routes.chat.conversation import has_calls
 from routes.chat.lengths import prompt_in
-from routes.chat.masks import mask_of
+from routes.chat.masks import mask_of, uncut
 from routes.chat.models import find_model
 from routes.chat.names import FieldNames
 from routes.chat.output import ExpectedOutput, OutputParser, ParsedAnswer
@@ -86,8 +86,7 @@ def submit(task: ChatTask) -> ChatRun:
     """Submit a task inside its request's context. Raises the ServiceError that the request is refused with."""
     name, backend = find_model(task.model)
     new_mask = mask_of(task.answer_format, task.toolbox, task.names, task.sampling, backend, task.thinking)
-    # A stop string would be found in the tags and names of a forced call, of which no client knows.
-    sampling = replace(task.sampling, stop=()) if task.toolbox.forced else task.sampling
+    sampling = uncut(task.sampling, task.answer_format, task.toolbox)
     params = choices(backend, sampling, task.n, task.logprobs, new_mask, _rules(task))
     prompt = task.prompt
     naming = partial(_naming, task.names)

@@ -14,7 +14,7 @@ from engine.text.schema.elsewhere import outcome_of
 from engine.text.schema.expander import Work
 from engine.types import ModelInfo
 from routes.chat.names import FieldNames
-from routes.chat.output import CALL, CALL_END
+from routes.chat.output import CALL, CALL_END, MAY_REASON, REASONING, THINK
 from routes.chat.schemas import WORK_OF_A_REQUEST, Rewriter, any_object_rule, json_rule
 
 MAX_TOOLS = 128
@@ -22,18 +22,21 @@ MOST_CALLS = 8  # of an answer that follows a grammar
 
 
 class Schemas(Enum):
-    """Which arguments of calls must conform to their function's schema; the others are any object."""
+    """Which arguments of calls must conform to their function's schema; the others are any object.
+
+    Those of strict functions always do.
+    """
 
     ALL = auto()
     WHERE_POSSIBLE = auto()
-    NONE = auto()
+    STRICT = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionTool:
     """A function. parameters: a JSON schema of its arguments; path: where that stands in the request; strict: as asked.
 
-    Here forced calls always conform to the schema; a server elsewhere may hold a free call to it if it is strict.
+    Forced calls always conform to the schema, free ones to that of a strict function.
     """
 
     name: str
@@ -127,29 +130,56 @@ class Toolbox:
         """Return the schemas of the functions that a forced call may name, by where they stand in the request."""
         return {tool.path: _parameters(tool) for tool in self._callable()}
 
+    def strict_schemas(self) -> dict[str, dict[str, Any]]:
+        """Return those of the strict functions that a free call may name."""
+        if self._choice == "none":
+            return {}
+        return {tool.path: _parameters(tool) for tool in self._tools.values() if tool.strict}
+
     def lark(self, schemas: Schemas, rewriter: Rewriter = outcome_of) -> str:
         """Return the Lark rule `calls`: one call, or several where that is allowed, and the rules that it needs.
 
         Raises ValidationError for the first schema that cannot be enforced, and as `rewriter` does.
         """
-        called, work = self._callable(), Work(WORK_OF_A_REQUEST)
-        lines = [f"call_{number}: {_call_rule(tool, schemas, work, rewriter)}" for number, tool in enumerate(called)]
-        one = " | ".join(f"call_{number}" for number in range(len(called)))
         several = self.parallel and not isinstance(self._choice, NamedChoice)
         more = f' ("\\n" call){{0,{MOST_CALLS - 1}}}' if several else ""
-        return "\n".join([f"calls: call{more}", f"call: {one}", *lines])
-
-    def one_call_lark(self) -> str:
-        """Return the Lark rule `start` of a free answer: any text, which a call of any tool may end."""
-        names = " | ".join(json.dumps(json.dumps(name)) for name in self._tools)
-        begin, end = json.dumps('\n{"name": '), json.dumps(f"}}\n{CALL_END}")
-        return (
-            "start: text | begin call\n"
-            "text: /(.|\\n)*/\n"
-            f"begin[lazy]: /(.|\\n)*{CALL}/\n"
-            f'call: {begin} name ", \\"arguments\\": " arguments {end}\n'
-            f"name: {names}\narguments: {any_object_rule()}"
+        return "\n".join(
+            [f"calls: call{more}", f"call: {json.dumps(CALL)} called", self._called_lark(schemas, rewriter)]
         )
+
+    def free_lark(self, thinking: bool, rewriter: Rewriter = outcome_of) -> str:
+        """Return the Lark grammar of a free answer: any text with calls in it, or where one is allowed, at its end.
+
+        thinking: it may begin with reasoning, in which nothing is a call. Raises as `lark` does.
+        """
+        begin, rest = f"/(.|\\n)*{CALL}/", "(begin called)* text" if self.parallel else "(text | begin called)"
+        lines = [f"start: {rest}"]
+        if thinking:
+            begin += f" & ~/{THINK}(.|\\n)*/"
+            lines = [f"start: {MAY_REASON} {rest}", REASONING]
+        lines += ["text: /(.|\\n)*/", "begin[lazy]: BEGIN", f"BEGIN: {begin}"]
+        return "\n".join([*lines, self._called_lark(Schemas.STRICT, rewriter)])
+
+    def _called_lark(self, schemas: Schemas, rewriter: Rewriter) -> str:
+        """Return the Lark rule `called`: a call behind its tag, and the rules that it needs."""
+        held, work = list[str](), Work(WORK_OF_A_REQUEST)
+        loose = list[str]()  # the names of functions whose arguments are any object
+        for tool in self._callable():
+            arguments = _arguments_rule(tool, schemas, work, rewriter)
+            if arguments is None:
+                loose.append(json.dumps(json.dumps(tool.name)))
+            else:
+                held.append(_called(json.dumps(json.dumps(tool.name)), arguments))
+        lines = [f"called_{number}: {rule}" for number, rule in enumerate(held)]
+        alternatives = [f"called_{number}" for number in range(len(held))]
+        if loose:
+            alternatives.append("loose")
+            lines += [
+                f"loose: {_called('name', 'object')}",
+                f"name: {' | '.join(loose)}",
+                f"object: {any_object_rule()}",
+            ]
+        return "\n".join([f"called: {' | '.join(alternatives)}", *lines])
 
     def _callable(self) -> list[FunctionTool]:
         if isinstance(self._choice, NamedChoice):
@@ -170,17 +200,19 @@ def _parameters(tool: FunctionTool) -> dict[str, Any]:
     return {"type": "object"} | (tool.parameters or {"properties": {}, "additionalProperties": False})
 
 
-def _call_rule(tool: FunctionTool, schemas: Schemas, work: Work, rewriter: Rewriter) -> str:
-    begin, end = f'{CALL}\n{{"name": {json.dumps(tool.name)}, "arguments": ', f"}}\n{CALL_END}"
-    return f"{json.dumps(begin)} {_arguments_rule(tool, schemas, work, rewriter)} {json.dumps(end)}"
+def _called(name: str, arguments: str) -> str:
+    """Return the Lark expression of a call behind its tag. name, arguments: Lark expressions."""
+    begin, middle, end = map(json.dumps, ('\n{"name": ', ', "arguments": ', f"}}\n{CALL_END}"))
+    return f"{begin} {name} {middle} {arguments} {end}"
 
 
-def _arguments_rule(tool: FunctionTool, schemas: Schemas, work: Work, rewriter: Rewriter) -> str:
-    if schemas is Schemas.NONE:
-        return any_object_rule()
+def _arguments_rule(tool: FunctionTool, schemas: Schemas, work: Work, rewriter: Rewriter) -> str | None:
+    """Return the Lark expression of the arguments of a call, None for any object."""
+    if schemas is Schemas.STRICT and not tool.strict:
+        return None
     try:
         return json_rule(_parameters(tool), tool.path, work, rewriter)
     except ValidationError:
-        if schemas is Schemas.WHERE_POSSIBLE:
-            return any_object_rule()
+        if schemas is Schemas.WHERE_POSSIBLE and not tool.strict:
+            return None
         raise

@@ -15,7 +15,7 @@ from engine.errors import Overloaded, ValidationError
 from engine.types import Completion, Echo, Piece, Prompt, TextPrompt, TokenLogprob, TokensPrompt
 from routes import sse
 from routes.chat.lengths import prompt_in
-from routes.chat.masks import mask_of
+from routes.chat.masks import mask_of, uncut
 from routes.chat.models import find_model
 from routes.chat.names import FieldNames
 from routes.chat.sampling import choices
@@ -58,6 +58,7 @@ def submit_completion(body: CompletionRequest) -> tuple[Run, CompletionResponse]
         raise ValidationError(f"echo with logprobs is for at most {MAX_SCORED} answers of a request.", "echo")
     no_tools = Toolbox((), None, True, backend.info, NAMES)
     form = guided_format(body)
+    fields = uncut(fields, form, no_tools)
     new_mask, rules = mask_of(form, no_tools, NAMES, fields, backend), None if form is None else form.rules()
     params = [
         (prompt, one)

@@ -18,7 +18,7 @@ from routes.validation import BRANCH
 
 
 class Function(OpenaiRequest):
-    """A function. parameters: a JSON schema of its arguments; strict: accepted, forced calls always conform to it."""
+    """A function. parameters: a JSON schema of its arguments; strict: free calls conform to it, as forced ones do."""
 
     passed_over = TOOL
 

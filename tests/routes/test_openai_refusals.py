@@ -87,7 +87,7 @@ MISTAKES = [
     ({"response_format": schema_format(nested(32))}, BOUNDS),
     ({"response_format": schema_format({"enum": list(range(2000))})}, BOUNDS),
     (
-        {"response_format": SCHEMA, "chat_template_kwargs": {"enable_thinking": True}},
+        {"tools": [TOOL], "tool_choice": "required", "chat_template_kwargs": {"enable_thinking": True}},
         "chat_template_kwargs.enable_thinking",
     ),
     ({"response_format": SCHEMA, "ignore_eos": True}, "ignore_eos"),

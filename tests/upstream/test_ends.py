@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from engine.errors import ContextTooLong, PayloadTooLarge, UpstreamFailed, UpstreamTimedOut, ValidationError
-from engine.types import AnswerRules
+from engine.types import AnswerRules, ChatPrompt
 from tests.fake_upstream import FakeUpstream, event
 from tests.fakes import Clock
 from tests.upstream.conftest import Open, asking
@@ -101,47 +102,47 @@ def test_an_answer_that_its_own_stop_string_cut_follows_no_schema(server: FakeUp
         opened(retries=0).submit(asking(rules=rules)).result()
 
 
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        ('{"a": ', True),
-        ('{"a": "b', True),
-        ('{"a": tru', True),
-        ("", True),
-        ('{"b": 1}', False),
-        ("Sorry, no JSON.", False),
-        ("Sure", False),
-    ],
-)
-def test_only_a_beginning_may_have_been_cut(server: FakeUpstream, opened: Open, text: str, kept: bool) -> None:
-    """What no stop string can have left of a right answer is none."""
+@pytest.mark.parametrize("text", ['{"a": ', '{"a": "b', "", '{"b": 1}', "Sorry, no JSON.", '<think>{"a": 1}'])
+def test_an_answer_that_ends_without_its_form_breaks_it(server: FakeUpstream, opened: Open, text: str) -> None:
+    """No stop string is sent along that could have cut it."""
     rules = AnswerRules("response_format", SCHEMA)
     server.script.raw = [part({"content": text}), part(finish_reason="stop"), event("[DONE]")]
-    generation = opened(retries=0).submit(asking(rules=rules, stop=("x",)))
-    if kept:
-        assert generation.result().text == text
-    else:
-        with pytest.raises(UpstreamFailed):
-            generation.result()
+    with pytest.raises(UpstreamFailed):
+        opened(retries=0).submit(asking(rules=rules)).result()
 
 
-@pytest.mark.parametrize(
-    ("said", "refused"),
-    [({"matched_stop": "}"}, False), ({}, False), ({"stop_reason": None}, True), ({"matched_stop": 151645}, True)],
-)
-def test_a_server_that_does_not_say_what_ended_an_answer_may_have_ended_it_so(
-    server: FakeUpstream, opened: Open, said: dict[str, Any], refused: bool
+@pytest.mark.parametrize(("content", "kept"), [('{"a": 1}', True), ('{"b": 1}', False), ("", False)])
+@pytest.mark.parametrize("together", [True, False])
+def test_the_form_is_that_of_the_text_behind_reasoning(
+    server: FakeUpstream, opened: Open, content: str, kept: bool, together: bool
 ) -> None:
-    """vLLM and SGLang say it, each in its own field; of others nobody knows that the answer broke its form."""
-    rules = AnswerRules("response_format", SCHEMA)
-    server.script.raw = [part({"content": '{"a": '}), part(finish_reason="stop", **said), event("[DONE]")]
-    generation = opened(retries=0).submit(asking(rules=rules, stop=("}",)))
-    if refused:
+    """Which may have the tags of reasoning in itself."""
+    thought, said = {"reasoning_content": "So </think> what?"}, {"content": content}
+    deltas = [thought | said] if together else [thought, {"reasoning_content": " {}"}, said]
+    server.script.raw = [*map(part, deltas), part(finish_reason="stop"), event("[DONE]")]
+    prompt = ChatPrompt(({"role": "user", "content": "Hi"},), thinking=True)
+    asked = asking(rules=AnswerRules("response_format", SCHEMA))
+    generation = opened(retries=0).submit(replace(asked, prompt=prompt))
+    if kept:
+        assert generation.result().text.endswith(f"</think>\n\n{content}")
+    else:
         with pytest.raises(UpstreamFailed):
             generation.result()
+
+
+@pytest.mark.parametrize(("strict", "kept"), [({"look": True}, False), ({"look": False}, True), (None, True)])
+def test_a_free_call_of_a_strict_function_is_held_to_its_schema(
+    server: FakeUpstream, opened: Open, strict: dict[str, bool] | None, kept: bool
+) -> None:
+    """Whatever the server does with the mark; other free calls are any object."""
+    made = {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "look", "arguments": '{"b": 1}'}}]}
+    server.script.raw = [part(made), part(finish_reason="tool_calls"), event("[DONE]")]
+    generation = opened(retries=0).submit(asking(rules=AnswerRules(arguments={"look": SCHEMA}, strict=strict)))
+    if kept:
+        assert '{"b": 1}' in generation.result().text
     else:
-        completion = generation.result()
-        assert (completion.text, completion.stop) == ('{"a": ', said.get("matched_stop"))
+        with pytest.raises(UpstreamFailed):
+            generation.result()
 
 
 @pytest.mark.parametrize(

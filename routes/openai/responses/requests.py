@@ -41,7 +41,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class FunctionTool(OpenaiRequest):
-    """A function. parameters: a JSON schema of its arguments; strict: accepted, forced calls always conform to it."""
+    """A function. parameters: a JSON schema of its arguments; strict: free calls conform to it, as forced ones do."""
 
     passed_over = TOOL
 

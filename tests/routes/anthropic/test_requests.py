@@ -7,6 +7,7 @@ import pytest
 from app_production import create_app
 from models import ModelSet
 from tests.fakes import ScriptedBackend, image_bytes
+from tests.routes.chat.test_grammars import LETTERS
 
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -209,6 +210,7 @@ def test_sampling_fields_are_the_models(client, avibe):
 )
 def test_tools_are_shown_to_the_model(client, avibe, choice, shown):
     """As a chat template takes them; hints of a tool are passed over."""
+    avibe.tokens = LETTERS
     tool = TOOL | CACHE | {"type": "custom", "strict": True, "eager_input_streaming": True, "input_examples": [{}]}
     prompt = accepted(client, avibe, tools=[tool], tool_choice=choice).prompt
     function = {"name": "look", "description": "Looks.", "parameters": TOOL["input_schema"]}

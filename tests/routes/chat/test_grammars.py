@@ -162,6 +162,80 @@ def test_a_free_answer_has_one_call_if_calls_are_not_parallel(fits):
         assert not fits(text, **fields)
 
 
+def strict(tool, **function):
+    return {"type": "function", "function": tool["function"] | {"strict": True} | function}
+
+
+THOUGHT = "<think>\nA call is <tool_call>, and {} is JSON.\n</think>\n\n"
+THINKS = {"chat_template_kwargs": {"enable_thinking": True}}
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize(
+    ("before", "fields"),
+    [("", {}), ("So.\n", {}), (THOUGHT, THINKS), ("", THINKS), ("So.", THINKS)],
+)
+def test_free_calls_of_a_strict_function_conform(fits, parallel, before, fields):
+    """Those of others are any object; any text stays possible, and reasoning in which nothing is a call."""
+    asked = {"tools": [strict(WEATHER), TOOL], "parallel_tool_calls": parallel, **fields}
+    for text in ("Hi", "", call(), call(ANY, "look"), "< <tool </tool_call>"):
+        assert fits(before + text, **asked)
+    for text in (call('{"city": "Paris"}'), call("{}"), call("[]", "look"), call(name="other"), "<tool_call>"):
+        assert not fits(before + text, **asked)
+    assert fits(f"{before}{call()}\n{call(ANY, 'look')}", **asked) == parallel
+    assert not fits(f"{before}{call()}\n{call('{}')}", **asked)
+
+
+def test_a_strict_function_conforms_beside_a_form(fits):
+    """Also where the schemas of all tools together are too much for one grammar."""
+    large = {"type": "object", "properties": {"a": {"type": "string", "description": "x" * 60_000}}}
+    others = [{"type": "function", "function": {"name": f"f{number}", "parameters": large}} for number in range(5)]
+    for tools in ([strict(WEATHER)], [strict(WEATHER), REFUSED], [strict(WEATHER), *others]):
+        assert fits(call(), tools=tools, response_format=FORM)
+        assert fits('"yes"', tools=tools, response_format=FORM)
+        assert not fits(call('{"city": "Paris"}'), tools=tools, response_format=FORM)
+
+
+@pytest.mark.parametrize("fields", [{}, {"response_format": FORM}, {"parallel_tool_calls": False}])
+def test_a_strict_function_that_cannot_be_held_to_its_schema_is_refused(client, avibe, fields):
+    """By its place; so are schemas that are too long together, and what no grammar goes on behind."""
+    avibe.tokens = LETTERS
+    response = ask(client, tools=[WEATHER, strict(REFUSED)], **fields)
+    assert refused(response, 400, "validation_error")[1] == "tools[1].function.parameters"
+    large = {"type": "object", "properties": {"a": {"type": "string", "description": "x" * 60_000}}}
+    response = ask(
+        client, tools=[strict(WEATHER, name=f"f{number}", parameters=large) for number in range(5)], **fields
+    )
+    assert refused(response, 400, "validation_error")[1] == "tools"
+    response = ask(client, tools=[strict(WEATHER)], min_tokens=5, **fields)
+    assert refused(response, 400, "validation_error")[1] == "min_tokens"
+    assert ask(client, tools=[strict(REFUSED)], tool_choice="none").status_code == 200
+
+
+@pytest.mark.parametrize("form", [FORM, {"type": "json_object"}])
+@pytest.mark.parametrize("tools", [{}, {"tools": [WEATHER]}])
+def test_reasoning_may_precede_a_form(fits, form, tools):
+    """And need not; nothing else may."""
+    asked = {"response_format": form, **tools, **THINKS}
+    text = '"yes"' if form is FORM else '{"a": 1}'
+    calls = [call()] if tools else []
+    for good in (text, *calls):
+        assert fits(good, **asked)
+        assert fits(THOUGHT + good, **asked)
+        assert fits(f"<think></think>{good}", **asked)
+    for bad in ("", "Hi", f"Hi{text}", f"{THOUGHT}{text}!", f"{THOUGHT}Hi", "<think>Hi", f"{THOUGHT}{THOUGHT}{text}"):
+        assert not fits(bad, **asked)
+    assert not fits(THOUGHT + text, response_format=form, **tools)
+
+
+def test_reasoning_in_front_of_a_form_is_shown_as_reasoning(client, avibe):
+    """What follows is the content, whatever tags stand in it."""
+    avibe.tokens, avibe.text = LETTERS, f'{THOUGHT}"<tool_call>"'
+    message = ask(client, response_format=FORM, tools=[WEATHER], **THINKS).json["choices"][0]["message"]
+    assert message["content"] == '"<tool_call>"'
+    assert message["reasoning_content"] == "A call is\n, and {} is JSON."
+
+
 def test_a_form_stands_beside_tools_of_any_size(fits):
     """The schemas of free calls are left out where they are too long together."""
     large = {"type": "object", "properties": {"a": {"type": "string", "description": "x" * 60_000}}}

@@ -100,10 +100,25 @@ def test_a_complete_answer_of_a_schema_is_json(guided, avibe, text, status):
     assert guided(CHAT, guided_json=SCHEMA)[0].status_code == status
 
 
-@pytest.mark.parametrize("ending", [{"finish_reason": "length"}, {"ended_by": "1"}])
-def test_an_answer_that_is_cut_is_no_failure(guided, avibe, ending):
-    """By its length, or by a stop string of the client."""
-    avibe.text = '{"a": '
-    for name, value in ending.items():
-        setattr(avibe, name, value)
+def test_an_answer_that_is_cut_by_its_length_is_no_failure(guided, avibe):
+    """Its client sees that from the finish reason."""
+    avibe.text, avibe.finish_reason = '{"a": ', "length"
     assert guided(CHAT, guided_json=SCHEMA)[0].status_code == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+@pytest.mark.parametrize(
+    ("form", "kept"),
+    [
+        ({"guided_json": SCHEMA}, ()),
+        ({"structured_outputs": {"json_object": True}}, ()),
+        ({"guided_choice": ["red,large", "blue,small"]}, ()),
+        ({"guided_regex": "[a-z]+,"}, (",",)),
+        ({"guided_grammar": 'start: "a," /.*/'}, (",",)),
+    ],
+)
+def test_stop_strings_do_not_cut_what_is_worth_nothing_in_part(guided, avibe, path, form, kept):
+    """JSON and one of several texts end whole; a pattern or a grammar says nothing of what may be cut."""
+    avibe.finish_reason = "length"
+    assert guided(path, stop=[","], **form)[0].status_code == 200
+    assert avibe.submitted[-1].sampling.stop == kept
