@@ -109,7 +109,7 @@ ERRORS: dict[type[ServiceError], Meaning] = {
     UnsupportedMediaType: Meaning(415, "unsupported_media_type"),
     RateLimitExceeded: Meaning(429, "rate_limit_exceeded", "rate_limit_error"),
     LimitReached: Meaning(429, "rate_limit_exceeded", "rate_limit_error"),
-    BudgetExceeded: Meaning(429, "budget_exceeded", "insufficient_quota"),
+    BudgetExceeded: Meaning(429, "budget_exceeded", "insufficient_quota", "insufficient_quota"),
     RequestAborted: Meaning(CLIENT_CLOSED_REQUEST, "request_aborted"),
     Overloaded: Meaning(503, "overloaded", "server_error"),
     NotReady: Meaning(503, "not_ready", "server_error"),

@@ -31,6 +31,7 @@ CHECK = {
     FailureShape.ANTHROPIC: "check your client's base URL, which should not have /v1",
     FailureShape.API: "check the address",
 }
+DOUBLE = "check your client's base URL, which should not end with a slash"
 
 
 def is_none(request: Request, status: int | None) -> bool:
@@ -46,7 +47,8 @@ def not_found(path: str, urls: MapAdapter | None) -> NotFound:
     if path.startswith(f"{RESPONSES}/") and (note := NOTES.get(path.rstrip("/").rpartition("/")[2])) is not None:
         return NotFound(f"{NOTHING} {note}")
     if (meant := _meant(path, urls)) is not None:
-        return NotFound(f"{NOTHING} The service has {meant}: {CHECK[shape_of(meant)]}.")
+        check = DOUBLE if "//" in path and _parts(path) == _parts(meant) else CHECK[shape_of(meant)]
+        return NotFound(f"{NOTHING} The service has {meant}: {check}.")
     if path == "/v1" or path.startswith("/v1/"):
         return NotFound(f"{NOTHING} This service generates text, also about images; under /v1 it has {_below_v1()}.")
     return NotFound(NOTHING)
@@ -70,13 +72,17 @@ def shape_for(request: Request, urls: MapAdapter | None) -> FailureShape:
 
 def _meant(path: str, urls: MapAdapter | None) -> str | None:
     """Return the address of the route that a path is meant for, if only its base is wrong."""
-    segments = path.strip("/").split("/")
+    segments = _parts(path)
     if urls is None or len(segments) > MAX_SEGMENTS:
         return None
     for address in _candidates(segments):
         if (rule := _rule(address, urls)) is not None:
             return rule.partition("/<")[0]
     return None
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part]
 
 
 def _candidates(segments: list[str]) -> Iterator[str]:

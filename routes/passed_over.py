@@ -98,6 +98,7 @@ HINTS = hints(
     "priority request_id rid cache_salt extra_key custom_labels stream_interval stream_reasoning truncation_side",
     "add_special_tokens spaces_between_special_tokens return_cached_tokens_details return_mm_kwargs",
     "kv_transfer_params ec_transfer_params routed_dp_rank data_parallel_rank disagg_prefill_dp_rank",
+    "guided_decoding_backend",
     "bootstrap_host bootstrap_port bootstrap_room routed_experts_start_len routed_experts_prompt_start",
     # llama.cpp, Ollama, LM Studio: caches, slots, timings, drafts.
     "cache_prompt id_slot n_keep n_cache_reuse timings_per_token return_progress sse_ping_interval",
@@ -158,6 +159,7 @@ NEUTRAL = joined(
         neutral(("",), "grammar regex ebnf"),
         neutral((), "audio web_search_options json_schema structural_tag"),
         neutral((), "structured_outputs guided_json guided_regex guided_choice guided_grammar prompt_logprobs"),
+        neutral((), "guided_whitespace_pattern"),
         neutral((), "allowed_token_ids logprob_token_ids thinking_token_budget repetition_detection chat_template"),
         neutral((["text"], []), "modalities"),
         neutral(({"type": "text"},), "response_format"),

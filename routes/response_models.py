@@ -87,6 +87,12 @@ class PromptTokensDetails(Body):
     cached_tokens: int
 
 
+class CompletionTokensDetails(Body):
+    """Tokens of the answers that are reasoning."""
+
+    reasoning_tokens: int
+
+
 class Usage(Body):
     """Counts of tokens."""
 
@@ -94,6 +100,7 @@ class Usage(Body):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: NotRequired[CompletionTokensDetails]
     cost: NotRequired[Cost]
 
 

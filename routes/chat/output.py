@@ -100,6 +100,11 @@ class OutputParser:
         return can_be_made(self._complete)
 
     @property
+    def reasons(self) -> bool:
+        """Whether what comes next is reasoning, as far as is known."""
+        return self._read == OutputParser._reasoning
+
+    @property
     def settled(self) -> int:
         """Up to where in the text it is known what is shown of it."""
         undecided = self._read == OutputParser._skipped or (

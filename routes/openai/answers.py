@@ -15,6 +15,7 @@ from routes.json_writing import built_later
 from routes.response_models import (
     ChatLogprobs,
     ChosenTokenLogprob,
+    CompletionTokensDetails,
     FinishReason,
     PromptTokensDetails,
     TextLogprobs,
@@ -40,18 +41,24 @@ def finish_reason(completion: Completion) -> FinishReason:
     return "length" if completion.finish_reason == "length" else "stop"
 
 
-def usage(completions: Sequence[Completion], prompts: int = 1) -> Usage:
-    """Return the counts of tokens; several answers to one prompt count it once. prompts: the number of prompts."""
+def usage(completions: Sequence[Completion], prompts: int = 1, reasoning_tokens: int | None = None) -> Usage:
+    """Return the counts of tokens; several answers to one prompt count it once. prompts: the number of prompts.
+
+    reasoning_tokens: of all answers, None where there can be none.
+    """
     each = len(completions) // prompts
     prompt_tokens = sum(completion.prompt_tokens for completion in completions[::each])
     completion_tokens = sum(completion.output_tokens for completion in completions)
     cached = sum(completion.cached_tokens for completion in completions[::each])
-    return Usage(
+    counts = Usage(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
     )
+    if reasoning_tokens is not None:
+        counts["completion_tokens_details"] = CompletionTokensDetails(reasoning_tokens=reasoning_tokens)
+    return counts
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprob], as_ids: bool = False) -> ChatLogprobs:

@@ -11,6 +11,7 @@ from typing import Any
 from engine.types import Completion, Piece, TokenLogprob
 from routes import sse
 from routes.chat.output import Call, CallArguments, CallBegin, CallEnd, Content, OutputParser, Part, Reasoning
+from routes.chat.reasoning_tokens import ReasoningTokens
 from routes.json_writing import event_of
 from routes.openai import answers
 from routes.response_models import CalledFunction, ChatFinishReason, ChatLogprobs, ToolCall
@@ -70,13 +71,18 @@ class ChoiceEvents:
 
 
 class ParsedChoiceEvents(ChoiceEvents):
-    """The events of one answer with calls, reasoning or details of its tokens."""
+    """The events of one answer with calls, reasoning or details of its tokens. reasoning: what counts its tokens."""
 
     def __init__(
-        self, chunk: Callable[[list[Any]], dict[str, Any]], index: int, parser: OutputParser, details: Details
+        self,
+        chunk: Callable[[list[Any]], dict[str, Any]],
+        index: int,
+        parser: OutputParser,
+        details: Details,
+        reasoning: ReasoningTokens,
     ) -> None:
         super().__init__(chunk, index)
-        self._parser, self._details = parser, details
+        self._parser, self._details, self._counted = parser, details, reasoning
         self._reasoning = self._texts({"reasoning_content": HOLE})
         self._arguments = self._text  # of the call that is being written
         self._pending: list[TokenLogprob] = []  # of tokens whose text the parser holds back
@@ -85,7 +91,7 @@ class ParsedChoiceEvents(ChoiceEvents):
     def show(self, piece: Piece) -> bytes:
         self._pending += piece.logprobs
         self._pending_ids += piece.token_ids
-        return self._shown(self._parser.feed(piece.text))
+        return self._shown(self._counted.feed(self._parser, piece.text, len(piece.token_ids)))
 
     def end(self, completion: Completion) -> bytes:
         rest = self._shown(self._parser.finish())

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from engine.types import Completion
 from routes import sse
 from routes.chat.output import ParsedAnswer
+from routes.chat.reasoning_tokens import ReasoningTokens
 from routes.chat.task import ChatRun
 from routes.openai import answers
 from routes.openai.chat_events import ChoiceEvents, Details, ParsedChoiceEvents, finish_reason, shown_call
@@ -26,6 +27,24 @@ class ChatResponse(RunResponse):
         super().__init__(chat.run, body, "chatcmpl", "chat.completion.chunk")
         self._chat = chat
         self._details = Details(bool(body.logprobs), bool(body.return_token_ids), bool(body.return_tokens_as_token_ids))
+        self._reasoning = [ReasoningTokens() for _ in range(len(chat.run))]
+
+    def wait(self) -> list[Completion]:
+        if not self._chat.thinking:
+            return super().wait()
+        run, parsers = self._run, [self._chat.new_parser() for _ in self._reasoning]
+        try:
+            run.wait_for_begin()
+            for index, piece in run.pieces(sse.KEEP_ALIVE_SECONDS):  # what a token belongs to is known while it comes
+                if piece is not None:
+                    self._reasoning[index].feed(parsers[index], piece.text, len(piece.token_ids))
+            return [run.completion(index) for index in range(len(run))]
+        finally:
+            run.close()
+
+    @property
+    def _reasoning_tokens(self) -> int | None:
+        return sum(one.total for one in self._reasoning) if self._chat.thinking else None
 
     def whole(self, completions: Sequence[Completion]) -> ChatCompletion:
         """Return the body with all answers."""
@@ -35,7 +54,7 @@ class ChatResponse(RunResponse):
             created=self._created,
             model=self._run.model_id,
             choices=[self._choice(index, completion) for index, completion in enumerate(completions)],
-            usage=answers.usage(completions),
+            usage=answers.usage(completions, reasoning_tokens=self._reasoning_tokens),
         )
         if self._run.fingerprint is not None:
             answer["system_fingerprint"] = self._run.fingerprint
@@ -74,7 +93,7 @@ class ChatResponse(RunResponse):
     def _choice_events(self, index: int) -> ChoiceEvents:
         if self._chat.plain and not self._details:
             return ChoiceEvents(self.chunk, index)
-        return ParsedChoiceEvents(self.chunk, index, self._chat.new_parser(), self._details)
+        return ParsedChoiceEvents(self.chunk, index, self._chat.new_parser(), self._details, self._reasoning[index])
 
 
 def _message(answer: ParsedAnswer) -> AnswerMessage:

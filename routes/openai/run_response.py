@@ -53,6 +53,15 @@ class RunResponse(ABC):
         }
         return shown | ({"usage": None} if self._include_usage else {})
 
+    def wait(self) -> list[Completion]:
+        """Wait for all answers and return them in order. Raises the error of the first that fails."""
+        return self._run.results()
+
+    @property
+    def _reasoning_tokens(self) -> int | None:
+        """How many tokens of the answers are reasoning, None where none can be."""
+        return None
+
     @abstractmethod
     def _events(self, idle: float) -> Iterator[bytes]:
         """Yield the events of a stream that does not fail."""
@@ -65,7 +74,7 @@ class RunResponse(ABC):
         """Yield what follows the answers."""
         if self._include_usage:
             ordered = [completions[index] for index in range(len(self._run))]
-            usage = answers.usage(ordered, self._prompts)
+            usage = answers.usage(ordered, self._prompts, self._reasoning_tokens)
             if self._run.cost is not None:
                 usage["cost"] = self._run.cost
             yield sse.event(self.chunk([]) | {"usage": usage})

@@ -80,7 +80,7 @@ def _response(run: Run, response: ChatResponse | CompletionResponse, stream: boo
     hold_scores(run, "logprobs")
     if stream:
         return EventStream(response.events(), run.close, run.only).response()
-    return json_response(response.whole(run.results()))
+    return json_response(response.whole(response.wait()))
 
 
 def _read(model: type[AnyRequest]) -> AnyRequest:

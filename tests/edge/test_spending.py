@@ -86,7 +86,7 @@ def test_a_spent_budget_is_refused_in_the_shape_of_its_protocol(client, spend, p
         message = body["error"]["message"]
         assert (body["error"]["retry_after"], body["error"]["details"]) == (seconds, {"limit": "tokens_per_day"})
     elif path.startswith("/v1"):
-        assert body["error"]["code"] == "budget_exceeded"
+        assert body["error"]["code"] == "insufficient_quota"  # by which OpenAI's clients stop asking again
         assert body["error"]["type"] == "insufficient_quota"
         assert body["error"]["retry_after"] == seconds
         message = body["error"]["message"]

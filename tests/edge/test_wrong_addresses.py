@@ -64,6 +64,23 @@ def test_openais_and_anthropics_clients_are_told_their_own_base_url(client):
     assert "type" not in client.post("/v1/v1/chat/completions", json={}).json
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/v1//chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions//", "/v1/chat/completions"),
+        ("/v1///messages", "/v1/messages"),
+        ("/api/v1//text/generate", "/api/v1/text/generate"),
+    ],
+)
+def test_a_slash_too_many_is_told(client, path, meant):
+    """Of a base URL that ends with one, to which a client adds another."""
+    said = f"{NOTHING} The service has {meant}: check your client's base URL, which should not end with a slash."
+    assert message_of(client.post(path, json={})) == said
+    prefixed = message_of(client.post(f"/proxy{path}", json={}))
+    assert not prefixed.endswith("slash.")
+
+
 @pytest.mark.parametrize("path", LACKING)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_what_this_service_lacks_is_told_with_what_it_has(client, method, path):

@@ -44,7 +44,7 @@ def deltas(events):
     return [event["choices"][0]["delta"] for event in events if event != "[DONE]" and event["choices"]]
 
 
-def started(app, avibe, **fields):
+def started(app, avibe, thinking=False, **fields):
     """Return a chat in the middle of its stream, which may call its tools; `avibe` still holds the answer."""
     avibe.hold = True
     body = {"model": "avibe", "messages": HELLO, "stream": True} | fields
@@ -52,7 +52,7 @@ def started(app, avibe, **fields):
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
-        return run, ChatResponse(ChatRun(run, tools, False), ChatRequest.model_validate(body))
+        return run, ChatResponse(ChatRun(run, tools, thinking), ChatRequest.model_validate(body))
 
 
 def test_a_chat_comes_in_events(client):
@@ -163,6 +163,24 @@ def test_text_offsets_are_those_of_the_whole_text(app, avibe):
     events = [json.loads(event.removeprefix(b"data: ")) for event in shape.events() if b"text_offset" in event]
     run.close()
     assert [event["choices"][0]["logprobs"]["text_offset"] for event in events] == [[0], [2]]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("thinking", [True, False])
+def test_tokens_of_reasoning_are_counted(app, avibe, thinking, streamed):
+    """The same whole and streamed, as in responses; there is no such field where the model may not reason."""
+    run, response = started(app, avibe, thinking, stream_options={"include_usage": True})
+    for text, tokens in (("<think>", 1), ("Hm", 1), (". Yes", 2), ("</think>", 1), ("So.", 1)):
+        avibe.push("mine", text, token_ids=(1,) * tokens)
+    avibe.text = ""
+    avibe.finish("mine")
+    if streamed:
+        sent = b"".join(response.events()).decode().split("\n\n")
+        (usage,) = (json.loads(event[6:])["usage"] for event in sent if '"usage":{' in event)
+    else:
+        usage = response.whole(response.wait())["usage"]
+    assert usage.get("completion_tokens_details") == ({"reasoning_tokens": 5} if thinking else None)
+    run.close()
 
 
 def test_calls_and_reasoning_are_events_of_their_own(client, avibe):

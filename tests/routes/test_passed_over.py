@@ -30,6 +30,7 @@ NEUTRALS = [
         {"early_stopping": False},
     ),
     *({"include_stop_str_in_output": False}, {"min_tokens": 0}, {"stop_token_ids": []}, {"bad_words": []}),
+    *({"guided_decoding_backend": "xgrammar"}, {"guided_whitespace_pattern": None}),
     *({"truncate_prompt_tokens": None}, {"truncate_prompt_tokens": -1}, {"prompt_logprobs": None}, {"echo": False}),
     *({"mirostat": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1}, {"tfs_z": 1.0}, {"typical_p": 1}, {"n_predict": -1}),
     *({"xtc_probability": 0.0, "xtc_threshold": 0.1}, {"dry_multiplier": 0, "dry_base": 1.75}, {"top_a": 0}),

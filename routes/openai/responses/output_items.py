@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from engine.types import TokenLogprob
 from routes.chat.output import CallArguments, CallBegin, CallEnd, Content, OutputParser, Part, Reasoning
+from routes.chat.reasoning_tokens import ReasoningTokens
 from routes.openai.responses.bodies import ItemStatus, OutputItem
 from routes.openai.responses.events import Events
 from routes.openai.responses.namespaces import Namespaces
@@ -20,9 +21,8 @@ OpenItem = OpenMessage | OpenReasoning | OpenCall
 class OutputItems:
     """The items of one answer.
 
-    parser: of this answer, None for one that is text alone. namespaces: of the functions that it may
-    call. items: those that are finished; reasoning_tokens: of the
-    pieces that have reasoning, or its end.
+    parser: of this answer, None for one that is text alone. namespaces: of the functions that it may call. items: those
+    that are finished.
     """
 
     def __init__(self, events: Events, parser: OutputParser | None, namespaces: Namespaces) -> None:
@@ -30,17 +30,19 @@ class OutputItems:
         self._open: OpenItem | None = None
         self._pending: list[TokenLogprob] = []  # of tokens whose text the parser holds back
         self.items: list[OutputItem] = []
-        self.reasoning_tokens = 0
+        self._reasoning = ReasoningTokens()
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many tokens of the answer are reasoning."""
+        return self._reasoning.total
 
     def feed(self, text: str, tokens: int, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
         """Take the next piece of the answer. tokens: how many it has."""
         self._pending += logprobs
         if self._parser is None:
             return self._message(text) if text else b""
-        parts = self._parser.feed(text)
-        if isinstance(self._open, OpenReasoning) or any(isinstance(part, Reasoning) for part in parts):
-            self.reasoning_tokens += tokens
-        return b"".join([self._add(part) for part in parts])
+        return b"".join([self._add(part) for part in self._reasoning.feed(self._parser, text, tokens)])
 
     def finish(self, complete: bool) -> bytes:
         """End the answer. complete: False if it was cut by its length, and its last item with it."""
