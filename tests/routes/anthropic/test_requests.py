@@ -246,6 +246,20 @@ def test_thinking_gives_way_to_an_answer_that_has_begun(client, avibe):
     assert "thinking" in refused(client, messages=begun, thinking={"type": "enabled", "budget_tokens": 2048})
 
 
+def test_thinking_stands_in_front_of_a_form_where_it_is_asked_for(client, avibe):
+    """As Anthropic's own client asks for a model of pydantic; a forced call has no room for it."""
+    avibe.tokens = LETTERS
+    enabled = {"type": "enabled", "budget_tokens": 1024}
+    for form in ({"output_config": {"format": FORM}}, {"output_format": FORM}):
+        avibe.text = '<think>\nHm.\n</think>\n\n{"a": "<think>"}'
+        body = ask(client, thinking=enabled, **form).json
+        assert [block["type"] for block in body["content"]] == ["thinking", "text"]
+        assert body["content"][1]["text"] == '{"a": "<think>"}'
+        avibe.text = "{}"
+        assert not accepted(client, avibe, thinking={"type": "adaptive"}, **form).prompt.thinking
+    assert "thinking" in refused(client, thinking=enabled, tools=[TOOL], tool_choice={"type": "any"})
+
+
 PASSED_OVER = {
     "metadata": {"user_id": "u"},
     "service_tier": "auto",
