@@ -2,8 +2,9 @@
 
 The highest priority starts first, but whatever waits above them, every INTERACTIVE_EVERY-th start is an interactive one
 and every BATCH_EVERY-th one of a batch, unless batches hold as large a part of the slots already: what would start then
-takes no slot from another one, and all behind it would wait for an end. Their turn comes later then. No lock here: the
-waiting room holds its own around every call but `len()`.
+takes no slot from another one, and all behind it would wait for an end. Their turn comes later then. What becomes free
+is for the one whose turn it is; those behind it get what is given up for them (`scheduler`). No lock here: the waiting
+room holds its own around every call but `len()`.
 """
 
 from __future__ import annotations
@@ -41,19 +42,18 @@ class PriorityQueues:
         self._queues[sequence.request.priority].put(sequence, front)
         self.tokens += sequence.num_prompt
 
-    def peek(self, held: Held) -> Sequence | None:
-        """Return the sequence that `take` would return."""
-        priority = self._next_priority(held)
-        return None if priority is None else self._queues[priority].peek(held[priority])
+    def heads(self, held: Held) -> list[Sequence]:
+        """Return the next sequence of each priority that has any, the one whose turn it is first."""
+        preferred = self._starts.preferred(_slots(held))
+        return [self._queues[one].peek(held.get(one, {})) for one in preferred if self._queues[one]]
 
-    def take(self, held: Held) -> Sequence | None:
-        """Remove and return the sequence that starts next, None if none waits."""
-        if (priority := self._next_priority(held)) is None:
-            return None
+    def take(self, head: Sequence, held: Held) -> None:
+        """Remove one of `heads`, which starts."""
+        priority = head.request.priority
         self._starts.count(priority)
-        sequence = self._queues[priority].take(held[priority])
-        self.tokens -= sequence.num_prompt
-        return sequence
+        taken = self._queues[priority].take(held.get(priority, {}))
+        assert taken is head
+        self.tokens -= head.num_prompt
 
     def remove(self, sequence: Sequence) -> None:
         """Remove a sequence, wherever it is."""
@@ -97,9 +97,6 @@ class PriorityQueues:
         for sequence in removed:
             self.remove(sequence)
         return removed
-
-    def _next_priority(self, held: Held) -> Priority | None:
-        return next((one for one in self._starts.preferred(_slots(held)) if self._queues[one]), None)
 
 
 @dataclass(slots=True)

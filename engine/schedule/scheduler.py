@@ -114,6 +114,7 @@ class Scheduler:
         self.drafts = Drafts(drafts, max_num_seqs, overhead)
         self._room, self.pool, self._on_start = room, pool, on_start
         self._shares, self._ahead = StepShares(overhead), ahead
+        self._growth = -(-(1 + ahead) // BLOCK)  # blocks that a running sequence may come to need in a step
         self._max_num_seqs, self._max_tokens = max_num_seqs, max_tokens
         self._batch_share = max(
             1, max_num_seqs // BATCH_EVERY
@@ -122,6 +123,7 @@ class Scheduler:
         self._started = 0
         self._held: dict[Priority, Counter[str]] = {priority: Counter() for priority in Priority}  # slots of clients
         self._next_deadline = math.inf
+        self._favoured: Sequence | None = None  # a waiting one that others have given up their slots and blocks for
         self.running: list[Sequence] = []  # in the order in which they started
         self._of_clients: dict[str, list[Sequence]] = {}  # the same of each client
 
@@ -193,16 +195,30 @@ class Scheduler:
         """Return the sequence that must give its slot and blocks up before the next step, None if there is none.
 
         First for those that run, if they lack blocks for their next tokens, then for the next in the queue, if it finds
-        no slot or no blocks. All others go before batches, which keep their share of the slots; within a priority, the
-        client with the most slots gives one up only if that makes the clients more equal. For one of high priority
-        interactive ones count too, but not the other way round. The sequence is the one that started last.
+        no slot or no blocks. If nobody has to give any up for that one, the next of the other priorities follow, and
+        start with what is given up for them; what becomes free by itself is left to the first.
         """
         if self._lacks_blocks():
             return self._largest_holder()
-        if not len(self._room) or (waiting := self._room.peek(self._held)) is None:
+        heads = self._room.heads(self._held) if len(self._room) else []
+        if self._favoured not in heads:
+            self._favoured = None
+        if heads and self._next(heads) is not None:
             return None
-        if self._free_slots and self._fits(waiting):
-            return None
+        for waiting in heads if self._favoured is None else [self._favoured]:
+            if (victim := self._victim_for(waiting)) is not None:
+                self._favoured = waiting
+                return victim
+        self._favoured = None
+        return None
+
+    def _victim_for(self, waiting: Sequence) -> Sequence | None:
+        """Return the running sequence that must make room for a waiting one, the one that started last.
+
+        All others go before batches, which keep their share of the slots; within a priority, the client with the most
+        slots gives one up only if that makes the clients more equal. For one of high priority interactive ones count
+        too, but not the other way round.
+        """
         priority, client = waiting.request.priority, waiting.request.client
         if priority is not Priority.BATCH and self._held[Priority.BATCH].total() > self._batch_share:
             return self._youngest(Priority.BATCH)
@@ -241,16 +257,16 @@ class Scheduler:
         return self.pool.check(sequence.blocks for sequence in self.running)
 
     def _fits(self, sequence: Sequence) -> bool:
-        """Return whether there are blocks for a waiting sequence, and one more for each that runs to grow into."""
+        """Return whether there are blocks for a waiting sequence, and for each that runs to grow into."""
         needed = sequence.blocks_needed(self._ahead)
-        room = self.pool.available - self._lacking() - len(self.running)
+        room = self.pool.available - self._lacking() - self._growth * len(self.running)
         if needed <= room or sequence.scoring:
             return needed <= room
         return self.pool.cost(sequence.keys(), sequence.scope, needed) <= room
 
     def _lacks_blocks(self) -> bool:
         available = self.pool.available
-        return len(self.running) > available and self._lacking() > available  # each grows by one block at most
+        return self._growth * len(self.running) > available and self._lacking() > available
 
     def _lacking(self) -> int:
         """Return how many blocks the running sequences need for their next tokens and do not have yet."""
@@ -280,8 +296,13 @@ class Scheduler:
 
     def _newcomer(self) -> Sequence | None:
         """Return the waiting sequence that is the first to start in the next step, None if none does."""
-        first = self._room.peek(self._held) if self._free_slots and len(self._room) else None
-        return first if first is not None and self._fits(first) else None
+        heads = self._room.heads(self._held) if self._free_slots and len(self._room) else []
+        return self._next(heads) if heads else None
+
+    def _next(self, heads: list[Sequence]) -> Sequence | None:
+        """Return which of the next sequences of each priority starts now, None if none can."""
+        first = heads[0] if self._favoured not in heads else self._favoured
+        return first if self._free_slots and self._fits(first) else None
 
     def _divided(self, limits: StepLimits) -> tuple[list[Sequence], list[Sequence]]:
         """Return the running sequences within their clients' shares, the oldest first, and those beyond them.
@@ -349,8 +370,9 @@ class Scheduler:
         """
         beyond = []
         while chunks.left and self._free_slots:
-            if (sequence := self._room.take(self._held, self._fits)) is None:
+            if (sequence := self._room.take(self._held, self._next)) is None:
                 break
+            self._favoured = None
             self._start(sequence)
             if not self._on_start(sequence):
                 continue

@@ -24,6 +24,8 @@ from engine.schedule.sequence import Sequence
 from engine.shares import left_of_share, within_share
 from engine.types import GenerationRequest, Priority, QueuePosition
 
+Choose = Callable[[list[Sequence]], Sequence | None]  # one of the next sequences of each priority
+
 LONGEST_RETRY_AFTER = 60  # seconds
 ORDER_LASTS = 0.5  # seconds for which a computed order is reported, so that many may ask for their positions
 
@@ -172,24 +174,23 @@ class WaitingRoom:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def peek(self, held: Held) -> Sequence | None:
-        """Return the sequence that `take` would return."""
+    def heads(self, held: Held) -> list[Sequence]:
+        """Return the next sequence of each priority that has any, the one whose turn it is first."""
         with self._changed:
             self._held = held
-            return self._queue.peek(held)
+            return self._queue.heads(held)
 
-    def take(self, held: Held, fits: Callable[[Sequence], bool] = lambda sequence: True) -> Sequence | None:
-        """Take the next sequence out of the queue, None if none waits or it does not fit; it stays in flight.
+    def take(self, held: Held, choose: Choose = lambda heads: heads[0]) -> Sequence | None:
+        """Take one of `heads` out of the queue, None if none waits or is chosen; it stays in flight.
 
-        held: how many slots each client has, by priority; fits: called with this room's lock held.
+        held: how many slots each client has, by priority; choose: called with this room's lock held.
         """
         with self._changed:
             self._held = held
-            following = self._queue.peek(held)
-            if following is None or not fits(following):
+            heads = self._queue.heads(held)
+            if not heads or (sequence := choose(heads)) is None:
                 return None
-            sequence = self._queue.take(held)
-            assert sequence is following
+            self._queue.take(sequence, held)
             self._before.pop(id(sequence.request), None)
             if sequence.request.priority is Priority.BATCH:
                 self._in_flight.wake_batch()

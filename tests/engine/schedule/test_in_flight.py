@@ -48,7 +48,7 @@ def test_sequences_start_in_the_order_of_their_positions(requests, slots, starte
     ]
     for _ in range(min(started, len(waiting) - 1)):
         waiting.remove(start(room, held))
-    room.peek(held)
+    room.heads(held)
     clock.advance(ORDER_LASTS)
     positions = {id(submitted): room.queue_position(submitted.request).ahead for submitted in waiting}
     assert [positions[id(start(room, held))] for _ in waiting] == list(range(len(positions)))

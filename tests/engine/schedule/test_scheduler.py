@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 
 from engine.errors import DeadlineExceeded, RequestAborted
 from engine.model.choice import Choice
-from engine.schedule.block_pool import BLOCK, BlockPool
+from engine.schedule.block_pool import BLOCK, BlockPool, blocks_for
 from engine.schedule.plan import Plan
-from engine.schedule.priority_queues import BATCH_EVERY
+from engine.schedule.priority_queues import BATCH_EVERY, INTERACTIVE_EVERY
 from engine.schedule.scheduler import Scheduler
 from engine.schedule.sequence import Phase
 from engine.schedule.step_shares import EXPECTED_FOR, NOT_BACK
@@ -21,9 +22,19 @@ from tests.engine.sequences import sequence
 
 
 class Floor:
-    """A scheduler with its waiting room; `step` plans and computes at once."""
+    """A scheduler with its waiting room; `step` plans and computes at once. drafted: how many drafts of a row hold."""
 
-    def __init__(self, slots=4, budget=16, can_start=lambda submitted: True, overhead=0, blocks=1000, ahead=0):
+    def __init__(
+        self,
+        slots=4,
+        budget=16,
+        can_start=lambda submitted: True,
+        overhead=0,
+        blocks=1000,
+        ahead=0,
+        drafted=lambda: 0,
+    ):
+        self.drafted = drafted
         self.room = WaitingRoom(100, 1_000_000)
         self.can_start = can_start
         self.pool = BlockPool(blocks + 1)
@@ -51,6 +62,10 @@ class Floor:
             assert submitted.num_computed <= len(submitted.blocks) * BLOCK
             if submitted.remaining == 0:
                 submitted.append(0)
+                for _ in range(min(self.drafted(), submitted.sampling.max_tokens - submitted.num_output)):
+                    submitted.num_computed += 1
+                    submitted.append(0)
+                assert submitted.num_computed <= len(submitted.blocks) * BLOCK
         assert self.scheduler.check() is None
         return plan
 
@@ -336,6 +351,49 @@ def test_a_batch_that_waits_holds_no_interactive_request_up(before):
     assert visitor in floor.scheduler.running
 
 
+def started(floor, before):
+    """Have so many answers of a visitor start, and end."""
+    for _ in range(before):
+        visitor = floor.come("visitor")
+        floor.step()
+        floor.scheduler.finish(visitor)
+
+
+@pytest.mark.parametrize("high", [False, True])
+@pytest.mark.parametrize("before", range(BATCH_EVERY + INTERACTIVE_EVERY))
+def test_a_batch_that_waits_keeps_no_greedy_client_in_its_slots(before, high):
+    """Whichever start is the next: who stands behind the batch has the slot that the client gives up, and not it."""
+    floor = Floor(slots=4, budget=64)
+    started(floor, before)
+    greedy = [floor.come("greedy") for _ in range(6)]
+    floor.step()
+    job = floor.come("job", batch=True)
+    floor.step()
+    visitor = floor.come("other", high=high)
+    floor.step()
+    assert visitor in floor.scheduler.running
+    assert job not in floor.scheduler.running
+    assert sum(one in floor.scheduler.running for one in greedy) == 3
+    floor.scheduler.finish(visitor)
+    while job not in floor.scheduler.running:  # which has what becomes free by itself, in its turn
+        floor.step()
+        floor.scheduler.finish(next(one for one in floor.scheduler.running if one is not job))
+    assert floor.scheduler.check() is None
+
+
+@pytest.mark.parametrize("total", range(2 * INTERACTIVE_EVERY))
+def test_a_greedy_clients_next_request_keeps_no_one_of_high_priority_waiting(total):
+    """Whose turn is behind that of an interactive one, which may have no slot given up."""
+    floor = Floor(slots=5, budget=64)
+    started(floor, total)
+    for _ in range(9):
+        floor.come("greedy")
+    floor.step()
+    office = floor.come("office", high=True)
+    floor.step()
+    assert office in floor.scheduler.running
+
+
 @pytest.mark.parametrize("slots", [4, 9, 12, 20])
 def test_batches_get_no_more_slots_than_they_may_keep(slots):
     """None is started and preempted at once for the next interactive request."""
@@ -530,6 +588,26 @@ class TestBlocks:
         assert greedy[0] in floor.scheduler.running
         assert greedy[2] not in floor.scheduler.running
 
+    @pytest.mark.parametrize("before", range(BATCH_EVERY))
+    def test_a_batch_that_waits_for_blocks_keeps_no_greedy_client_in_them(self, before):
+        """A visitor that needs few has what that client gives up, and the batch what becomes free besides."""
+        floor = Floor(slots=16, blocks=24, budget=400)
+        started(floor, before)
+        greedy = [floor.come("greedy", tokens=2 * BLOCK, max_tokens=100) for _ in range(7)]
+        floor.step()
+        job = floor.come("job", tokens=18 * BLOCK, batch=True)
+        floor.step()
+        visitors = [floor.come(f"visitor {number}", tokens=BLOCK - 2) for number in range(3)]
+        for _ in visitors:
+            floor.step()
+        assert all(visitor in floor.scheduler.running for visitor in visitors)
+        assert greedy[0] in floor.scheduler.running
+        for visitor in visitors:
+            floor.scheduler.finish(visitor)
+        while job not in floor.scheduler.running:
+            floor.scheduler.finish(next(iter(floor.scheduler.running)))
+            floor.step()
+
     def test_batches_give_up_their_blocks_first(self):
         """Beyond their share, whoever holds more."""
         floor = Floor(slots=8, blocks=10, budget=200)
@@ -593,11 +671,26 @@ class TestBlocks:
         assert floor.pool.used == 7
         assert others[0].num_computed == others[1].num_computed == 4 * BLOCK + 1
 
+    @pytest.mark.parametrize("ahead", [1, 8, 15, 16, 17, 64])
+    def test_sequences_that_grow_by_many_tokens_give_way_in_time(self, ahead):
+        """However many drafts of a step hold, each finds the blocks that the next one may need."""
+        blocks = 3 + 2 * blocks_for(2 + ahead)
+        for taken in range(blocks // 2):
+            floor = Floor(slots=3, blocks=blocks, budget=400, ahead=ahead, drafted=lambda: ahead)
+            rows = [floor.come(client, tokens=2 + taken, max_tokens=(blocks - 2) * BLOCK) for client in "abc"]
+            while any(one.num_output < one.sampling.max_tokens for one in rows):
+                floor.step()
+                for one in [*floor.scheduler.running]:
+                    if one.num_output == one.sampling.max_tokens:
+                        floor.scheduler.finish(one)
+            assert floor.pool.used == 0
+
     @settings(deadline=None, max_examples=60)
-    @given(st.integers(4, 12), st.integers(1, 4), st.integers(0, 1), st.randoms())
+    @given(st.integers(4, 12), st.integers(1, 4), st.sampled_from((0, 1, 8, 15, 16, 17, 64)), st.randoms())
     def test_every_sequence_ends_whatever_the_blocks(self, blocks, slots, ahead, rng):
         """With any lengths, clients and priorities, and blocks for one full sequence at least: nothing is stuck."""
-        floor = Floor(slots, rng.choice((3, 16, 100)), blocks=blocks, ahead=ahead)
+        drafted = partial(rng.randint, 0, ahead if ahead > 1 else 0)
+        floor = Floor(slots, rng.choice((3, 16, 100)), blocks=blocks, ahead=ahead, drafted=drafted)
         left = []
         for _ in range(rng.randint(1, 8)):
             tokens = rng.randint(1, (blocks - 1) * BLOCK)
