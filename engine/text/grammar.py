@@ -37,6 +37,7 @@ from engine.text.grammar_limits import FUEL, MORE_MAY_HELP, TOO_COMPLEX, TRIED_A
 from engine.text.grammar_limits import reason as reason_of
 from engine.text.grammar_trials import NoTrials, Trials
 from engine.text.mask_pool import MaskPool
+from engine.text.schema.multiples import remainders_in
 from engine.types import Vocabulary
 from engine.wanted import Wanted
 
@@ -50,11 +51,13 @@ BURST_SECONDS, TOKEN_SECONDS = 1.0, 0.01
 SLOW_SECONDS = 0.01
 LATE_SECONDS = 0.03  # since it was asked for, beyond which a step does not wait for a mask
 BYTES_PER_FUEL, BYTES_PER_CHARACTER = 110, 170  # see `grammar_limits.FUEL`
+BYTES_PER_REMAINDER = 230  # measured too; the library follows those of `multipleOf` beside its fuel
 
 
 def size_of(grammar: str, fuel: int) -> int:
     """Return how many bytes a compiled grammar takes at most. fuel: what it was compiled with."""
-    return len(grammar) * BYTES_PER_CHARACTER + fuel * BYTES_PER_FUEL
+    of_remainders = remainders_in(grammar) * BYTES_PER_REMAINDER
+    return len(grammar) * BYTES_PER_CHARACTER + fuel * BYTES_PER_FUEL + of_remainders
 
 
 class GrammarFailed(ValidationError):

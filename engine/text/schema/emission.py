@@ -15,7 +15,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-from engine.text.schema import meeting
+from engine.text.schema import meeting, multiples
 from engine.text.schema.counting import of_count
 from engine.text.schema.expander import Expander, Work
 from engine.text.schema.formats import FORMATS
@@ -81,6 +81,7 @@ class _Emission:
         self._waiting: list[State] = []
         self._strings: dict[str, tuple[dict[str, Any], str]] = {}
         self._matched: dict[str, bool] = {}
+        self._multiples: set[str] = set()  # the schemas of numbers whose remainders are counted
 
     def written(self) -> Rewritten:
         root = self._expander.root
@@ -109,7 +110,7 @@ class _Emission:
         options: list[dict[str, Any]] = [{"enum": values}] if values else []
         for shape in shapes:
             if isinstance(shape, Number):
-                options.append(_number(shape))
+                options.append(self._number(shape))
             elif isinstance(shape, String):
                 options.append(self._string(shape))
             elif isinstance(shape, Array):
@@ -117,6 +118,15 @@ class _Emission:
             elif isinstance(shape, Object):
                 options += [self._object(part) for part in of_count(self._reach, self._expander, shape)]
         return options[0] if len(options) == 1 else {"anyOf": options}
+
+    def _number(self, shape: Number) -> dict[str, Any]:
+        """Each remainder is a unit of work: it takes less time, but memory as long as the grammar is kept."""
+        schema = _range_of(shape)
+        if shape.multiple is not None and repr(schema) not in self._multiples:
+            self._multiples.add(repr(schema))
+            pointer = meeting.pointer_of(shape.origins, "multipleOf")
+            self._expander.spend(multiples.remainders(schema["multipleOf"]), pointer)
+        return schema
 
     def _string(self, shape: String) -> dict[str, Any]:
         """A format that nothing else of the string allows is left out, as what it is: an annotation."""
@@ -243,7 +253,7 @@ def _renamed(text: str, names: dict[str, str], reference: re.Pattern[str]) -> st
     return reference.sub(lambda found: f'"{names[found[1]]}"', text)
 
 
-def _number(shape: Number) -> dict[str, Any]:
+def _range_of(shape: Number) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "integer" if shape.integer else "number"}
     shape = _off_whole_numbers(shape)
     low, high = shape.low, shape.high
@@ -259,10 +269,10 @@ def _number(shape: Number) -> dict[str, Any]:
         schema["maximum"] = LARGEST
     else:
         schema["exclusiveMaximum" if shape.high_open else "maximum"] = high
-    if len(shape.multiples) == 1:
-        schema["multipleOf"] = shape.multiples[0]
-    elif shape.multiples:
-        schema["allOf"] = [{"type": schema["type"], "multipleOf": multiple} for multiple in shape.multiples]
+    if shape.multiple is not None:
+        schema["multipleOf"] = multiples.written(shape.multiple)
+        if (reason := multiples.trouble(schema["multipleOf"])) is not None:
+            raise SchemaRefused(UNSUPPORTED, meeting.pointer_of(shape.origins, "multipleOf"), reason)
     return schema
 
 

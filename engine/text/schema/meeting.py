@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from engine.text.schema.formats import FORMATS
+from engine.text.schema.multiples import exact
 from engine.text.schema.patterns import any_but
 from engine.text.schema.probe import Satisfiability, matches, satisfiability, tried
 from engine.text.schema.refusal import SchemaRefused
@@ -154,11 +154,7 @@ def _in_bounds(shape: Number, value: float) -> bool:
         return False
     if shape.high is not None and (value > shape.high or (shape.high_open and value == shape.high)):
         return False
-    return all(_exact(value) % _exact(multiple) == 0 for multiple in shape.multiples)
-
-
-def _exact(value: float) -> Fraction:
-    return Fraction(repr(value))
+    return shape.multiple is None or exact(value) % shape.multiple == 0
 
 
 def _is_string(shape: String, value: str) -> bool:
@@ -217,13 +213,13 @@ def _state_alive(expander: Expander, state: State) -> bool:
 
 
 def _has_number(shape: Number) -> bool:
-    if shape.low is None or shape.high is None or len(shape.multiples) != 1:
+    if shape.low is None or shape.high is None or shape.multiple is None:
         return True
-    multiple = _exact(shape.multiples[0])
-    first = -(-_exact(shape.low) // multiple) * multiple
-    if shape.low_open and first == shape.low:
-        first += multiple
-    return first < shape.high or (first == shape.high and not shape.high_open)
+    low, high = exact(shape.low), exact(shape.high)
+    first = -(-low // shape.multiple) * shape.multiple
+    if shape.low_open and first == low:
+        first += shape.multiple
+    return first < high or (first == high and not shape.high_open)
 
 
 def string_satisfiability(expander: Expander, shape: String) -> Satisfiability:

@@ -68,7 +68,7 @@ def read_numbers(subschema: Subschema, integer: bool) -> Number | None:
             high_open if under else high,
             above,
             under,
-            (multiple,) if multiple is not None else (),
+            None if multiple is None else multiples.exact(multiple),
             shape.origins,
         )
     )

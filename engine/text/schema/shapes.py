@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from math import ceil, floor
 from typing import Any
 
 from engine.text.schema.document import Subschema
+from engine.text.schema.multiples import common
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,14 +49,14 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """Numbers between two bounds. multiples: what they are multiples of."""
+    """Numbers between two bounds. multiple: what they are multiples of."""
 
     integer: bool = False
     low: float | None = None
     high: float | None = None
     low_open: bool = False
     high_open: bool = False
-    multiples: tuple[float, ...] = ()
+    multiple: Fraction | None = None
     origins: Origins = field(default_factory=dict)
 
 
@@ -168,21 +170,23 @@ def meet_numbers(one: Number, other: Number) -> Number | None:
         high=high,
         low_open=any(shape.low_open and shape.low == low for shape in (one, other)),
         high_open=any(shape.high_open and shape.high == high for shape in (one, other)),
-        multiples=tuple(dict.fromkeys(one.multiples + other.multiples)),
+        multiple=common(one.multiple, other.multiple),
         origins=merged(one.origins, other.origins),
     )
     return tidy_number(met)
 
 
 def tidy_number(shape: Number) -> Number | None:
-    """Return a number shape with whole bounds if its numbers are whole; None if it has none."""
+    """Return a number shape with whole bounds and a whole multiple if its numbers are whole; None if it has none."""
     low, high = shape.low, shape.high
     if shape.integer:
         if low is not None:
             low = floor(low) + 1 if shape.low_open else ceil(low)
         if high is not None:
             high = ceil(high) - 1 if shape.high_open else floor(high)
-        shape = replace(shape, low=low, high=high, low_open=False, high_open=False)
+        whole = 1 if shape.multiple is None else shape.multiple.numerator
+        multiple = Fraction(whole) if whole > 1 else None
+        shape = replace(shape, low=low, high=high, low_open=False, high_open=False, multiple=multiple)
     if low is not None and high is not None:
         if low > high or (low == high and (shape.low_open or shape.high_open)):
             return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.text.schema import meeting
 from engine.text.schema.document import Subschema
+from engine.text.schema.multiples import common
 from engine.text.schema.probe import matches
 from engine.text.schema.shapes import (
     ANYTHING,
@@ -82,7 +83,7 @@ def _numbers(shape: Number, taken: Number) -> Parts:
         parts.append(meet_numbers(shape, Number(high=taken.low, high_open=not taken.low_open)))
     if taken.high is not None:
         parts.append(meet_numbers(shape, Number(low=taken.high, low_open=not taken.high_open)))
-    whole = (shape.integer or not taken.integer) and set(taken.multiples) <= set(shape.multiples)
+    whole = (shape.integer or not taken.integer) and common(shape.multiple, taken.multiple) == shape.multiple
     return [part for part in parts if part is not None], whole
 
 

@@ -1,9 +1,30 @@
 """Values of `multipleOf`: those that the library reads and compiles soon are held to, all others refused unasked."""
 
+import json
+
+import psutil
 import pytest
 
-from engine.text.schema.multiples import DIGITS, LARGE, trouble
+from engine.text.grammar import BYTES_PER_REMAINDER, Grammars, json_grammar, lark_grammar, size_of
+from engine.text.grammar_limits import FUEL
+from engine.text.schema.emission import rewrite
+from engine.text.schema.expander import Work
+from engine.text.schema.multiples import DIGITS, LARGE, remainders_in, trouble
 from engine.text.schema.probe import Satisfiability, satisfiability
+from engine.text.schema.refusal import SchemaRefused
+from engine.types import Vocabulary
+from tests.engine.text.schema.conftest import TOKENS
+from tests.fakes import PATIENCE
+
+LATE = {
+    "const": "a text in front of the numbers"
+}  # the library follows their remainders when it compiles, all the same
+
+
+def numbers(*multiples, kind="integer"):
+    """Return the schema of an object with a number for each of the multiples."""
+    schemas = {f"n{index}": {"type": kind, "multipleOf": multiple} for index, multiple in enumerate(multiples)}
+    return {"type": "object", "properties": {"s": LATE, **schemas}, "required": ["s"]}
 
 
 @pytest.mark.parametrize(
@@ -33,3 +54,90 @@ def test_what_has_few_remainders_is_held_to(multiple):
 def test_a_multiple_beyond_every_float_is_refused(multiple):
     """It is no error of ours."""
     assert trouble(multiple) == DIGITS
+
+
+@pytest.mark.parametrize(
+    ("kind", "multiples", "one"),
+    [
+        ("integer", [4, 6], 12),
+        ("integer", [6, 3, 2], 6),
+        ("integer", [0.5], None),
+        ("integer", [0.75], 3),
+        ("number", [0.5, 0.3], 1.5),
+        ("number", [0.01, 0.25, 100], 100),
+        ("number", [10, 2.5], 10),
+        ("number", [1e-7, 2], 2),
+    ],
+)
+def test_several_multiples_are_written_as_one(kind, multiples, one):
+    """The number whose multiples are those of all; of whole numbers, a whole one."""
+    written = rewrite({"type": kind, "allOf": [{"multipleOf": multiple} for multiple in multiples]}).schema
+    assert (written.get("multipleOf"), "allOf" in written) == (one, False)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": [{"multipleOf": 601}, {"multipleOf": 607}]},
+        {"allOf": [{"multipleOf": 9.97}, {"multipleOf": 8.89}]},
+        {"multipleOf": 601, "anyOf": [{"multipleOf": 607}, {"type": "null"}]},
+        {"multipleOf": 601, "$ref": "#/properties/n/$defs/a", "$defs": {"a": {"multipleOf": 607}}},
+        {"allOf": [{"multipleOf": 10_000}, {"multipleOf": 3}]},
+        {"allOf": [{"multipleOf": 10**9}, {"multipleOf": 7}]},
+    ],
+)
+def test_multiples_that_have_many_remainders_together_are_refused(schema):
+    """Each alone has few."""
+    with pytest.raises(SchemaRefused) as caught:
+        rewrite({"type": "object", "properties": {"n": {"type": ["number", "null"]} | schema}})
+    assert caught.value.keyword == "multipleOf"
+
+
+def test_a_schema_has_so_many_remainders_only():
+    """The memory of a compiled grammar grows with them; the same number at several places counts once."""
+    with pytest.raises(SchemaRefused, match="is too complex: multipleOf"):
+        rewrite(numbers(*range(9_900, 9_940)))
+    assert len(rewrite(numbers(*[9_973] * 40)).schema["$defs"]) == 2
+
+
+def test_the_schemas_of_a_request_share_their_remainders():
+    """They become one grammar."""
+    work = Work()
+    rewrite(numbers(9_901, 9_907), work)
+    rewrite(numbers(9_923, 9_929), work)
+    with pytest.raises(SchemaRefused, match="is too complex: multipleOf"):
+        rewrite(numbers(9_931, 9_941), work)
+
+
+@pytest.mark.parametrize(
+    ("schema", "count"),
+    [
+        (numbers(9_973, 7), 9_980),
+        (numbers(0.12, 12.5, kind="number"), 12 + 125),
+        (numbers(10**9), 10),
+        ({"type": "string"}, 0),
+        ({"const": '"multipleOf": 1e99999'}, 0),
+    ],
+)
+def test_the_remainders_of_a_grammar_count_as_bytes(schema, count):
+    """Whether it is of JSON alone or has JSON in its rules."""
+    written = json.dumps(rewrite(schema).schema)
+    for grammar in (json_grammar(written), lark_grammar(f"start: a\na: %json {written}")):
+        assert remainders_in(grammar) == count
+        assert size_of(grammar, FUEL[0]) - size_of(grammar, 0) == FUEL[0] * 110
+        without = grammar.replace("multipleOf", "multipleon")
+        assert size_of(grammar, 0) - size_of(without, 0) == count * BYTES_PER_REMAINDER
+
+
+def test_compiled_grammars_take_no_more_memory_than_is_counted():
+    """The library keeps what it knows of each remainder, and counts it nowhere."""
+    grammars = Grammars(Vocabulary(TOKENS, frozenset({0}), lambda text: list(text.encode())), seconds=PATIENCE)
+    grammars.mask(json_grammar(json.dumps(rewrite(numbers(3)).schema)))
+    process, counted = psutil.Process(), grammars.cached_bytes
+    before = process.memory_info().rss
+    for first in range(9_900, 9_980, 16):
+        written = json.dumps(rewrite(numbers(*range(first, first + 8, 2))).schema)
+        grammars.mask(json_grammar(written))
+    assert grammars.cached == 6
+    assert process.memory_info().rss - before < grammars.cached_bytes - counted
+    grammars.close()
