@@ -19,7 +19,7 @@ from engine.text.schema import meeting, multiples
 from engine.text.schema.counting import of_count
 from engine.text.schema.expander import Expander, Work
 from engine.text.schema.formats import FORMATS
-from engine.text.schema.probe import Satisfiability, matches, satisfiability, tried
+from engine.text.schema.probe import Satisfiability, satisfiability, tried
 from engine.text.schema.reach import Reach, inside
 from engine.text.schema.refusal import COMPLEX, UNSUPPORTED, SchemaRefused
 from engine.text.schema.shapes import (
@@ -185,9 +185,12 @@ class _Emission:
         library meets both states again, without end.
         """
         endless = [pattern for pattern, state in shape.patterns.items() if state not in self._ending]
-        pairs = len(endless) * len(shape.properties)
-        self._expander.spend(meeting.WORK_OF_A_MATCH * pairs, meeting.pointer_of(shape.origins, "patternProperties"))
-        shared = {pattern for pattern in endless if any(matches(pattern, name) for name in shape.properties)}
+        pointer = meeting.pointer_of(shape.origins, "patternProperties")
+        shared = {
+            pattern
+            for pattern in endless
+            if any(meeting.is_match(self._expander, pattern, name, pointer) for name in shape.properties)
+        }
         if not shared:
             return shape
         patterns = {pattern: state for pattern, state in shape.patterns.items() if pattern not in shared}

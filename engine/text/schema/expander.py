@@ -66,6 +66,7 @@ class Expander:
         self.document = Document(schema)
         self._conditions: dict[Any, Condition] = {}
         self._memo: dict[tuple[State, bool], Shapes] = {}
+        self._settled: dict[State, Shapes] = {}
         self._own: dict[tuple[int, bool], Shapes] = {}
         self._open: set[tuple[int, bool]] = set()  # the conditions that are being expanded
         self._work, self._spent_at = Work() if work is None else work, ""
@@ -122,6 +123,16 @@ class Expander:
 
     def expand(self, state: State, upper: bool = False) -> Shapes:
         """Return the shapes of a state."""
+        if upper:
+            return self.unsettled(state, upper)
+        if state not in self._settled:
+            shapes = self._settled[state] = settling.settled(self, self.unsettled(state))
+            if not shapes:
+                self.emptied[state] = self._emptied
+        return self._settled[state]
+
+    def unsettled(self, state: State, upper: bool = False) -> Shapes:
+        """Return the same with all that can be said of arrays and objects, also what the library cannot say."""
         key = state, upper
         if key not in self._memo:
             shapes: Shapes = EVERY_SHAPE
@@ -131,9 +142,7 @@ class Expander:
             for condition in state:
                 if condition.negates is not None and not upper:
                     shapes = self.without(shapes, condition.negates, condition.subschema.pointer)[0]
-            self._memo[key] = shapes if upper else settling.settled(self, shapes)
-            if not self._memo[key]:
-                self.emptied[state] = self._emptied
+            self._memo[key] = shapes
         return self._memo[key]
 
     def shapes_of(self, condition: Condition, upper: bool) -> Shapes:
@@ -274,7 +283,7 @@ class Expander:
             for other in others:
                 self.spend(1, pointer)
                 met = meeting.meet(self, one, other, upper)
-                if met is not None and (len(some) == 1 or meeting.alive(self, met)):
+                if met is not None and (len(some) == 1 or meeting.alive(self, met, upper)):
                     found.append(met)
         if some and others and not found:
             self._emptied = pointer
@@ -282,7 +291,7 @@ class Expander:
 
     def overlap(self, shapes: Shapes, branch: State, pointer: str) -> bool:
         met = self.both(shapes, self.branch(branch, True), pointer, upper=True)
-        return any(meeting.alive(self, shape) for shape in met)
+        return any(meeting.alive(self, shape, upper=True) for shape in met)
 
     def without(self, shapes: Shapes, state: State, pointer: str, lenient: bool = False) -> tuple[Shapes, bool]:
         """Return shapes of values that do not satisfy a state, and whether these are all of them.

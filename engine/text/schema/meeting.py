@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.text.schema.formats import FORMATS
 from engine.text.schema.multiples import exact
 from engine.text.schema.patterns import any_but
 from engine.text.schema.probe import Satisfiability, matches, satisfiability, tried
-from engine.text.schema.refusal import SchemaRefused
+from engine.text.schema.refusal import COMPLEX, UNSUPPORTED, SchemaRefused
 from engine.text.schema.shapes import (
     ANYTHING,
     Array,
@@ -42,6 +42,7 @@ MAX_PATTERNS = 12  # of one string; the library's time can double with each, and
 WORK_OF_A_MATCH = 50  # compared with that of meeting two shapes
 WORK_OF_A_CHECK, WORK_OF_A_TRIAL = 30, 300
 CHARACTERS_A_WORK = 50  # of patterns that are checked, for each unit of work more
+MATCHED_A_WORK = 10  # characters of a text, which may be several bytes each
 NAMES_OF_WORK = 10  # how many properties of two objects are met in that time
 
 
@@ -62,11 +63,11 @@ def meet(expander: Expander, one: Shape, other: Shape, upper: bool) -> Shape | N
             expander.spend(sum(map(len, met.prefix), len(met.prefix)) // NAMES_OF_WORK, pointer_of(met.origins))
         return met
     if isinstance(one, Object) and isinstance(other, Object):
-        return _meet_objects(expander, one, other)
+        return _meet_objects(expander, one, other, upper)
     return None
 
 
-def _meet_objects(expander: Expander, one: Object, other: Object) -> Object | None:
+def _meet_objects(expander: Expander, one: Object, other: Object, upper: bool) -> Object | None:
     """What one side says of all other names holds for the names and patterns of the other side."""
     all_names = union(one.properties, other.properties)
     many = len(all_names) + len(one.patterns) + len(other.patterns) + len(one.required) + len(other.required)
@@ -76,7 +77,7 @@ def _meet_objects(expander: Expander, one: Object, other: Object) -> Object | No
         {name: joined(named(expander, one, name), named(expander, other, name)) for name in all_names},
         union(one.required, other.required),
         {
-            pattern: joined(_of_pattern(one, pattern), _of_pattern(other, pattern))
+            pattern: joined(_of_pattern(one, pattern, upper), _of_pattern(other, pattern, upper))
             for pattern in union(one.patterns, other.patterns)
         },
         rest_of_both(one.rest, other.rest),
@@ -89,9 +90,11 @@ def _meet_objects(expander: Expander, one: Object, other: Object) -> Object | No
     return None if met.most is not None and max(met.least, len(met.required)) > met.most else met
 
 
-def _of_pattern(shape: Object, pattern: str) -> State:
-    # Where names match patterns of both sides this asks for more than it must, which is safe.
-    return shape.patterns[pattern] if pattern in shape.patterns else shape.rest or ANYTHING
+def _of_pattern(shape: Object, pattern: str, upper: bool) -> State:
+    if pattern in shape.patterns:
+        return shape.patterns[pattern]
+    # A name may match a pattern of this shape too: asking for more than it must is safe, unless `upper`.
+    return ANYTHING if upper and shape.patterns else shape.rest or ANYTHING
 
 
 def named(expander: Expander, shape: Object, name: str) -> State:
@@ -107,8 +110,17 @@ def named(expander: Expander, shape: Object, name: str) -> State:
 
 def matching(expander: Expander, patterns: Mapping[str, State], name: str, pointer: str) -> list[State]:
     """Return the states of all patterns that match a name."""
-    expander.spend(work_of_matches(patterns), pointer)
-    return [state for pattern, state in patterns.items() if matches(pattern, name)]
+    return [state for pattern, state in patterns.items() if is_match(expander, pattern, name, pointer)]
+
+
+def is_match(expander: Expander, pattern: str, text: str, pointer: str) -> bool:
+    """Return whether a text matches a pattern. Raises SchemaRefused if the library cannot tell."""
+    expander.spend(WORK_OF_A_MATCH + len(pattern) // CHARACTERS_A_WORK + len(text) // MATCHED_A_WORK, pointer)
+    found = matches(pattern, text)
+    if found is None:
+        unread = pattern_satisfiability(expander, pattern) is Satisfiability.UNKNOWN
+        raise SchemaRefused(UNSUPPORTED if unread else COMPLEX, pointer)
+    return found
 
 
 def pointer_of(origins: Origins, *keywords: str) -> str:
@@ -120,22 +132,23 @@ def pointer_of(origins: Origins, *keywords: str) -> str:
 
 
 def admits(expander: Expander, shape: Shape, value: Any, upper: bool = False) -> bool:
-    """Return whether a value has a shape. A `format` is no reason to refuse a value that a schema lists."""
+    """Return whether a value has a shape, or, if `upper`, may have it. A `format` is no reason to refuse a value that a
+    schema lists.
+    """
     if isinstance(shape, Constant):
         return bool(key_of(shape.value) == key_of(value))
     if isinstance(shape, Number):
         return is_number(value) and _in_bounds(shape, value)
     if isinstance(shape, String):
-        expander.spend(work_of_matches(shape.patterns), pointer_of(shape.origins, "pattern"))
-        return isinstance(value, str) and _is_string(shape, value)
+        return isinstance(value, str) and _is_string(expander, shape, value)
     if isinstance(shape, Array):
         return isinstance(value, list) and _is_array(expander, shape, value, upper)
     return isinstance(value, dict) and _is_object(expander, shape, value, upper)
 
 
 def state_admits(expander: Expander, state: State, value: Any, upper: bool = False) -> bool:
-    """Return whether a value satisfies a state."""
-    shapes = expander.expand(state, upper)
+    """Return whether a value satisfies a state, or, if `upper`, may satisfy it."""
+    shapes = expander.unsettled(state, upper)
     expander.spend(1 + len(shapes) // NAMES_OF_WORK, "")
     return any(admits(expander, shape, value, upper) for shape in shapes)
 
@@ -157,10 +170,13 @@ def _in_bounds(shape: Number, value: float) -> bool:
     return shape.multiple is None or exact(value) % shape.multiple == 0
 
 
-def _is_string(shape: String, value: str) -> bool:
+def _is_string(expander: Expander, shape: String, value: str) -> bool:
     if len(value) < shape.least or (shape.most is not None and len(value) > shape.most):
         return False
-    return value not in shape.excluded and all(matches(pattern, value) for pattern in shape.patterns)
+    pointer = pointer_of(shape.origins, "pattern")
+    return value not in shape.excluded and all(
+        is_match(expander, pattern, value, pointer) for pattern in shape.patterns
+    )
 
 
 def _is_array(expander: Expander, shape: Array, value: list[Any], upper: bool) -> bool:
@@ -169,9 +185,12 @@ def _is_array(expander: Expander, shape: Array, value: list[Any], upper: bool) -
     if shape.unique and len({key_of(item) for item in value}) < len(value):
         return False
     for some in shape.contains:
-        found = sum(state_admits(expander, some.state, item, upper) for item in value)
-        if found < some.least or (some.most is not None and found > some.most):
+        if sum(state_admits(expander, some.state, item, upper) for item in value) < some.least:
             return False
+        # Too many are a reason against the value, so they are counted the other way round.
+        if some.most is not None:
+            if sum(state_admits(expander, some.state, item, not upper) for item in value) > some.most:
+                return False
     return all(state_admits(expander, shape.item(index), item, upper) for index, item in enumerate(value))
 
 
@@ -185,27 +204,29 @@ def _is_object(expander: Expander, shape: Object, value: dict[str, Any], upper: 
     return all(state_admits(expander, named(expander, shape, name), inner, upper) for name, inner in value.items())
 
 
-def alive(expander: Expander, shape: Shape) -> bool:
-    """Return False for a shape that certainly has no value; required values are looked at too, to some depth."""
+def alive(expander: Expander, shape: Shape, upper: bool = False) -> bool:
+    """Return False for a shape without any value that can be expressed, or, if `upper`, that certainly has no value at
+    all; required values are looked at too, to some depth.
+    """
     if isinstance(shape, String):
         return string_satisfiability(expander, shape) is not Satisfiability.EMPTY
     if isinstance(shape, Number):
         return _has_number(shape)
     if isinstance(shape, Array):
-        return all(_state_alive(expander, shape.item(index)) for index in range(min(shape.least, LOOK_AHEAD)))
+        return all(_state_alive(expander, shape.item(index), upper) for index in range(min(shape.least, LOOK_AHEAD)))
     if isinstance(shape, Object):
         expander.spend(len(shape.required) // NAMES_OF_WORK, pointer_of(shape.origins))
-        return all(_state_alive(expander, named(expander, shape, name)) for name in shape.required)
+        return all(_state_alive(expander, named(expander, shape, name), upper) for name in shape.required)
     return True
 
 
-def _state_alive(expander: Expander, state: State) -> bool:
+def _state_alive(expander: Expander, state: State, upper: bool) -> bool:
     if not state or expander.level >= LOOK_AHEAD:
         return True
     expander.spend(expander.level, "")
     expander.level += 1
     try:
-        return any(alive(expander, shape) for shape in expander.expand(state))
+        return any(alive(expander, shape, upper) for shape in expander.expand(state, upper))
     except SchemaRefused:
         return True  # it is being expanded, or is refused once it is reached
     finally:
@@ -232,11 +253,6 @@ def string_satisfiability(expander: Expander, shape: String) -> Satisfiability:
 def pattern_satisfiability(expander: Expander, *patterns: str) -> Satisfiability:
     """Return whether the library can generate strings that match all of the patterns."""
     return _satisfiability(expander, String(patterns=patterns))
-
-
-def work_of_matches(patterns: Collection[str]) -> int:
-    """Return the work of asking the library whether a text matches these patterns."""
-    return WORK_OF_A_MATCH * len(patterns) + sum(map(len, patterns)) // CHARACTERS_A_WORK
 
 
 def work_of_a_check(shape: String) -> int:

@@ -16,7 +16,6 @@ FUEL = 20_000
 END = 0
 TRIED = 40  # bytes of a string
 SHARES = (0.35, 1.0)  # which of the allowed bytes is taken
-MAX_NAME = 4096  # bytes of a text that is matched
 
 
 class Satisfiability(Enum):
@@ -70,13 +69,14 @@ def _satisfiability(matcher: LLMatcher) -> Satisfiability:
     return Satisfiability.UNKNOWN if unread else Satisfiability.COMPLEX
 
 
-def matches(pattern: str, text: str) -> bool:
-    """Return whether a text has a match of a pattern, which is in the library's syntax."""
+def matches(pattern: str, text: str) -> bool | None:
+    """Return whether a text has a match of a pattern, which is in the library's syntax; None if that is too hard."""
     data = json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")
     matcher = _matcher({"type": "string", "pattern": pattern})
-    if matcher.is_error() or len(data) > MAX_NAME:
-        return False
-    return matcher.try_consume_tokens(list(data)) == len(data) and matcher.is_accepting()
+    taken = 0 if matcher.is_error() else matcher.try_consume_tokens(list(data))
+    if matcher.is_error():
+        return False if _satisfiability(matcher) is Satisfiability.EMPTY else None
+    return taken == len(data) and matcher.is_accepting()
 
 
 class _Bytes:

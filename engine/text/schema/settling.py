@@ -109,7 +109,7 @@ def _without_unique(expander: Expander, shape: Array) -> list[Shape]:
 def _apart(expander: Expander, states: tuple[State, ...]) -> bool:
     expander.spend(comb(len(states), 2) // 10, "")
     return all(
-        not any(meeting.alive(expander, shape) for shape in expander.expand(joined(one, other), upper=True))
+        not any(meeting.alive(expander, shape, upper=True) for shape in expander.expand(joined(one, other), upper=True))
         for one, other in combinations(states, 2)
     )
 

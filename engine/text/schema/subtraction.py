@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from engine.text.schema import meeting
 from engine.text.schema.document import Subschema
 from engine.text.schema.multiples import common
-from engine.text.schema.probe import matches
 from engine.text.schema.shapes import (
     ANYTHING,
     Array,
@@ -94,10 +93,7 @@ def _strings(expander: Expander, shape: String, taken: String) -> Parts:
     if taken.most is not None:
         parts.append(meet_strings(shape, String(least=taken.most + 1)))
     listed: list[Shape] = [
-        Constant(text, shape.origins)
-        for text in sorted(taken.excluded)
-        if len(text) >= shape.least and (shape.most is None or len(text) <= shape.most)
-        if text not in shape.excluded and all(matches(pattern, text) for pattern in shape.patterns)
+        Constant(text, shape.origins) for text in sorted(taken.excluded) if meeting.admits(expander, shape, text)
     ]
     met = meet_strings(shape, taken)
     apart = met is None or not meeting.alive(expander, met)

@@ -158,8 +158,17 @@ def test_a_text_can_be_a_pattern(text):
 )
 def test_matching_takes_time_in_proportion_to_the_text(pattern):
     """No pattern backtracks; one that is too hard is told when it is tried."""
-    assert matches(pattern, "a" * 3000 + "!") is False
+    assert not matches(pattern, "a" * 3000 + "!")
     assert tried({"type": "string", "pattern": pattern}) in Satisfiability
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [("^a+$", True), ("b", False), ("[^\\x{0}-\\x{10ffff}]", False), ("a[ab]{200}$", None), ("(", None)],
+)
+def test_what_is_too_hard_to_match_is_neither_a_match_nor_none(pattern, found):
+    """The library gives up before the end of the text, or before its beginning."""
+    assert matches(pattern, "a" * 5000) is found
 
 
 FORMAT_VALUES = {
