@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from engine.text.schema import probe
 from engine.text.schema.formats import FORMATS
 from engine.text.schema.multiples import exact
 from engine.text.schema.patterns import any_but
@@ -41,6 +42,7 @@ _COUNTED, _REPEATED_GROUP = re.compile(r"\{\d"), re.compile(r"\)[*+{]")
 MAX_PATTERNS = 12  # of one string; the library's time can double with each, and nothing ends it
 WORK_OF_A_MATCH = 50  # compared with that of meeting two shapes
 WORK_OF_A_CHECK, WORK_OF_A_TRIAL = 30, 300
+WORK_OF_A_NAME = 4  # that is listed beside a pattern
 CHARACTERS_A_WORK = 50  # of patterns that are checked, for each unit of work more
 MATCHED_A_WORK = 10  # characters of a text, which may be several bytes each
 NAMES_OF_WORK = 10  # how many properties of two objects are met in that time
@@ -120,6 +122,16 @@ def is_match(expander: Expander, pattern: str, text: str, pointer: str) -> bool:
     if found is None:
         unread = pattern_satisfiability(expander, pattern) is Satisfiability.UNKNOWN
         raise SchemaRefused(UNSUPPORTED if unread else COMPLEX, pointer)
+    return found
+
+
+def has_names(expander: Expander, pattern: str, listed: Collection[str], pointer: str) -> bool:
+    """Return whether names of a pattern are not listed. Raises SchemaRefused if the library cannot tell."""
+    characters = len(pattern) + sum(map(len, listed))
+    expander.spend(WORK_OF_A_CHECK + WORK_OF_A_NAME * len(listed) + characters // CHARACTERS_A_WORK, pointer)
+    found = probe.has_names(pattern, listed)
+    if found is None:
+        raise SchemaRefused(COMPLEX, pointer)
     return found
 
 

@@ -6,6 +6,7 @@ Its matching takes time in proportion to the text, whatever the pattern, and a f
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -77,6 +78,23 @@ def matches(pattern: str, text: str) -> bool | None:
     if matcher.is_error():
         return False if _satisfiability(matcher) is Satisfiability.EMPTY else None
     return taken == len(data) and matcher.is_accepting()
+
+
+def has_names(pattern: str, listed: Iterable[str]) -> bool | None:
+    """Return whether the library offers names of a pattern beside the listed ones; None if that is too hard.
+
+    It passes over listed names there, and offers a comma for another one nevertheless.
+    """
+    schema = {
+        "type": "object",
+        "properties": dict.fromkeys(listed, False),
+        "patternProperties": {pattern: {"type": "null"}},
+        "additionalProperties": False,
+        "minProperties": 1,
+    }
+    matcher = _matcher(schema)
+    taken = 0 if matcher.is_error() else matcher.try_consume_tokens(list(b'{"'))
+    return None if matcher.is_error() else taken == 2
 
 
 class _Bytes:

@@ -22,6 +22,7 @@ from engine.text.schema.shapes import (
     String,
     joined,
     key_of,
+    union,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def settled(expander: Expander, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
                 found += _without_unique(expander, part)
         elif isinstance(shape, Object):
             named = _without_names(expander, shape) if shape.names else [shape]
-            found += [_with_patterns_apart(expander, part) for part in named]
+            found += [_without_listed(expander, _with_patterns_apart(expander, part)) for part in named]
         else:
             found.append(shape)
     return tuple(found)
@@ -172,6 +173,19 @@ def _with_patterns_apart(expander: Expander, shape: Object) -> Object:
     if len(apart) < len(shape.patterns) and any(not expander.expand(state) for _, state in apart):
         raise SchemaRefused(UNSUPPORTED, pointer, "two patterns match the same names")
     return replace(shape, patterns=dict(apart))
+
+
+def _without_listed(expander: Expander, shape: Object) -> Object:
+    """Return an object without patterns all whose names are listed: they say nothing more, and stand for no name."""
+    names, pointer = union(shape.properties, shape.required), meeting.pointer_of(shape.origins, "patternProperties")
+    more = {
+        pattern: state
+        for pattern, state in shape.patterns.items()
+        if not names or meeting.has_names(expander, pattern, names, pointer)
+    }
+    if len(more) == len(shape.patterns):
+        return shape
+    return replace(shape, properties={name: meeting.named(expander, shape, name) for name in names}, patterns=more)
 
 
 def _is_text(shape: Shape) -> bool:
