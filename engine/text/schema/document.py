@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urljoin
@@ -12,6 +12,8 @@ from engine.text.schema.keywords import MANY, NAMED, ONE
 from engine.text.schema.refusal import INVALID, UNSUPPORTED, SchemaRefused, below
 
 LONGEST_URI = 1000  # characters
+# For each unit of work: characters of a URI and its base that are joined, and subschemas that are found.
+URI_A_WORK, SUBSCHEMAS_A_WORK = 50, 3
 INDEX = re.compile(r"[0-9]{1,9}")  # of a list, in a JSON pointer
 # In these drafts nothing beside `$ref` counts.
 REFERENCE_ALONE = ("draft-03", "draft-04", "draft-06", "draft-07")
@@ -26,10 +28,18 @@ class Subschema:
     base: str
 
 
-class Document:
-    """One schema and all that it contains. Raises SchemaRefused for references to what it does not contain."""
+def _uncounted(amount: int, pointer: str) -> None:
+    pass
 
-    def __init__(self, schema: Any) -> None:
+
+class Document:
+    """One schema and all that it contains. Raises SchemaRefused for references to what it does not contain.
+
+    spend: what counts work, and where it is done.
+    """
+
+    def __init__(self, schema: Any, spend: Callable[[int, str], None] = _uncounted) -> None:
+        self._spend = spend
         self.root = Subschema(schema, "", "")
         self._subschemas: dict[int, Subschema] = {}  # by the identity of the raw schema
         self._by_uri: dict[str, Subschema] = {}
@@ -55,7 +65,7 @@ class Document:
         pointer, value = below(subschema.pointer, keyword), subschema.raw[keyword]
         if not isinstance(value, str):
             raise SchemaRefused(INVALID, pointer, "not a string")
-        uri, fragment = _joined(subschema.base, value, pointer)
+        uri, fragment = self._joined(subschema.base, value, pointer)
         if keyword == "$recursiveRef" and len(self._by_uri) > 1:
             raise SchemaRefused(UNSUPPORTED, pointer)
         if keyword == "$dynamicRef" and self._dynamic.get(fragment, 0) > 1:
@@ -82,9 +92,11 @@ class Document:
         return subschema
 
     def _walk(self, root: Subschema) -> None:
-        waiting = [root]
+        waiting, walked = [root], 0
         while waiting:
-            subschema = waiting.pop()
+            subschema, walked = waiting.pop(), walked + 1
+            if walked % SUBSCHEMAS_A_WORK == 0:
+                self._spend(1, subschema.pointer)
             if isinstance(subschema.raw, dict):
                 subschema = self._enter(subschema)
                 waiting += [
@@ -97,7 +109,7 @@ class Document:
         raw = subschema.raw
         own = raw.get(self._id)
         if isinstance(own, str) and not (self.reference_alone and "$ref" in raw):
-            base, fragment = _joined(subschema.base, own, below(subschema.pointer, self._id))
+            base, fragment = self._joined(subschema.base, own, below(subschema.pointer, self._id))
             subschema = Subschema(raw, subschema.pointer, base)
             self._by_uri.setdefault(f"{base}#{fragment}" if fragment else base, subschema)
         for keyword in ("$anchor", "$dynamicAnchor"):
@@ -108,25 +120,25 @@ class Document:
         self._subschemas[id(raw)] = subschema
         return subschema
 
+    def _joined(self, base: str, reference: str, pointer: str) -> tuple[str, str]:
+        """Return the URI and the fragment of a reference; bases that are names (`urn:`) have no paths to join.
 
-def _joined(base: str, reference: str, pointer: str) -> tuple[str, str]:
-    """Return the URI and the fragment of a reference; bases that are names (`urn:`) have no paths to join.
-
-    A URI is ASCII (RFC 3986), and short here: a path is joined part by part, and other letters take time that grows
-    with their square. A fragment may be anything.
-    """
-    uri, _, fragment = reference.partition("#")
-    if not uri:
-        return base, fragment
-    if len(uri) > LONGEST_URI or not uri.isascii():
-        raise SchemaRefused(INVALID, pointer, f"not a URI reference of at most {LONGEST_URI} ASCII characters")
-    try:
-        joined = urljoin(base, uri)
-    except ValueError:
-        raise SchemaRefused(INVALID, pointer, "not a URI reference") from None
-    if len(joined) > LONGEST_URI:
-        raise SchemaRefused(INVALID, pointer, f"a URI of more than {LONGEST_URI} characters with its base")
-    return joined, fragment
+        A URI is ASCII (RFC 3986), and short here: a path is joined part by part, and other letters take time that grows
+        with their square. A fragment may be anything.
+        """
+        self._spend((len(base) + len(reference)) // URI_A_WORK, pointer)
+        uri, _, fragment = reference.partition("#")
+        if not uri:
+            return base, fragment
+        if len(uri) > LONGEST_URI or not uri.isascii():
+            raise SchemaRefused(INVALID, pointer, f"not a URI reference of at most {LONGEST_URI} ASCII characters")
+        try:
+            joined = urljoin(base, uri)
+        except ValueError:
+            raise SchemaRefused(INVALID, pointer, "not a URI reference") from None
+        if len(joined) > LONGEST_URI:
+            raise SchemaRefused(INVALID, pointer, f"a URI of more than {LONGEST_URI} characters with its base")
+        return joined, fragment
 
 
 def _inside(raw: dict[str, Any]) -> Iterator[tuple[Any, tuple[str | int, ...]]]:

@@ -130,6 +130,7 @@ class _Emission:
 
     def _string(self, shape: String) -> dict[str, Any]:
         """A format that nothing else of the string allows is left out, as what it is: an annotation."""
+        self._expander.spend(meeting.work_of_excluded(shape), meeting.pointer_of(shape.origins, "not"))
         schema = meeting.string_schema(shape)
         if any(name in FORMATS for name in shape.formats):
             if schema.keys() - {"type", "pattern"} and not self._is_matched(schema, shape):

@@ -63,13 +63,13 @@ class Expander:
     """
 
     def __init__(self, schema: Any, work: Work | None = None) -> None:
-        self.document = Document(schema)
+        self._work, self._spent_at = Work() if work is None else work, ""
+        self.document = Document(schema, self.spend)
         self._conditions: dict[Any, Condition] = {}
         self._memo: dict[tuple[State, bool], Shapes] = {}
         self._settled: dict[State, Shapes] = {}
         self._own: dict[tuple[int, bool], Shapes] = {}
         self._open: set[tuple[int, bool]] = set()  # the conditions that are being expanded
-        self._work, self._spent_at = Work() if work is None else work, ""
         self.level = 0  # how deep `alive` looks into a value
         self._emptied = ""  # the place that allowed no value last
         self.emptied: dict[State, str] = {}  # the same of each state without a shape
@@ -190,7 +190,7 @@ class Expander:
             elif name in ("number", "integer"):
                 shapes.append(read_numbers(subschema, name == "integer"))
             elif name == "string":
-                shapes.append(read_strings(subschema))
+                shapes.append(read_strings(subschema, self.spend))
             else:
                 shapes.append(self._arrays(subschema) if name == "array" else self._objects(subschema))
         return tuple(shape for shape in shapes if shape is not None)
@@ -223,7 +223,7 @@ class Expander:
     def _objects(self, subschema: Subschema) -> Object | None:
         raw, least, most = subschema.raw, count(subschema, "minProperties") or 0, count(subschema, "maxProperties")
         patterns = {
-            read_pattern(pattern, below(subschema.pointer, "patternProperties", pattern)): self.inner(
+            read_pattern(pattern, below(subschema.pointer, "patternProperties", pattern), self.spend): self.inner(
                 subschema, "patternProperties", pattern
             )
             for pattern in schemas_by_name(subschema, "patternProperties")

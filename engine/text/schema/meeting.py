@@ -43,8 +43,10 @@ MAX_PATTERNS = 12  # of one string; the library's time can double with each, and
 WORK_OF_A_MATCH = 50  # compared with that of meeting two shapes
 WORK_OF_A_CHECK, WORK_OF_A_TRIAL = 30, 300
 WORK_OF_A_NAME = 4  # that is listed beside a pattern
+WORK_OF_A_CLASS = 4  # of Unicode, in a pattern: some have hundreds of ranges
 CHARACTERS_A_WORK = 50  # of patterns that are checked, for each unit of work more
 MATCHED_A_WORK = 10  # characters of a text, which may be several bytes each
+EXCLUDED_A_WORK = 3  # characters of texts that a string is not
 NAMES_OF_WORK = 10  # how many properties of two objects are met in that time
 
 
@@ -117,7 +119,7 @@ def matching(expander: Expander, patterns: Mapping[str, State], name: str, point
 
 def is_match(expander: Expander, pattern: str, text: str, pointer: str) -> bool:
     """Return whether a text matches a pattern. Raises SchemaRefused if the library cannot tell."""
-    expander.spend(WORK_OF_A_MATCH + len(pattern) // CHARACTERS_A_WORK + len(text) // MATCHED_A_WORK, pointer)
+    expander.spend(WORK_OF_A_MATCH + _work_of((pattern,)) + len(text) // MATCHED_A_WORK, pointer)
     found = matches(pattern, text)
     if found is None:
         unread = pattern_satisfiability(expander, pattern) is Satisfiability.UNKNOWN
@@ -127,8 +129,7 @@ def is_match(expander: Expander, pattern: str, text: str, pointer: str) -> bool:
 
 def has_names(expander: Expander, pattern: str, listed: Collection[str], pointer: str) -> bool:
     """Return whether names of a pattern are not listed. Raises SchemaRefused if the library cannot tell."""
-    characters = len(pattern) + sum(map(len, listed))
-    expander.spend(WORK_OF_A_CHECK + WORK_OF_A_NAME * len(listed) + characters // CHARACTERS_A_WORK, pointer)
+    expander.spend(WORK_OF_A_CHECK + WORK_OF_A_NAME * len(listed) + _work_of((pattern, *listed)), pointer)
     found = probe.has_names(pattern, listed)
     if found is None:
         raise SchemaRefused(COMPLEX, pointer)
@@ -269,7 +270,18 @@ def pattern_satisfiability(expander: Expander, *patterns: str) -> Satisfiability
 
 def work_of_a_check(shape: String) -> int:
     """Return the work of asking the library for strings of a shape."""
-    return WORK_OF_A_CHECK + sum(map(len, shape.patterns)) // CHARACTERS_A_WORK
+    return WORK_OF_A_CHECK + _work_of(shape.patterns) + work_of_excluded(shape)
+
+
+def work_of_excluded(shape: String) -> int:
+    """Return the work of writing a pattern of all texts but those that a string is not."""
+    return sum(map(len, shape.excluded)) // EXCLUDED_A_WORK
+
+
+def _work_of(texts: Collection[str]) -> int:
+    """Return the work of the library's reading patterns, or names beside them."""
+    classes = sum(text.count(r"\p{") + text.count(r"\P{") for text in texts)
+    return WORK_OF_A_CLASS * classes + sum(map(len, texts)) // CHARACTERS_A_WORK
 
 
 def _satisfiability(expander: Expander, shape: String) -> Satisfiability:

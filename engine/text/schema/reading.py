@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -14,6 +15,7 @@ from engine.text.schema.shapes import Number, Origins, String, is_number, tidy_n
 
 TYPES = ("null", "boolean", "number", "string", "array", "object")
 LONGEST = 2**31  # a limit beyond it is none
+TRANSLATED_A_WORK = 10  # characters of a pattern, for each unit of work
 
 
 def types_of(subschema: Subschema) -> tuple[str, ...]:
@@ -74,8 +76,8 @@ def read_numbers(subschema: Subschema, integer: bool) -> Number | None:
     )
 
 
-def read_strings(subschema: Subschema) -> String | None:
-    """Return the strings that a schema allows; None if it allows none."""
+def read_strings(subschema: Subschema, spend: Callable[[int, str], None]) -> String | None:
+    """Return the strings that a schema allows; None if it allows none. spend: what counts work."""
     raw, least, most = subschema.raw, count(subschema, "minLength") or 0, count(subschema, "maxLength")
     formats = raw.get("format")
     if most is not None and least > most:
@@ -83,24 +85,25 @@ def read_strings(subschema: Subschema) -> String | None:
     return String(
         least,
         most,
-        read_patterns(raw["pattern"], below(subschema.pointer, "pattern")) if "pattern" in raw else (),
+        read_patterns(raw["pattern"], below(subschema.pointer, "pattern"), spend) if "pattern" in raw else (),
         (formats,) if isinstance(formats, str) else (),
         origins=origins(subschema, STRING_KEYWORDS),
     )
 
 
-def read_pattern(pattern: Any, pointer: str) -> str:
-    """Return a pattern of names in the library's syntax."""
-    found = read_patterns(pattern, pointer)
+def read_pattern(pattern: Any, pointer: str, spend: Callable[[int, str], None]) -> str:
+    """Return a pattern of names in the library's syntax. spend: what counts work."""
+    found = read_patterns(pattern, pointer, spend)
     if len(found) > 1:
         raise SchemaRefused(UNSUPPORTED, pointer, "look-around and flags are not supported")
     return found[0]
 
 
-def read_patterns(pattern: Any, pointer: str) -> tuple[str, ...]:
-    """Return patterns in the library's syntax that together say the same as one."""
+def read_patterns(pattern: Any, pointer: str, spend: Callable[[int, str], None]) -> tuple[str, ...]:
+    """Return patterns in the library's syntax that together say the same as one. spend: what counts work."""
     if not isinstance(pattern, str):
         raise SchemaRefused(INVALID, pointer, "not a string")
+    spend(len(pattern) // TRANSLATED_A_WORK, pointer)
     try:
         return conjuncts(pattern)
     except Untranslatable as error:
