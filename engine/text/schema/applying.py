@@ -50,6 +50,7 @@ def apply_any(expander: Expander, shapes: Shapes, subschema: Subschema, keyword:
 def apply_one(expander: Expander, shapes: Shapes, subschema: Subschema, keyword: str, upper: bool) -> Shapes:
     """The shapes of each, without what another one that overlaps allows."""
     if upper:
+        expander.exact = False
         return apply_any(expander, shapes, subschema, keyword, upper)
     branches, pointer = _branches(expander, subschema, keyword), below(subschema.pointer, keyword)
     options = [expander.both(shapes, expander.branch(branch, False), pointer) for branch in branches]
@@ -68,9 +69,14 @@ def apply_one(expander: Expander, shapes: Shapes, subschema: Subschema, keyword:
 
 def apply_not(expander: Expander, shapes: Shapes, subschema: Subschema, keyword: str, upper: bool) -> Shapes:
     """All but what the schema allows."""
-    if upper:
+    state, pointer = expander.inner(subschema, keyword), below(subschema.pointer, keyword)
+    if not upper:
+        return expander.without(shapes, state, pointer)[0]
+    denied = expander.denied(state)
+    if denied is None:
+        expander.exact = False
         return shapes
-    return expander.without(shapes, expander.inner(subschema, keyword), below(subschema.pointer, keyword))[0]
+    return expander.both(shapes, expander.unsettled(denied, upper), pointer, upper)
 
 
 def apply_if(expander: Expander, shapes: Shapes, subschema: Subschema, keyword: str, upper: bool) -> Shapes:
@@ -79,7 +85,10 @@ def apply_if(expander: Expander, shapes: Shapes, subschema: Subschema, keyword: 
         return shapes
     condition, pointer = expander.inner(subschema, keyword), below(subschema.pointer, keyword)
     met = expander.both(shapes, expander.branch(condition, upper), pointer, upper)
-    unmet = shapes if upper else expander.without(shapes, condition, pointer, lenient=True)[0]
+    if upper:
+        unmet, expander.exact = shapes, False
+    else:
+        unmet = expander.without(shapes, condition, pointer, lenient=True)[0]
     if "then" in subschema.raw:
         met = expander.both(
             met, expander.branch(expander.inner(subschema, "then"), upper), below(subschema.pointer, "then"), upper
@@ -99,6 +108,7 @@ def apply_reference(expander: Expander, shapes: Shapes, subschema: Subschema, ke
 def apply_dependencies(expander: Expander, shapes: Shapes, subschema: Subschema, keyword: str, upper: bool) -> Shapes:
     """An object without the name, or one with it that satisfies what depends on it."""
     if upper:
+        expander.exact = False
         return shapes
     for name, needed in schemas_by_name(subschema, keyword).items():
         pointer = below(subschema.pointer, keyword, name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urljoin
 
-from engine.text.schema.keywords import MANY, NAMED, ONE
+from engine.text.schema.keywords import CLOSING, MANY, NAMED, ONE
 from engine.text.schema.refusal import INVALID, UNSUPPORTED, SchemaRefused, below
 
 LONGEST_URI = 1000  # characters
@@ -35,11 +35,11 @@ def _uncounted(amount: int, pointer: str) -> None:
 class Document:
     """One schema and all that it contains. Raises SchemaRefused for references to what it does not contain.
 
-    spend: what counts work, and where it is done.
+    spend: what counts work, and where it is done. closes: whether any subschema has an `unevaluated` keyword.
     """
 
     def __init__(self, schema: Any, spend: Callable[[int, str], None] = _uncounted) -> None:
-        self._spend = spend
+        self._spend, self.closes = spend, False
         self.root = Subschema(schema, "", "")
         self._subschemas: dict[int, Subschema] = {}  # by the identity of the raw schema
         self._by_uri: dict[str, Subschema] = {}
@@ -118,6 +118,7 @@ class Document:
         if isinstance(raw.get("$dynamicAnchor"), str):
             self._dynamic[raw["$dynamicAnchor"]] = self._dynamic.get(raw["$dynamicAnchor"], 0) + 1
         self._subschemas[id(raw)] = subschema
+        self.closes = self.closes or not raw.keys().isdisjoint(CLOSING)
         return subschema
 
     def _joined(self, base: str, reference: str, pointer: str) -> tuple[str, str]:

@@ -6,14 +6,14 @@ the opposite, shapes that allow no less than the schema, which is what may be su
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.text.schema import applying, meeting, settling, subtraction
 from engine.text.schema.document import Document, Subschema
-from engine.text.schema.keywords import ARRAY_KEYWORDS, CLOSING, OBJECT_KEYWORDS, SIMPLE
+from engine.text.schema.keywords import ARRAY_KEYWORDS, ASSERTING, CLOSING, OBJECT_KEYWORDS, SIMPLE
 from engine.text.schema.probe import Satisfiability
 from engine.text.schema.reading import (
     count,
@@ -47,6 +47,8 @@ MAX_VALUES = 4096  # of one state, shapes and single values together
 LISTED = ("const", "enum")  # values, which must satisfy all other keywords
 
 Shapes = tuple[Shape, ...]
+Expansion = tuple[Shapes, bool]  # and whether it is exact
+Key = TypeVar("Key")
 
 
 class Work:
@@ -66,13 +68,14 @@ class Expander:
         self._work, self._spent_at = Work() if work is None else work, ""
         self.document = Document(schema, self.spend)
         self._conditions: dict[Any, Condition] = {}
-        self._memo: dict[tuple[State, bool], Shapes] = {}
-        self._settled: dict[State, Shapes] = {}
-        self._own: dict[tuple[int, bool], Shapes] = {}
+        self._memo: dict[tuple[State, bool], Expansion] = {}
+        self._settled: dict[State, Expansion] = {}
+        self._own: dict[tuple[int, bool], Expansion] = {}
         self._open: set[tuple[int, bool]] = set()  # the conditions that are being expanded
         self.level = 0  # how deep `alive` looks into a value
         self._emptied = ""  # the place that allowed no value last
         self.emptied: dict[State, str] = {}  # the same of each state without a shape
+        self.exact = True  # whether all shapes so far allow what the schema does, neither less nor, if `upper`, more
         self.satisfiabilities: dict[tuple[Any, ...], Satisfiability] = {}  # of strings, which `meeting` asks for
         self.never = self._state("never", Subschema(False, "", ""))
         self.root = self.state(self.document.root)
@@ -98,7 +101,21 @@ class Expander:
             return self.never
         if self.never[0] in state:
             return ANYTHING
+        denied = self.denied(state)
+        if denied is not None:
+            return denied
         return self._state(("not", state), subschema if subschema.pointer else state[0].subschema, state)
+
+    def denied(self, state: State) -> State | None:
+        """Return the state whose opposite another one is; None if it says anything else. What a schema speaks of within
+        a `not` is no mention for an `unevaluated` keyword, so with one of these it is None too.
+        """
+        if len(state) != 1 or self.document.closes:
+            return None
+        subschema = state[0].subschema
+        if state[0].negates is not None or not isinstance(subschema.raw, dict):
+            return state[0].negates
+        return self.inner(subschema, "not") if ASSERTING & subschema.raw.keys() == {"not"} else None
 
     def value_state(self, value: Any, pointer: str) -> State:
         """Return the state of one value."""
@@ -125,42 +142,51 @@ class Expander:
         """Return the shapes of a state."""
         if upper:
             return self.unsettled(state, upper)
-        if state not in self._settled:
-            shapes = self._settled[state] = settling.settled(self, self.unsettled(state))
-            if not shapes:
-                self.emptied[state] = self._emptied
-        return self._settled[state]
+        shapes = self._once(self._settled, state, lambda: settling.settled(self, self.unsettled(state)))
+        if not shapes:
+            self.emptied.setdefault(state, self._emptied)
+        return shapes
 
     def unsettled(self, state: State, upper: bool = False) -> Shapes:
         """Return the same with all that can be said of arrays and objects, also what the library cannot say."""
-        key = state, upper
-        if key not in self._memo:
-            shapes: Shapes = EVERY_SHAPE
-            for condition in state:
-                if condition.negates is None:
-                    shapes = self.both(shapes, self.shapes_of(condition, upper), condition.subschema.pointer, upper)
-            for condition in state:
-                if condition.negates is not None and not upper:
-                    shapes = self.without(shapes, condition.negates, condition.subschema.pointer)[0]
-            self._memo[key] = shapes
-        return self._memo[key]
+        return self._once(self._memo, (state, upper), lambda: self._of_conditions(state, upper))
+
+    def _of_conditions(self, state: State, upper: bool) -> Shapes:
+        shapes: Shapes = EVERY_SHAPE
+        for condition in state:
+            if condition.negates is None:
+                shapes = self.both(shapes, self.shapes_of(condition, upper), condition.subschema.pointer, upper)
+        for condition in state:
+            if condition.negates is not None and upper:
+                self.exact = False
+            elif condition.negates is not None:
+                shapes = self.without(shapes, condition.negates, condition.subschema.pointer)[0]
+        return shapes
+
+    def _once(self, made: dict[Key, Expansion], key: Key, make: Callable[[], Shapes]) -> Shapes:
+        """Return what was made, or make it; whether it is exact is known each time."""
+        if key not in made:
+            before, self.exact = self.exact, True
+            try:
+                made[key] = make(), self.exact
+            finally:
+                self.exact = before
+        shapes, exact = made[key]
+        self.exact = self.exact and exact
+        return shapes
 
     def shapes_of(self, condition: Condition, upper: bool) -> Shapes:
         """Return the shapes of one condition, without regard to others that hold at the same place."""
         key, subschema = (condition.number, upper), condition.subschema
-        if key in self._own:
-            return self._own[key]
         if subschema.raw is False:
             return ()
         if key in self._open:
             raise SchemaRefused(UNSUPPORTED, subschema.pointer, "it refers to itself")
         self._open.add(key)
         try:
-            shapes = self._read(subschema, upper)
+            return self._once(self._own, key, lambda: self._read(subschema, upper))
         finally:
             self._open.discard(key)
-        self._own[key] = shapes
-        return shapes
 
     def _read(self, subschema: Subschema, upper: bool) -> Shapes:
         raw, shapes, simple = subschema.raw, EVERY_SHAPE, False
@@ -172,7 +198,9 @@ class Expander:
             elif keyword in applying.APPLICATORS and not (closing and keyword in LISTED):
                 shapes = applying.APPLICATORS[keyword](self, shapes, subschema, keyword, upper)
         for keyword in CLOSING:
-            if keyword in closing and not upper:
+            if keyword in closing and upper:
+                self.exact = False
+            elif keyword in closing:
                 closed = [self._closed(shape, self.inner(subschema, keyword), keyword) for shape in shapes]
                 shapes = tuple(shape for shape in closed if shape is not None)
         for keyword in LISTED if closing else ():
@@ -252,6 +280,7 @@ class Expander:
         """Apply an `unevaluated` keyword: what no other keyword has spoken of must satisfy it."""
         if isinstance(shape, Constant):  # of a composition, which does not tell what it spoke of: nothing, to be safe
             values = meeting.values_inside(shape.value, dict if keyword == "unevaluatedProperties" else list)
+            self.exact = self.exact and not values
             return shape if all(meeting.state_admits(self, rest, value) for value in values) else None
         unsaid = isinstance(shape, Array) and (shape.rest is None or shape.unspoken_rest)
         if isinstance(shape, Array) and keyword == "unevaluatedItems" and unsaid:
@@ -294,24 +323,27 @@ class Expander:
         return any(meeting.alive(self, shape, upper=True) for shape in met)
 
     def without(self, shapes: Shapes, state: State, pointer: str, lenient: bool = False) -> tuple[Shapes, bool]:
-        """Return shapes of values that do not satisfy a state, and whether these are all of them.
+        """Return shapes of values that do not satisfy a state, and whether these are all that do not have its shapes.
 
         Raises SchemaRefused if nothing is left only because it cannot be expressed, unless `lenient`.
         """
-        left, exact = shapes, True
+        denied, left, whole = self.denied(state), shapes, True
+        if denied is not None:
+            return self.both(shapes, self.unsettled(denied), pointer), True
         for taken in self.expand(state, upper=True):
             parts: list[Shape] = []
             for shape in left:
                 self.spend(1, pointer)
                 some, all_of_it = subtraction.subtract(self, shape, taken)
                 parts += [part for part in some if meeting.alive(self, part)]
-                exact = exact and all_of_it
+                whole = whole and all_of_it
             left = self.bounded(parts, pointer)
+        self.exact = self.exact and whole
         if shapes and not left:
             self._emptied = pointer
-        if shapes and not left and not exact and not lenient:
+        if shapes and not left and not whole and not lenient:
             raise SchemaRefused(UNSUPPORTED, pointer)
-        return left, exact
+        return left, whole
 
     @staticmethod
     def bounded(shapes: Iterable[Shape], pointer: str) -> Shapes:

@@ -26,6 +26,8 @@ APPLYING = ("const", "enum", "allOf", "anyOf", "oneOf", "not", "if", "$ref", "$d
 # Applied after all others: they close what those leave open.
 CLOSING = ("unevaluatedItems", "unevaluatedProperties")
 
+ASSERTING = frozenset((*SIMPLE, *APPLYING, *CLOSING))
+
 # Every other keyword is an annotation, or unknown, and changes nothing (JSON Schema 2020-12, core, section 6.5).
 
 # Keywords whose value is a schema, a list of schemas, or a map of schemas by name.

@@ -81,7 +81,7 @@ def _meet_objects(expander: Expander, one: Object, other: Object, upper: bool) -
         {name: joined(named(expander, one, name), named(expander, other, name)) for name in all_names},
         union(one.required, other.required),
         {
-            pattern: joined(_of_pattern(one, pattern, upper), _of_pattern(other, pattern, upper))
+            pattern: joined(_of_pattern(expander, one, pattern, upper), _of_pattern(expander, other, pattern, upper))
             for pattern in union(one.patterns, other.patterns)
         },
         rest_of_both(one.rest, other.rest),
@@ -94,10 +94,11 @@ def _meet_objects(expander: Expander, one: Object, other: Object, upper: bool) -
     return None if met.most is not None and max(met.least, len(met.required)) > met.most else met
 
 
-def _of_pattern(shape: Object, pattern: str, upper: bool) -> State:
+def _of_pattern(expander: Expander, shape: Object, pattern: str, upper: bool) -> State:
     if pattern in shape.patterns:
         return shape.patterns[pattern]
     # A name may match a pattern of this shape too: asking for more than it must is safe, unless `upper`.
+    expander.exact = expander.exact and not (shape.patterns and shape.rest)
     return ANYTHING if upper and shape.patterns else shape.rest or ANYTHING
 
 

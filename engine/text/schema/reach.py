@@ -27,7 +27,7 @@ class Reach:
         self._reach(expander.root)
         self._find_full()
         if expander.root not in self.full:
-            raise SchemaRefused(EMPTY, self._first_origin(expander.root))
+            raise SchemaRefused(EMPTY if expander.exact else UNSUPPORTED, self._first_origin(expander.root))
 
     def _reach(self, root: State) -> None:
         waiting = [root]

@@ -52,6 +52,8 @@ def settled(expander: Expander, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
 
 def _without_contains(expander: Expander, shape: Array) -> Iterator[Array]:
     pointer = meeting.pointer_of(shape.origins, "maxContains", "contains")
+    if shape.contains and (shape.prefix or len(shape.contains) > 1):
+        expander.exact = False  # it may be another item that satisfies it
     if len(shape.contains) > 1 and any(some.most is not None for some in shape.contains):
         raise SchemaRefused(UNSUPPORTED, pointer)
     if len(shape.contains) == 1 and shape.contains[0].most is not None:
@@ -146,7 +148,7 @@ def _without_names(expander: Expander, shape: Object) -> list[Object]:
     patterned = [name for name in strings if isinstance(name, String)]
     rest = shape.rest
     if rest is None and shape.properties and not shape.patterns:
-        patterned = []  # closed, as every object that says nothing of other names
+        patterned, expander.exact = [], False  # closed, as every object that says nothing of other names
     if not patterned:
         return [replace(shape, properties=properties, patterns={}, rest=expander.never)]
     pattern = _one_pattern(patterned)
@@ -167,6 +169,7 @@ def _with_patterns_apart(expander: Expander, shape: Object) -> Object:
             expander.spend(meeting.WORK_OF_A_MATCH, pointer)
             if meeting.pattern_satisfiability(expander, pattern, other[0]) is not Satisfiability.EMPTY:
                 apart.remove(other)
+                expander.exact = False
                 pattern, state = f"{other[0]}|{pattern}", joined(state, other[1])
         if found is not Satisfiability.EMPTY:
             apart.append((pattern, state))
