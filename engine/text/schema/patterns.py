@@ -25,6 +25,7 @@ LINE = r"[^\n\r\x{2028}\x{2029}]"
 CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}
 
 _QUANTIFIER = re.compile(r"\{\d+(?:,\d*)?\}")
+_REPEATED = re.compile(rf"[*+?]|{_QUANTIFIER.pattern}")
 _PROPERTY = re.compile(r"[pP]\{[A-Za-z0-9_=]+\}")
 _CODE = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]+)\}")
 _GROUP = re.compile(r"\(\?(?::|P?<[A-Za-z_$][A-Za-z0-9_$]*>)")
@@ -47,7 +48,8 @@ def conjuncts(pattern: str) -> tuple[str, ...]:
     """Return patterns in Rust's syntax that a text matches all if it matches the pattern.
 
     Look-ahead at the beginning is a condition of its own: `^(?=X)Y` is `^X` and `^Y`, and `^(?!C*$)Y` asks for a
-    character that is not of the class C. Raises Untranslatable.
+    character that is not of the class C. Nothing repeats it: what does would stand behind the `^` of Y, and is refused
+    there. Raises Untranslatable.
     """
     if not pattern.startswith(("^(?=", "^(?!")):
         return (translate(pattern),)
@@ -139,6 +141,8 @@ class _Translator:
             self._at += len(found[0]) if found else 1
             return found[0] if found else r"\{"
         self._at += 1
+        if character in "^$" and _REPEATED.match(self._pattern, self._at):
+            raise Untranslatable("nothing to repeat")
         if character == ".":
             return LINE
         return rf"\{character}" if character in "]}" else character

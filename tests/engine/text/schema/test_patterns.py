@@ -130,6 +130,23 @@ def test_other_look_ahead_is_told(pattern):
         conjuncts(pattern)
 
 
+@pytest.mark.parametrize("times", ["*", "+", "?", "{0}", "{0,1}", "{2}", "{1,}", "*?"])
+@pytest.mark.parametrize("place", ["^(?=a)", "^(?![ab]*$)", "^(?=a)(?=b)", "^", "a$", "(?:^"])
+def test_a_condition_or_an_end_that_is_repeated_is_told(place, times):
+    """Readers disagree about it; none takes the number for the rest of the pattern."""
+    with pytest.raises(Untranslatable, match="nothing to repeat"):
+        conjuncts(f"{place}{times}b")
+
+
+@pytest.mark.parametrize("pattern", ["^(?=a)a{2}$", "^(?=a)(?:a|b)*$", r"^(?=.)\{0}$", "^[$^]*$", r"^\^*\$?$", "^{x}$"])
+def test_other_repetitions_beside_conditions_and_ends_are_followed(pattern):
+    """Of what stands there itself."""
+    texts = {*TEXTS, "aa", "aab", "{0}", "^^$"} - {"\u00a0", "\ufeff", "\x1c", "٣"}
+    matching = {text for text in texts if all(matches(one, text) for one in conjuncts(pattern))}
+    assert matching
+    assert matching == {text for text in texts if regress.Regex(pattern).find(text)}
+
+
 @pytest.mark.parametrize("pattern", ["[a", r"[\d", "\\", r"\ud83d", r"[\ude00]", r"\u{110000}"])
 def test_a_broken_pattern_is_told(pattern):
     """Half a class, an escape of nothing, and half a character."""
