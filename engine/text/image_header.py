@@ -56,8 +56,8 @@ def reader_for(data: bytes) -> Callable[[bytes], Size] | None:
     return read_bmp if data.startswith(b"BM") or (data[:2], data[14:16]) == (b"BA", b"BM") else None
 
 
-def read_png(data: bytes) -> Size:
-    length, kind, width, height = _unpack(">I4sII", data, len(PNG))
+def read_png(data: bytes, start: int = 0) -> Size:
+    length, kind, width, height = _unpack(">I4sII", data, start + len(PNG))
     if (length, kind) != (13, b"IHDR"):
         raise DamagedHeader
     return width, height
@@ -153,6 +153,11 @@ def _table(flags: int) -> int:
 
 def read_bmp(data: bytes) -> Size:
     start = BMP_START if data.startswith(b"BM") else 2 * BMP_START  # an array of bitmaps has a header more
+    return _bitmap(data, start)
+
+
+def _bitmap(data: bytes, start: int) -> Size:
+    """Return the size in a bitmap's header."""
     (header,) = _unpack("<I", data, start)
     if header == BMP_OLD_HEADER:
         width, height = _unpack("<HH", data, start + 4)
@@ -177,7 +182,10 @@ def read_ico(data: bytes) -> Size:
 
 
 def entry_of_icon(data: bytes) -> IconEntry:
-    """Return the largest picture, of several that with the most bits, of several the first. Raises DamagedHeader."""
+    """Return the largest picture, of several that with the most bits, of several the first.
+
+    Raises DamagedHeader, also where the picture itself tells another size, which is what a decoder would allocate.
+    """
     (count,) = _unpack("<H", data, 4)
     best, found = (-1, -1), None
     for number in range(min(count, STEPS)):
@@ -188,7 +196,17 @@ def entry_of_icon(data: bytes) -> IconEntry:
         rank = size[0] * size[1], bits or ((colours - 1) % 256).bit_length()
         if rank > best:
             best, found = rank, IconEntry(size, offset)
-    return found or _fail()
+    if found is None or _shape_at(data, found.offset) != found.size:
+        raise DamagedHeader
+    return found
+
+
+def _shape_at(data: bytes, offset: int) -> Size:
+    """Return the size that a picture of an icon tells itself."""
+    if data.startswith(PNG, offset):
+        return read_png(data, offset)
+    width, height = _bitmap(data, offset)
+    return width, height // 2  # the mask below counts too
 
 
 def read_avif(data: bytes) -> Size:

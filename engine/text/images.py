@@ -17,6 +17,7 @@ from engine.errors import Message, PayloadTooLarge, UnsupportedMediaType, Valida
 from engine.text import avif_header, colour, image_header
 from engine.text.formats import avif, bmp, gif, ico, jpeg, png, webp
 from engine.text.formats.layer import Layer
+from engine.text.image_header import Size
 from engine.types import EncodedImage
 
 MAX_IMAGE_BYTES = 16 * 1024 * 1024
@@ -56,8 +57,8 @@ MAX_SCANS = 100
 START_OF_SCAN = b"\xff\xda"
 STRIP = 256  # rows that are composed at once
 
-Reader = Callable[[bytes], tuple[int, int]]
-_DECODERS: dict[Reader, Callable[[bytes], Layer]] = {
+Reader = Callable[[bytes], Size]
+_DECODERS: dict[Reader, Callable[[bytes, Size], Layer]] = {
     image_header.read_png: png.decode,
     image_header.read_jpeg: jpeg.decode,
     image_header.read_webp: webp.decode,
@@ -123,7 +124,7 @@ def decode(encoded: EncodedImage) -> Image.Image:
     if reader is image_header.read_jpeg and encoded.data.count(START_OF_SCAN) > MAX_SCANS:
         raise ValidationError(TOO_SLOW, "image")
     try:
-        layer = _DECODERS[reader](encoded.data)
+        layer = _DECODERS[reader](encoded.data, size)
         if layer.pixels.size != size:
             raise ValidationError(DAMAGED, "image")
         method = _UPRIGHT.get(layer.orientation)

@@ -9,11 +9,12 @@ from PIL import AvifImagePlugin
 from engine.text import colour
 from engine.text.avif_header import AvifPicture, NoPicture, read_avif
 from engine.text.formats.layer import Damaged, Layer, orientation_in
+from engine.text.image_header import Size
 
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each one takes memory
 
 
-def decode(data: bytes) -> Layer:
+def decode(data: bytes, size: Size) -> Layer:
     """Return the picture. Raises Damaged, or what Pillow raises.
 
     The plugin tells a rotation or reflection of the container as EXIF does; those of the EXIF data do not count.
@@ -23,7 +24,7 @@ def decode(data: bytes) -> Layer:
     except NoPicture:
         raise Damaged from None
     image = AvifImagePlugin.AvifImageFile(BytesIO(_mended(data, picture)))
-    if image.size != (picture.width, picture.height):
+    if image.size != size:
         raise Damaged
     image.load()
     profile = image.info.get("icc_profile") or colour.coded_profile(*picture.code_points)

@@ -14,6 +14,7 @@ from PIL import Image, ImageChops
 from engine.text import colour
 from engine.text.formats.bmp_runs import unpacked_runs
 from engine.text.formats.layer import Damaged, Layer
+from engine.text.image_header import Size
 
 FILE_HEADER = 14
 CORE, INFO, WITH_ALPHA_MASK, OS2, V4, V5 = 12, 40, 56, 64, 108, 124
@@ -44,16 +45,23 @@ class Header:
     from_top: bool = False
 
     @property
+    def shape(self) -> Size:
+        """The width and the height."""
+        return self.width, self.height
+
+    @property
     def is_os2(self) -> bool:
         """Whether compressions have the numbers of OS/2."""
         return self.size < INFO or self.size == OS2
 
 
-def decode(data: bytes) -> Layer:
+def decode(data: bytes, size: Size) -> Layer:
     """Return the picture of a file. Raises Damaged."""
     start = FILE_HEADER if data.startswith(b"BM") else 2 * FILE_HEADER  # an array of bitmaps has a header more
     (offset,) = _unpack("<I", data, start - 4)
     header = read_header(data, start)
+    if header.shape != size:
+        raise Damaged
     return Layer(read_pixels(data, header, max(offset, header.end)), _profile(data, start, header))
 
 
@@ -106,7 +114,7 @@ def _stride(width: int, depth: int) -> int:
 
 def _raw(mode: str, rawmode: str, data: bytes, header: Header, offset: int, depth: int | None = None) -> Image.Image:
     """Return rows that are not compressed."""
-    rows, size = data[offset : end_of_pixels(header, offset, depth)], (header.width, header.height)
+    rows, size = data[offset : end_of_pixels(header, offset, depth)], header.shape
     stride = _stride(header.width, depth or header.depth)
     if len(rows) < stride * (header.height - 1) + (header.width * (depth or header.depth) + 7) // 8:
         raise Damaged
@@ -121,7 +129,7 @@ def mask_of_icon(data: bytes, header: Header, offset: int) -> Image.Image:
 
 
 def _indexed(data: bytes, header: Header, offset: int) -> Image.Image:
-    size = header.width, header.height
+    size = header.shape
     runs = {RLE8: 8, RLE4: 4, RLE24_OF_OS2: 24}.get(header.compression)
     if header.compression == PLAIN:
         names = {1: "P;1", 2: "P;2", 4: "P;4", 8: "P"}

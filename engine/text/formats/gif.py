@@ -8,19 +8,21 @@ from io import BytesIO
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
-from engine.text.formats.layer import Layer
-from engine.text.image_header import first_image_of_gif
+from engine.text.formats.layer import Damaged, Layer
+from engine.text.image_header import Size, first_image_of_gif
 
 END = b";"
 
 
-def decode(data: bytes) -> Layer:
-    """Return the first frame. Raises what Pillow raises.
+def decode(data: bytes, size: Size) -> Layer:
+    """Return the first frame. Raises Damaged, or what Pillow raises.
 
     The plugin fills the screen around a frame with a colour of the table, which browsers leave transparent; so it gets
     a file whose screen is the frame.
     """
     frame = first_image_of_gif(data)
+    if frame.screen != size:
+        raise Damaged
     screen = struct.pack("<HH", frame.width, frame.height)
     head = data[:6] + screen + data[10 : frame.colours_end]
     image = GifImageFile(BytesIO(head + frame.control + b"," + bytes(4) + screen + data[frame.start + 8 :] + END))

@@ -14,7 +14,7 @@ from PIL import ImageChops
 from PIL.JpegImagePlugin import JpegImageFile
 
 from engine.text.formats.layer import Damaged, Layer, orientation_in
-from engine.text.image_header import ALONE, START_OF_SCAN, STEPS
+from engine.text.image_header import ALONE, START_OF_SCAN, STEPS, Size
 
 END = b"\xff\xd9"
 APP0, APP1, APP2, APP14, COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
@@ -44,7 +44,7 @@ class _Segment:
         return bytes((0xFF, self.marker)) + (len(self.body) + 2).to_bytes(2) + self.body
 
 
-def decode(data: bytes) -> Layer:
+def decode(data: bytes, size: Size) -> Layer:
     """Return the picture. Raises Damaged, or what Pillow raises.
 
     The plugin refuses files for damaged metadata, so it gets a file without them.
@@ -52,6 +52,8 @@ def decode(data: bytes) -> Layer:
     segments, pixels = _segments(data)
     file = b"".join((data[:2], *(part.written() for part in segments if not part.is_metadata), data[pixels:]))
     image = JpegImageFile(BytesIO(file))
+    if image.size != size:  # of several headers of a frame the last one counts here
+        raise Damaged
     try:
         image.load()
     except OSError:

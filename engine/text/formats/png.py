@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from engine.text import colour
 from engine.text.formats.layer import Damaged, Layer, orientation_in
+from engine.text.image_header import Size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER = struct.Struct(">IIBBBBB")
@@ -33,7 +34,7 @@ PIECE = 2**20  # bytes that are inflated at once
 Chunk = tuple[bytes, memoryview]
 
 
-def decode(data: bytes) -> Layer:
+def decode(data: bytes, size: Size) -> Layer:
     """Return the picture, or the first frame of an animation. Raises Damaged, or what Pillow raises."""
     chunks = list(_chunks(data))
     kinds = [kind for kind, _ in chunks]
@@ -41,6 +42,8 @@ def decode(data: bytes) -> Layer:
         raise Damaged
     start = kinds.index(b"IDAT")
     before = dict(reversed(chunks[:start]))  # of each kind the first
+    if HEADER.unpack(before[b"IHDR"])[:2] != size:
+        raise Damaged
     if (
         b"tRNS" in before
         and b"PLTE" in kinds[kinds.index(b"tRNS") : start]

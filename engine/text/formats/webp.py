@@ -8,15 +8,17 @@ from io import BytesIO
 from PIL import Image
 from PIL.WebPImagePlugin import WebPImageFile
 
-from engine.text.formats.layer import Layer
-from engine.text.image_header import STEPS
+from engine.text.formats.layer import Damaged, Layer
+from engine.text.image_header import STEPS, Size
 
 Box = tuple[int, int, int, int]
 
 
-def decode(data: bytes) -> Layer:
-    """Return the picture. Raises what Pillow raises."""
+def decode(data: bytes, size: Size) -> Layer:
+    """Return the picture. Raises Damaged, or what Pillow raises."""
     image = WebPImageFile(BytesIO(data))
+    if image.size != size:
+        raise Damaged
     image.load()
     profile, frame = image.info.get("icc_profile"), _first_frame(data)
     if frame is None or image.mode == "RGBA" or frame == (0, 0, *image.size):

@@ -30,6 +30,8 @@ from engine.text.image_workers import ImageWorkers
 from engine.text.worker_handle import START_SECONDS
 from engine.text.worker_process import NICENESS
 from engine.wanted import Wanted
+from tests.engine.text.formats.files import icon
+from tests.engine.text.test_images import png_claiming
 from tests.fakes import Clock
 
 FOR_EVER = 1e9
@@ -138,6 +140,7 @@ def test_a_thumbnail_fits_into_its_side(workers):
         (png()[1][:1000], ValidationError),
         (b"no image at all", UnsupportedMediaType),
         (png(2000, 5)[1], ValidationError),
+        (icon((16, 16, 0, 32, png_claiming(30_000, 30_000))), ValidationError),
     ],
 )
 def test_what_cannot_be_decoded_is_the_clients_mistake(workers, data, error):
