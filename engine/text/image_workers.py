@@ -209,7 +209,8 @@ class ImageWorkers:
         if self._stopped:
             process.end()
         else:
-            self._idle.append(process)
+            # Whoever comes next takes the last one: others wait for none that is starting, or could not be replaced.
+            self._idle.insert(len(self._idle) if process.ready else 0, process)
             self._hand_out()
 
     def _replace(self, process: _Process) -> None:

@@ -55,6 +55,7 @@ class Worker:
 
     def end(self) -> None:
         """Kill it and release everything it holds."""
+        self.ready = False
         self.kill()
         self._socket.close()
 

@@ -262,6 +262,24 @@ def test_one_client_does_not_take_every_process(workers):
     assert (len(pool._idle), pool._busy, pool._lines) == (2, {}, {})
 
 
+def test_a_ready_process_is_taken_before_one_that_is_starting(workers, tmp_path):
+    """What one client's image does to its process is not waited for by another, nor put forward by who leaves it."""
+    may_start = tmp_path / "may start"
+    may_start.touch()
+    pool = workers(count=3, command=[sys.executable, "-c", LATE, "{socket}", str(may_start)])
+    may_start.unlink()
+    for restarts in (1, 2):
+        os.kill(pool._idle[-1].pid, signal.SIGKILL)
+        with pytest.raises(Overloaded):
+            pool.decode(job(png()[1]), Wanted(FOR_EVER, "one"))
+        assert [process.ready for process in pool._idle] == [False] * restarts + [True] * (3 - restarts)
+    taken = [pool._take(Wanted(FOR_EVER, client)) for client in ("one", "two", "three")]
+    assert [process.ready for process in taken] == [True, False, False]
+    for process in taken:
+        pool._give_back(process)
+    assert pool._idle[-1] is taken[0]
+
+
 def test_a_stop_ends_every_process_and_every_wait(workers):
     """Nobody is left behind: no process, and nobody who waits for one."""
     pool = workers(command=command(HANGS))
@@ -328,6 +346,7 @@ def test_a_process_that_cannot_be_replaced_is_tried_again(workers, monkeypatch):
         with pytest.raises(StartError):
             ImageWorkers(1).start()
     assert pool.restarts == 0
+    assert not pool._idle[0].ready  # so others are taken before it
     with pytest.raises(Overloaded):
         pool.decode(job(png()[1]), Wanted(FOR_EVER))
     assert (pool.restarts, len(pool.pids)) == (1, 1)
