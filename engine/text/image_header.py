@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from engine.text import avif_header
 from engine.text.avif_header import is_avif
 
 STEPS = 1024  # segments or blocks before the size; files of cameras and editors have some hundred
-JUNK = 64 * 1024  # bytes between two segments of a JPEG, which decoders skip
+JUNK = 64 * 1024  # bytes between the segments of a JPEG, in all, which decoders skip
 PNG = b"\x89PNG\r\n\x1a\n"
-# Markers of JPEG: those of a frame's header, and those that stand alone.
+# Markers of JPEG: those of a frame's header, and those of segments; others stand alone, or fill.
 FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
-ALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
-END_OF_IMAGE, START_OF_SCAN, FILL = 0xD9, 0xDA, b"\xff"
-FILLED = re.compile(rb"\xff+")
+SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+END_OF_IMAGE, START_OF_SCAN = 0xD9, 0xDA
 GIF_EXTENSION, GIF_IMAGE, GIF_END, GIF_CONTROL = 0x21, 0x2C, 0x3B, b"\xf9\x04"
 BMP_START, BMP_OLD_HEADER, BMP_HEADER = 14, 12, 16
 ICON, CURSOR = b"\0\0\1\0", b"\0\0\2\0"
@@ -64,24 +63,33 @@ def read_png(data: bytes, start: int = 0) -> Size:
 
 
 def read_jpeg(data: bytes) -> Size:
-    position = 2
-    for _ in range(STEPS):
-        position = data.find(FILL, position, position + JUNK)
-        if position < 0 or position + 1 >= len(data):
-            raise DamagedHeader
-        marker = data[position + 1]
-        if marker in FRAMES:
-            height, width = _unpack(">HH", data, position + 5)
+    for segment in segments_of_jpeg(data):
+        if segment.marker in FRAMES:
+            height, width = _unpack(">HH", data, segment.start + 1)
             return width, height
-        if marker in (END_OF_IMAGE, START_OF_SCAN):
-            raise DamagedHeader
-        if marker == FILL[0]:  # any number of them may come before a marker
-            filled = FILLED.match(data, position)
-            position = position + 1 if filled is None else filled.end() - 1
-        elif marker in ALONE:
-            position += 2
-        else:
-            position += 2 + max(2, _unpack(">H", data, position + 2)[0])
+    raise DamagedHeader
+
+
+class JpegSegment(NamedTuple):
+    """A marker, and where what follows its length starts and ends."""
+
+    marker: int
+    start: int
+    end: int
+
+
+def segments_of_jpeg(data: bytes) -> Iterator[JpegSegment]:
+    """Yield what comes before the pixels, with the segment that starts them as the last. Raises DamagedHeader."""
+    position, junk = 2, JUNK
+    for _ in range(STEPS):
+        found = SEGMENT.search(data, position, position + junk + 2)
+        if found is None or found[0][1] == END_OF_IMAGE:
+            break
+        junk -= found.start() - position
+        position = found.end() + max(2, _unpack(">H", data, found.end())[0])
+        yield JpegSegment(found[0][1], found.end() + 2, position)
+        if found[0][1] == START_OF_SCAN:
+            return
     raise DamagedHeader
 
 

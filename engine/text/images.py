@@ -54,7 +54,6 @@ TOO_SLOW = Message("image_slow", "The image takes too long to decode.")
 
 # A progressive JPEG has about ten scans; each one more is another pass over all of its pixels for a few bytes.
 MAX_SCANS = 100
-START_OF_SCAN = b"\xff\xda"
 STRIP = 256  # rows that are composed at once
 
 Reader = Callable[[bytes], Size]
@@ -121,9 +120,9 @@ def decode(encoded: EncodedImage) -> Image.Image:
     Raises ValidationError if damaged, PayloadTooLarge as `check_header`.
     """
     reader, size = _checked(encoded.data)
-    if reader is image_header.read_jpeg and encoded.data.count(START_OF_SCAN) > MAX_SCANS:
-        raise ValidationError(TOO_SLOW, "image")
     try:
+        if reader is image_header.read_jpeg and jpeg.scans(encoded.data) > MAX_SCANS:
+            raise ValidationError(TOO_SLOW, "image")
         layer = _DECODERS[reader](encoded.data, size)
         if layer.pixels.size != size:
             raise ValidationError(DAMAGED, "image")

@@ -7,6 +7,7 @@ some cameras and downloads leave behind.
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -14,9 +15,11 @@ from PIL import ImageChops
 from PIL.JpegImagePlugin import JpegImageFile
 
 from engine.text.formats.layer import Damaged, Layer, orientation_in
-from engine.text.image_header import ALONE, START_OF_SCAN, STEPS, Size
+from engine.text.image_header import START_OF_SCAN, STEPS, Size, segments_of_jpeg
 
 END = b"\xff\xd9"
+# Amid scans, libjpeg passes over all other markers without their length (next_marker, jpeg_resync_to_restart).
+AMID_SCANS = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 APP0, APP1, APP2, APP14, COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 JFIF_BYTES, ADOBE_BYTES = 14, 12
 EXIF, PROFILE = b"Exif\0", b"ICC_PROFILE\0"
@@ -49,7 +52,9 @@ def decode(data: bytes, size: Size) -> Layer:
 
     The plugin refuses files for damaged metadata, so it gets a file without them.
     """
-    segments, pixels = _segments(data)
+    *before, first_scan = segments_of_jpeg(data)
+    segments = [_Segment(marker, data[start:end]) for marker, start, end in before]
+    pixels = first_scan.start - 4  # with its marker and length
     file = b"".join((data[:2], *(part.written() for part in segments if not part.is_metadata), data[pixels:]))
     image = JpegImageFile(BytesIO(file))
     if image.size != size:  # of several headers of a frame the last one counts here
@@ -64,24 +69,20 @@ def decode(data: bytes, size: Size) -> Layer:
     return Layer(image, profile, orientation_in(exif[len(EXIF) + 1 :]))
 
 
-def _segments(data: bytes) -> tuple[list[_Segment], int]:
-    """Return what comes before the pixels, and where those begin. Raises Damaged where that is nowhere."""
-    segments: list[_Segment] = []
-    position = 2
+def scans(data: bytes) -> int:
+    """Return how many scans a decoder reads: STEPS where more stands among them than in any real file.
+
+    Neither metadata count nor what follows the end of the picture, where phones put a video. Raises DamagedHeader.
+    """
+    *_, (_, _, position) = segments_of_jpeg(data)
+    count = 1
     for _ in range(STEPS):
-        position = data.find(b"\xff", position)
-        if position < 0 or position + 4 > len(data):
-            break
-        marker = data[position + 1]
-        if marker == START_OF_SCAN:
-            return segments, position
-        if marker == 0xFF or marker in ALONE:
-            position += 1 if marker == 0xFF else 2
-            continue
-        end = position + 2 + max(2, int.from_bytes(data[position + 2 : position + 4]))
-        segments.append(_Segment(marker, data[position + 4 : end]))
-        position = end
-    raise Damaged
+        found = AMID_SCANS.search(data, position)
+        if found is None or found[0] == END:
+            return count
+        count += found[0][1] == START_OF_SCAN
+        position = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
+    return STEPS
 
 
 def _profile(parts: list[bytes]) -> bytes | None:

@@ -5,6 +5,9 @@ from PIL import Image
 
 from engine.errors import ValidationError
 from engine.text.colour import gamma_profile
+from engine.text.formats import jpeg
+from engine.text.image_header import JUNK, STEPS, DamagedHeader, read_jpeg
+from engine.text.images import MAX_SCANS
 from tests.engine.text.formats.files import (
     GREEN,
     RED,
@@ -21,6 +24,7 @@ from tests.engine.text.formats.files import (
 )
 
 LARGE = picture(size=(320, 200))
+SCAN, END = b"\xff\xda", b"\xff\xd9"
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}], ids=["", "progressive", "444"])
@@ -138,12 +142,79 @@ def test_a_profile_may_come_in_parts(parts, swapped):
         segment(0xFE, b""),
         segment(0xE5, bytes(60_000)) * 50,
         b"\xff" * 9,
+        b"\xff" * 1030,
+        b"\xff" * (JUNK - 1),
+        b"\xff\0\xff\1\xff\xd0\xff\xd8" * 2000,
+        segment(0xFE, b"") + bytes(JUNK),
         segment(0xFE, b"") + b"junk",
+        segment(0xE5, bytes(15_000)) * (STEPS - 20),
+        segment(0xE1, SCAN * 1000),
     ],
 )
 def test_damaged_metadata_neither_stop_a_picture_nor_change_it(damaged):
     """Whatever they are, and whatever lies between them."""
     assert shown(with_segments(damaged)).tobytes() == shown(PLAIN).tobytes()
+
+
+@pytest.mark.parametrize(
+    "between",
+    [b"\xff" * (JUNK + 1), bytes(JUNK + 1), (bytes(JUNK // 2) + segment(0xFE, b"")) * 3, segment(0xFE, b"") * STEPS],
+)
+def test_what_lies_between_segments_is_bounded(between):
+    """To search it takes time; the header check and the decoder read no further."""
+    data = with_segments(between)
+    with pytest.raises(DamagedHeader):
+        read_jpeg(data)
+    with pytest.raises(DamagedHeader):
+        jpeg.decode(data, SIZE)
+
+
+PROGRESSIVE = encoded(picture(), "JPEG", progressive=True)
+LAST = PROGRESSIVE[PROGRESSIVE.rindex(SCAN) : -2]
+OWN = jpeg.scans(PROGRESSIVE)
+MANY = LAST * MAX_SCANS
+
+
+def test_scans_are_counted():
+    """Those of the picture, with what decoders pass over in them."""
+    assert OWN == PROGRESSIVE.count(SCAN)
+    assert jpeg.scans(PROGRESSIVE[:-2] + MANY + END) == OWN + MAX_SCANS
+    assert jpeg.scans(PROGRESSIVE[:-2] + MANY) == OWN + MAX_SCANS
+    assert jpeg.scans(PROGRESSIVE[:-2] + b"\xff\xff" + LAST) == OWN + 1
+    restarting = encoded(LARGE, "JPEG", restart_marker_blocks=1)
+    assert restarting.count(b"\xff\xd3") > 9
+    assert jpeg.scans(restarting) == 1
+
+
+@pytest.mark.parametrize("behind", [MANY, SCAN * 5000, PROGRESSIVE * 20], ids=["scans", "markers", "pictures"])
+def test_what_follows_the_end_of_a_picture_is_not_counted(behind):
+    """Phones append a video, in which the bytes of a marker stand by chance."""
+    assert shown(PROGRESSIVE + behind).tobytes() == shown(PROGRESSIVE).tobytes()
+
+
+def test_comments_among_scans_are_not_counted():
+    """They are passed over as a whole, as decoders do."""
+    data = PROGRESSIVE[:-2] + segment(0xFE, SCAN * 1000 + MANY) + LAST + END
+    assert jpeg.scans(data) == OWN + 1
+    assert shown(data).size == SIZE
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"",
+        segment(0xFE, END),
+        segment(0xE1, b"\xff" + END),
+        b"\xff\0" + b"\xff\xd0",
+        b"\xff\2" + (len(MANY) + 2).to_bytes(2),
+        segment(0xFE, b"") * STEPS,
+    ],
+    ids=["nothing", "end in comment", "end in metadata", "no markers", "no segment", "comments"],
+)
+def test_no_scans_are_hidden(before):
+    """Behind an end that is none, in a length that counts for no decoder, or among segments beyond number."""
+    with pytest.raises(ValidationError, match="too long"):
+        shown(PROGRESSIVE[:-2] + before + MANY + END)
 
 
 def test_the_colours_of_presses_are_shown():
