@@ -18,6 +18,7 @@ from engine.text import avif_header
 from engine.text.avif_header import is_avif
 
 STEPS = 1024  # segments or blocks before the size; files of cameras and editors have some hundred
+GIF_BLOCKS = 32 * 1024  # of the extensions of a GIF, all together; XMP, read as such blocks, has some 65 bytes in each
 JUNK = 64 * 1024  # bytes between the segments of a JPEG, in all, which decoders skip
 PNG = b"\x89PNG\r\n\x1a\n"
 # Markers of JPEG: those of a frame's header, and those of segments; others stand alone, or fill.
@@ -131,26 +132,34 @@ def first_image_of_gif(data: bytes) -> GifImage:
     """Find the first image. Raises DamagedHeader."""
     width, height, flags = _unpack("<HHB", data, 6)
     position = colours_end = 13 + _table(flags)
-    control, in_extension = b"", False
+    control, blocks = b"", iter(range(GIF_BLOCKS))
     for _ in range(STEPS):
         if position >= len(data):
             break
         code = data[position]
         position += 1
-        if in_extension:
-            position += code
-            in_extension = code > 0
-        elif code == GIF_EXTENSION:
+        if code == GIF_EXTENSION:
             if data[position : position + 2] == GIF_CONTROL:
                 control = data[position - 1 : position + 7]
-            position += 1
-            in_extension = True
+            position = _behind_blocks(data, position + 1, blocks)
         elif code == GIF_IMAGE:
             left, top, wide, high = _unpack("<HHHH", data, position)
             screen = max(width, left + wide), max(height, top + high)
             return GifImage(screen, left, top, wide, high, colours_end, position, control)
         elif code == GIF_END:
             break
+    raise DamagedHeader
+
+
+def _behind_blocks(data: bytes, position: int, left: Iterator[int]) -> int:
+    """Return where the blocks of an extension end. left: has an item for each that may still be read."""
+    for _ in left:
+        if position >= len(data):
+            break
+        size = data[position]
+        position += 1 + size
+        if not size:
+            return position
     raise DamagedHeader
 
 

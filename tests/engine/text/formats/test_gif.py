@@ -5,6 +5,7 @@ import struct
 import pytest
 
 from engine.errors import ValidationError
+from engine.text.image_header import GIF_BLOCKS
 from tests.engine.text.formats.files import GREEN, RED, SIZE, WHITE, corners, encoded, picture, shown
 
 PLAIN = encoded(picture(), "GIF")
@@ -52,3 +53,29 @@ def test_a_frame_that_is_not_all_there_is_refused(data):
     """Also one that has only begun, and a file without one."""
     with pytest.raises(ValidationError, match="damaged or incomplete"):
         shown(data)
+
+
+XMP_END = b"\1" + bytes(range(255, -1, -1)) + b"\0"  # whichever of these bytes is taken for a length leads to the end
+XMP = b"!\xff\x0bXMP DataXMP" + b"      <rdf:li>xmp.did:0123456789ABCDEF0123456789ABCDEF</rdf:li>\n" * 25_000 + XMP_END
+COMMENT = b"!\xfe" + (b"\xff" + b"c" * 255) * 30_000 + b"\0"
+
+
+@pytest.mark.parametrize("extension", [XMP, COMMENT, b"!\xfe" + b"\1c" * (GIF_BLOCKS - 1) + b"\0"])
+def test_long_metadata_are_passed_over(extension):
+    """Editors write megabytes of XMP, whose text is read as the lengths of blocks."""
+    assert corners(PLAIN[:IMAGE] + extension + PLAIN[IMAGE:]) == AS_IT_IS
+
+
+@pytest.mark.parametrize("extensions", [[GIF_BLOCKS], [GIF_BLOCKS // 2] * 2], ids=["one", "together"])
+def test_the_blocks_of_metadata_are_bounded(extensions):
+    """Each takes a step of ours."""
+    written = b"".join(b"!\xfe" + b"\1c" * count + b"\0" for count in extensions)
+    with pytest.raises(ValidationError, match="damaged or incomplete"):
+        shown(PLAIN[:IMAGE] + written + PLAIN[IMAGE:])
+
+
+@pytest.mark.parametrize("cut", [b"!", b"!\xfe", b"!\xfe\x05abc", b"!\xfe\x03abc"])
+def test_an_extension_that_does_not_end_is_refused(cut):
+    """Wherever it stops."""
+    with pytest.raises(ValidationError, match="damaged or incomplete"):
+        shown(PLAIN[:IMAGE] + cut)
