@@ -9,10 +9,9 @@ from io import BytesIO
 from typing import Any
 
 from flask import request
-from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
-from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
+from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, NeedData
 
 from edge import csrf
 from edge.charset import check_charset
@@ -24,10 +23,10 @@ from engine.text.images import MAX_IMAGE_BYTES, TOO_LARGE
 from routes import base64_text, urlencoded
 from routes.json_text import MAX_ENCODED_IMAGE, USUAL, JsonLimits, check_beginning, read_json, repeated
 from routes.json_values import shown_name
+from routes.multipart import Decoder
 
 MAX_PARTS = 32
 MAX_BOUNDARY = 70  # characters (RFC 2046, section 5.1.1); all of a body is searched for it
-MAX_PART_HEADERS, MAX_PART_HEAD = 16, 8192  # fields, and bytes of them
 FIELD_BYTES = MIB  # of a field that is not a file
 NONE_LONG: Mapping[str, int] = {}
 READ_BYTES = 64 * 1024
@@ -139,20 +138,11 @@ def image_in_base64(encoded: str, begin: int = 0) -> bytes:
     return b"".join(pieces)
 
 
-class _Decoder(MultipartDecoder):
-    """Refuses a part with many or long header fields before it reads them: that takes long, and much memory."""
-
-    def _parse_headers(self, data: bytes | bytearray) -> Headers:
-        if len(data) > MAX_PART_HEAD or data.count(b"\n") >= MAX_PART_HEADERS:
-            raise ValueError("too many header fields")
-        return super()._parse_headers(data)
-
-
 def _multipart(long: Mapping[str, int]) -> Form:
-    boundary = request.mimetype_params.get("boundary", "").encode("latin-1")
-    if not 0 < len(boundary) <= MAX_BOUNDARY:
-        raise ValueError("no boundary, or one that is too long")
-    decoder = _Decoder(boundary, max((FIELD_BYTES, *long.values())), max_parts=MAX_PARTS)
+    boundary = request.mimetype_params.get("boundary", "")
+    if not (0 < len(boundary) <= MAX_BOUNDARY and boundary.isascii() and boundary.isprintable()):
+        raise ValueError("no boundary, or none that there can be")
+    decoder = Decoder(boundary.encode(), max((FIELD_BYTES, *long.values())), MAX_PARTS)
     texts: list[tuple[str | None, str]] = []
     chosen: dict[str, tuple[bytes, ...]] = {}
     for part, data in _parts(decoder, long):
@@ -165,7 +155,7 @@ def _multipart(long: Mapping[str, int]) -> Form:
     return Form(_fields(texts), chosen)
 
 
-def _parts(decoder: MultipartDecoder, long: Mapping[str, int]) -> Iterator[tuple[Field | File, bytes]]:
+def _parts(decoder: Decoder, long: Mapping[str, int]) -> Iterator[tuple[Field | File, bytes]]:
     """Yield the parts of the request's form, each with its content. Raises RequestEntityTooLarge and ValueError."""
     part: Field | File | None = None
     content = BytesIO()
@@ -180,7 +170,7 @@ def _parts(decoder: MultipartDecoder, long: Mapping[str, int]) -> Iterator[tuple
                 yield part, content.getvalue()
 
 
-def _events(decoder: MultipartDecoder) -> Iterator[Event]:
+def _events(decoder: Decoder) -> Iterator[Event]:
     while True:
         data = request.stream.read(READ_BYTES)
         decoder.receive_data(data or None)

@@ -38,9 +38,9 @@ from routes.chat.toolbox import FunctionTool, Schemas, Toolbox
 from routes.context_fit import PER_TOKEN
 from routes.json_text import read_json
 from routes.markdown import LONGEST, rendered
+from routes.multipart import MAX_PART_HEAD, MAX_PART_HEADERS
 from routes.openai.responses import stored
 from routes.openai.responses.requests import ResponseRequest
-from routes.parsing import MAX_PART_HEAD, MAX_PART_HEADERS
 from routes.request_models import numbers_in
 from routes.services import services
 from tests.fakes import ScriptedBackend, image_bytes
