@@ -19,7 +19,8 @@ MAX_PADDING = 64  # blanks behind a boundary (RFC 2046, section 5.1.1)
 class Decoder(MultipartDecoder):
     """Takes the bytes of a form and gives its parts, as werkzeug's does; lines end with LF or CR LF.
 
-    Raises ValueError for what is no form, and RequestEntityTooLarge.
+    Raises ValueError for what is no form, and RequestEntityTooLarge. The heads of parts may have bytes that are no
+    UTF-8, as in the name of a file, which nobody needs; each becomes U+FFFD.
     """
 
     def __init__(self, boundary: bytes, most_bytes: int, most_parts: int) -> None:
@@ -54,7 +55,7 @@ class Decoder(MultipartDecoder):
     def _parse_headers(self, data: bytes | bytearray) -> Headers:
         if len(data) > MAX_PART_HEAD or len(data.splitlines()) > MAX_PART_HEADERS:
             raise ValueError("too many header fields")  # to read them takes long, and much memory
-        return super()._parse_headers(data)
+        return super()._parse_headers(data.decode(errors="replace").encode())
 
     def _parse_data(self, data: bytes | bytearray, *, start: bool) -> tuple[bytes, int, bool]:
         """Return content, how many bytes of the buffer are done with, and whether the part goes on."""

@@ -28,6 +28,7 @@ from routes.multipart import Decoder
 MAX_PARTS = 32
 MAX_BOUNDARY = 70  # characters (RFC 2046, section 5.1.1); all of a body is searched for it
 FIELD_BYTES = MIB  # of a field that is not a file
+NOT_UTF8 = Message("body_not_utf8", "The request body is not valid UTF-8.")
 NONE_LONG: Mapping[str, int] = {}
 READ_BYTES = 64 * 1024
 PIECE_BYTES = 64 * 1024  # of a body, read at once
@@ -96,7 +97,7 @@ def _submitted(long: Mapping[str, int]) -> Form:
             _check_length(name, value, long)
         return Form(_fields(pairs), {})
     except UnicodeDecodeError as error:
-        raise ValidationError(Message("body_not_utf8", "The request body is not valid UTF-8.")) from error
+        raise ValidationError(NOT_UTF8) from error
     except ValueError as error:
         raise ValidationError(Message("form_not_valid", "The request body is not a valid form.")) from error
 
@@ -161,6 +162,8 @@ def _parts(decoder: Decoder, long: Mapping[str, int]) -> Iterator[tuple[Field | 
     content = BytesIO()
     for event in _events(decoder):
         if isinstance(event, Field | File):
+            if "\ufffd" in (event.name or ""):
+                raise ValidationError(NOT_UTF8)
             part, content = event, BytesIO()
         elif isinstance(event, Data) and part is not None:
             content.write(event.data)

@@ -165,6 +165,38 @@ def test_a_long_head_is_refused_in_any_pieces():
     assert read([body]) is read(in_pieces(body, 100)) is None
 
 
+RUSSIAN = "фото.jpg"
+
+
+@pytest.mark.parametrize(
+    "name", [RUSSIAN.encode("cp1251"), RUSSIAN.encode(), b"\xff\xfe\x00", RUSSIAN.encode("koi8-r")]
+)
+def test_the_name_of_a_file_may_be_in_any_encoding(client, avision, name):
+    """It is not used; old programs write it in that of their system."""
+    prompt = b'--BB\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nWhat?\r\n'
+    body = prompt + b"--BB\r\n" + FILE % (name, b"X-Name: " + name + b"\r\n") + image_bytes() + END
+    assert client.post(URL, data=body, content_type=KIND).status_code == 200
+    assert avision.submitted[0].prompt.images[0].data == image_bytes()
+
+
+PART = b"--BB\r\nContent-Disposition: form-data; %s\r\n\r\n%s"
+NOT_UTF8 = [
+    PART % (b'name="prompt"', b"\xf4\xee\xf2\xee"),
+    PART % (b'name="prompt"; filename=""', b"x") + b"\r\n" + PART % (b'name="prompt"', b"\xf4"),
+    PART % (b'name="\xef\xf0"', b"What?"),
+    PART % (b'name="\xef\xf0"; filename="a"', b"What?"),
+    PART % (b"name*=UTF-8''%ff", b"What?"),
+]
+
+
+@pytest.mark.parametrize("body", NOT_UTF8)
+def test_names_and_values_of_fields_are_utf8(client, avision, body):
+    """What they mean is not guessed."""
+    response = client.post(URL, data=body + END, content_type=KIND)
+    assert (response.status_code, response.json["message"]) == (400, "The request body is not valid UTF-8.")
+    assert avision.submitted == []
+
+
 @pytest.mark.parametrize(
     "boundary", ["", "boundary=", "boundary=" + "b" * 71, "boundary*=UTF-8''b%0Ab", "boundary=\xe9"]
 )
