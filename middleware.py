@@ -55,7 +55,7 @@ FOREIGN_PAGE = Message("foreign_page", "Another site's page sent this form; open
 class Failures:
     """How errors are shown. page: renders one as HTML, given its status; sentence: translates messages under /api."""
 
-    page: Callable[[ServiceError, int], str]
+    page: Callable[[ServiceError, int], str | bytes]
     sentence: Callable[[], errors.Sentence]
 
 

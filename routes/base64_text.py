@@ -1,6 +1,7 @@
 """Base64 as clients write it (RFC 4648, RFC 2045): of either alphabet, in lines, with or without padding.
 
-Decoded in pieces, between which other threads may run: one call would hold the interpreter lock for all of an image.
+Read and written in pieces, between which other threads may run: one call would hold the interpreter lock for all of an
+image.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import binascii
 from collections.abc import Iterator
 
 PIECE = 256 * 1024  # characters
+PIECE_BYTES = PIECE // 4 * 3
 ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 WHITE_SPACE = b" \t\r\n\v\f"
@@ -31,3 +33,10 @@ def decoded(encoded: str, begin: int = 0) -> Iterator[bytes]:
     if padding > MOST_PADDING or len(rest) == 1:
         raise ValueError
     yield binascii.a2b_base64(rest + b"=" * (-len(rest) % 4))
+
+
+def encoded(data: bytes) -> str:
+    """Return bytes in base64, of the usual alphabet."""
+    starts = range(0, len(data), PIECE_BYTES)
+    pieces = (binascii.b2a_base64(data[start : start + PIECE_BYTES], newline=False) for start in starts)
+    return b"".join(pieces).decode("ascii")

@@ -31,6 +31,7 @@ from routes.compressed import compressed
 from routes.generation import GenerationResult, generate
 from routes.generation_run import watching
 from routes.locale import LOCALES, visitors_locale
+from routes.long_text import utf8
 from routes.markdown import plain, rendered
 from routes.privacy import readers
 from routes.request_models import MAX_TEMPERATURE
@@ -98,14 +99,14 @@ def form_again() -> Response:
 
 
 @pages.post("/avibe")
-def avibe() -> str:
+def avibe() -> bytes:
     """Generate a text and show the page with it."""
     body, turns = request_reading.text_in_form()
     return _render(answer=generate("avibe", body, history=turns))
 
 
 @pages.post("/avision")
-def avision() -> str:
+def avision() -> bytes:
     """Answer a question about an image and show the page with both."""
     body, shown, turns = request_reading.image_in_form()
     result = generate("avision", body, shown, turns)
@@ -119,7 +120,7 @@ def _thumbnails(shown: Sequence[EncodedImage]) -> list[str]:
     return []
 
 
-def failure_page(error: ServiceError, status: int) -> str:
+def failure_page(error: ServiceError, status: int) -> str | bytes:
     """Return the page of an error: the submitted form with the message, or a page of its own."""
     locale = visitors_locale()
     code = meaning_of(error).code
@@ -176,7 +177,7 @@ def _remember_unread() -> None:
             request_reading.remember()
 
 
-def sign_in_page(kept: Kept | None = None, problem: str = "", retry_after: int | None = None) -> str:
+def sign_in_page(kept: Kept | None = None, problem: str = "", retry_after: int | None = None) -> bytes:
     """Return the page with the form that takes a client's key. kept: what was typed before; problem: with the key."""
     return _render(
         seen=Visitor(signed_out=True),
@@ -193,7 +194,7 @@ def problem_of(error: Unauthorized) -> str:
     return visitors_locale().sentence(error.message, "unauthorized")
 
 
-def page_with(kept: Kept, seen: Visitor) -> str:
+def page_with(kept: Kept, seen: Visitor) -> bytes:
     """Return the page with what was typed before its visitor signed in."""
     return _render(typed={kept.form: dict(kept.typed)}, kept=kept.images, seen=seen)
 
@@ -206,7 +207,7 @@ def _render(
     kept: Sequence[bytes] = (),
     seen: Visitor | None = None,
     sign_in: dict[str, Any] | None = None,
-) -> str:
+) -> bytes:
     locale = visitors_locale()
     form = _form()
     kept = kept or request_state().images
@@ -214,7 +215,7 @@ def _render(
     text, dropped = (answer.text, answer.dropped_turns or 0) if answer else (None, 0)
     talk = follow_up.talk(form, typed[form], text, dropped) if form in typed else follow_up.Talk()
     cheap = failure is None or sum(len(turn.text) for turn in talk.turns) <= FORMATTED_BESIDE_FAILURE
-    return render_template(
+    page = render_template(
         "index.html",
         t=locale.texts,
         lang=locale.code,
@@ -245,6 +246,7 @@ def _render(
         readers=readers(),
         **state_of_service(),
     )
+    return utf8(page)  # which is long where images are kept
 
 
 def _form() -> str | None:

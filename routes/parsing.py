@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -23,6 +23,7 @@ from engine.text.images import MAX_IMAGE_BYTES, TOO_LARGE
 from routes import base64_text, urlencoded
 from routes.json_text import MAX_ENCODED_IMAGE, USUAL, JsonLimits, check_beginning, read_json, repeated
 from routes.json_values import shown_name
+from routes.long_text import with_line_feeds
 from routes.multipart import Decoder
 
 MAX_PARTS = 32
@@ -73,9 +74,9 @@ def json_object(limits: JsonLimits = USUAL, check_strings: bool = True) -> dict[
 def submitted_form(long: Mapping[str, int] = NONE_LONG) -> Form:
     """Return the request's form, of either content type, without its token.
 
-    long: the fields that may have more than FIELD_BYTES, with the bytes that they may have. Raises ValidationError,
-    RequestEntityTooLarge, and Forbidden without the token where the route wants one; what was typed then stays in the
-    request's state.
+    long: the fields that may have more than FIELD_BYTES, with the bytes that they may have; nobody types them, so their
+    line ends stay. Raises ValidationError, RequestEntityTooLarge, and Forbidden without the token where the route wants
+    one; what was typed then stays in the request's state.
     """
     form, state = _submitted(long), request_state()
     offered = form.fields.pop(csrf.FIELD, "")
@@ -95,7 +96,7 @@ def _submitted(long: Mapping[str, int]) -> Form:
         pairs = urlencoded.pairs(body(), MAX_PARTS)
         for name, value in pairs:
             _check_length(name, value, long)
-        return Form(_fields(pairs), {})
+        return Form(_fields(pairs, long), {})
     except UnicodeDecodeError as error:
         raise ValidationError(NOT_UTF8) from error
     except ValueError as error:
@@ -153,7 +154,7 @@ def _multipart(long: Mapping[str, int]) -> Form:
         elif part.filename:  # a browser sends an empty part without a file name if no file was chosen
             name = part.name or ""
             chosen[name] = (*chosen.get(name, ()), data)
-    return Form(_fields(texts), chosen)
+    return Form(_fields(texts, long), chosen)
 
 
 def _parts(decoder: Decoder, long: Mapping[str, int]) -> Iterator[tuple[Field | File, bytes]]:
@@ -183,8 +184,8 @@ def _events(decoder: Decoder) -> Iterator[Event]:
             return
 
 
-def _fields(pairs: Iterable[tuple[str | None, str]]) -> dict[str, str]:
-    """Return the fields with line ends as they were typed: browsers send each as CR LF.
+def _fields(pairs: Iterable[tuple[str | None, str]], as_sent: Container[str]) -> dict[str, str]:
+    """Return the fields with line ends as they were typed: browsers send each as CR LF. as_sent: those without lines.
 
     Raises ValidationError for a name that is repeated.
     """
@@ -193,5 +194,5 @@ def _fields(pairs: Iterable[tuple[str | None, str]]) -> dict[str, str]:
         name = key or ""
         if name in found:
             raise repeated(shown_name(name))
-        found[name] = value.replace("\r\n", "\n")
+        found[name] = value if name in as_sent else with_line_feeds(value)
     return found

@@ -1,13 +1,14 @@
 """Base64 in every form that clients send, and what is none."""
 
 import base64
+import binascii
 import textwrap
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routes.base64_text import PIECE, WHITE_SPACE, decoded
+from routes.base64_text import PIECE, PIECE_BYTES, WHITE_SPACE, decoded, encoded
 
 WRITINGS = {
     "standard": base64.standard_b64encode,
@@ -65,3 +66,13 @@ def test_what_is_no_base64_is_refused(text):
 def test_pieces_are_short():
     """Each is decoded in a moment, however long the text is."""
     assert max(map(len, decoded("A" * (4 * PIECE)))) <= PIECE
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES + 2])
+def test_bytes_are_written_in_pieces(monkeypatch, size):
+    """As the library writes them at once."""
+    sizes, write = [], binascii.b2a_base64
+    monkeypatch.setattr(binascii, "b2a_base64", lambda data, **more: sizes.append(len(data)) or write(data, **more))
+    data = bytes(range(251)) * (size // 251 + 1)
+    assert encoded(data[:size]) == write(data[:size], newline=False).decode()
+    assert max(sizes, default=0) <= PIECE_BYTES

@@ -9,7 +9,8 @@ import pytest
 from app_production import create_app
 from config import load_settings
 from engine.errors import ModelError
-from routes.kept_image import FIELD, FIELD_BYTES, MAX_BYTES
+from routes import pages, parsing
+from routes.kept_image import FIELD, FIELD_BYTES, MAX_BYTES, packed
 from tests.fakes import image_bytes, multipart
 
 LARGE = image_bytes() + bytes(MAX_BYTES)
@@ -154,3 +155,31 @@ def test_a_reached_rate_limit_is_shown_for_an_unreadable_body(models, machine):
     refused = client.post("/avision", data=b"no form", content_type="multipart/form-data; boundary=x")
     assert refused.status_code == 429
     assert "Rate limit exceeded" in refused.text
+
+
+def test_the_text_of_images_stays_as_it_was_sent(app):
+    """It has no lines to be mended, and is long; other fields have."""
+    fields = {FIELD: "QUJD\r\nREVG", "prompt": "one\r\ntwo"}
+    for kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+        with app.test_request_context("/avision", method="POST", data=fields, content_type=kind):
+            assert parsing._submitted({FIELD: FIELD_BYTES}).fields == fields | {"prompt": "one\ntwo"}
+
+
+def test_the_text_of_images_is_not_searched_for_what_to_escape():
+    """It has no letter that means anything in HTML."""
+    images = [bytes(range(256)), image_bytes(), b""]
+    text = packed(images)
+    assert text.__html__() is text
+    assert re.fullmatch("[A-Za-z0-9+/=,]*", text)
+    assert [base64.b64decode(one) for one in text.split(",")] == images
+    assert packed([bytes(MAX_BYTES), b"a"]) is None
+
+
+def test_a_long_page_is_encoded_in_pieces(client, monkeypatch):
+    """Whatever letters stand in it beside those of the image."""
+    sizes, written = [], pages.utf8
+    monkeypatch.setattr(pages, "utf8", lambda page: sizes.append(len(page)) or written(page))
+    page = client.post("/avision", **upload(image_bytes() + bytes(MAX_BYTES // 2)))
+    assert sizes == [len(page.text)]
+    assert page.content_type == "text/html; charset=utf-8"
+    assert base64.b64decode(kept_in(page.text)) == image_bytes() + bytes(MAX_BYTES // 2)
