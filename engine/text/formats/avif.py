@@ -18,6 +18,7 @@ def decode(data: bytes, size: Size) -> Layer:
     """Return the picture. Raises Damaged, or what Pillow raises.
 
     The plugin tells a rotation or reflection of the container as EXIF does; those of the EXIF data do not count.
+    A coded frame may be larger than its item, up to 2**28 pixels, and is scaled; the limits of the process bound it.
     """
     try:
         picture = read_avif(data)
