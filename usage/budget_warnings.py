@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Engine, delete, insert
@@ -63,7 +64,7 @@ class BudgetWarnings:
         """Tell what is new. Called once a second; never raises."""
         states, shares, told = dict.fromkeys(STATES.values(), 0), dict.fromkeys(PERIODS, 0.0), set[Warned]()
         reachable = True  # once the database is not, its next time-out would only keep budgets from being read
-        for account, name, standing in self._budgets.all_standings():
+        for account, name, standing in chain.from_iterable(self._budgets.all_standings()):
             if account == SERVICE:
                 shares[standing.limit.rpartition("_")[2]] = standing.used / standing.amount
             percent = reached(standing)

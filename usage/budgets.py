@@ -6,7 +6,7 @@ its prompts are tokenized their own size. Each answer is counted at its end, how
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 
 from engine.errors import RetryLater
@@ -47,21 +47,23 @@ class Budgets:
         """Return the limits that an account has."""
         return account.limits if self._defaults == NO_LIMITS else with_defaults(account.limits, self._defaults)
 
-    def refusal(self, account: Account, *, wait: bool = False) -> RetryLater | None:
-        """Return why any request of the account would be refused now: BudgetExceeded or LimitReached.
-
-        wait: for the database, where it has not been read for the account.
-        """
+    def refusal(self, account: Account) -> RetryLater | None:
+        """Return what `check` would raise as far as it is known here, without waiting or keeping anything."""
         limits = self.limits_of(account)
         if not self._bounds(limits):
             return None
-        with self._ledgers(account, limits, wait=wait) as ledgers:
-            ledgers[0].name, ledgers[0].limits = account.name, limits
-            return self._spent(ledgers, limits) or crowded(ledgers[0], limits)
+        with self.totals.look(self._accounts(account.id)) as ledgers:
+            return self._refusal(ledgers, limits)
 
     def check(self, account: Account) -> None:
-        """Raise what `refusal` returns."""
-        if (found := self.refusal(account, wait=True)) is not None:
+        """Raise what any request of the account would be refused with now: BudgetExceeded or LimitReached."""
+        limits = self.limits_of(account)
+        if not self._bounds(limits):
+            return
+        with self._ledgers(account, limits) as ledgers:
+            ledgers[0].name, ledgers[0].limits = account.name, limits
+            found = self._refusal(ledgers, limits)
+        if found is not None:
             raise found
 
     def admit(self, account: Account, model: str, sizes: Mapping[int, tuple[int, int]]) -> Reservation:
@@ -98,8 +100,8 @@ class Budgets:
         """Count an answer of an account. position: as `Recorder.record` returns it."""
         totals = self.totals
         with totals.known(self._accounts(account)) as ledgers:
-            shared = any(ledger.limits.tokens_per_minute is not None for ledger in ledgers)
-            for ledger in ledgers:
+            shared = any(ledger.limits.tokens_per_minute is not None for ledger in ledgers.values())
+            for ledger in ledgers.values():
                 ledger.add_to_minute(totals.monotonic(), tokens)
                 if ledger.has_budgets:
                     ledger.add(position, totals.clock(), tokens, cost)
@@ -112,15 +114,16 @@ class Budgets:
         with self._ledgers(account, limits) as ledgers:
             return list(standings(ledgers[0], limits, self.moment()))
 
-    def all_standings(self) -> list[tuple[str, str, Standing]]:
-        """Return where all accounts in use stand, and the service as SERVICE; each with its name."""
-        found = []
-        for some in self.totals.watched():
-            moment = self.moment()
-            for account, ledger in some:
-                limits = self.service if account == SERVICE else ledger.limits
-                found += [(account, ledger.name, standing) for standing in standings(ledger, limits, moment)]
-        return found
+    def all_standings(self) -> Iterator[list[tuple[str, str, Standing]]]:
+        """Yield where accounts in use stand, and the service as SERVICE, with their names; some at a time."""
+        for accounts in self.totals.portions():
+            with self.totals.known(accounts) as ledgers:
+                moment, found = self.moment(), []
+                for account, ledger in ledgers.items():
+                    if ledger.read:
+                        limits = self.service if account == SERVICE else ledger.limits
+                        found += [(account, ledger.name, standing) for standing in standings(ledger, limits, moment)]
+            yield found
 
     def moment(self) -> Moment:
         """Return now. The lock of the totals is held."""
@@ -151,9 +154,12 @@ class Budgets:
         """Give the ledgers of a request in flight, without looking at the database."""
         return self.totals.ledgers(self._accounts(account.id), with_budgets=False)
 
-    def _ledgers(self, account: Account, limits: Limits, wait: bool = True) -> AbstractContextManager[list[Ledger]]:
+    def _ledgers(self, account: Account, limits: Limits) -> AbstractContextManager[list[Ledger]]:
         reads = self._service_counts or has_budgets(limits)
-        return self.totals.ledgers(self._accounts(account.id), with_budgets=reads, wait=wait)
+        return self.totals.ledgers(self._accounts(account.id), with_budgets=reads)
+
+    def _refusal(self, ledgers: list[Ledger], limits: Limits) -> RetryLater | None:
+        return self._spent(ledgers, limits) or crowded(ledgers[0], limits)
 
     def _spent(self, ledgers: list[Ledger], limits: Limits) -> RetryLater | None:
         """Return the account's own refusal, else the service's. The lock of the ledgers is held."""

@@ -86,9 +86,10 @@ class Ledger:
     has_budgets: bool = False
     name: str = ""
     limits: Limits = NO_LIMITS
-    _entries: deque[Entry] = field(default_factory=deque)
+    # None while they are empty, as those of most accounts are: an empty one takes more memory than all the rest.
+    _entries: deque[Entry] | None = None
     _by_day: dict[int, Used] = field(default_factory=dict)  # the sums of the entries
-    _minute: deque[tuple[float, int]] = field(default_factory=deque)  # (when the second ends, tokens)
+    _minute: deque[tuple[float, int]] | None = None  # (when the second ends, tokens)
     _minute_tokens: int = 0
 
     def used_in(self, period: Period) -> Used:
@@ -108,10 +109,12 @@ class Ledger:
         if self.reading.has(position):
             return
         entry = Entry(position, int(at // DAY) * DAY, tokens, cost)
+        if self._entries is None:
+            self._entries = deque()
         self._entries.append(entry)
         self._by_day.setdefault(entry.day, Used()).add(tokens, cost)
         if len(self._entries) > MAX_ENTRIES:
-            self._join()
+            self._join(self._entries)
 
     def merge(self, reading: Reading) -> None:
         """Take what the database has; forget the answers that are among it."""
@@ -123,11 +126,14 @@ class Ledger:
         """Return the tokens of the last 60 seconds. now: on the monotonic clock."""
         while self._minute and self._minute[0][0] <= now - MINUTE:
             self._minute_tokens -= self._minute.popleft()[1]
+        self._minute = self._minute or None
         return self._minute_tokens
 
     def add_to_minute(self, now: float, tokens: int) -> None:
         """Count the tokens of an answer that ends now; the window moves by whole seconds, and forgets none early."""
         end = math.floor(now) + 1.0
+        if self._minute is None:
+            self._minute = deque()
         if self._minute and self._minute[-1][0] == end:
             self._minute[-1] = (end, self._minute[-1][1] + tokens)
         else:
@@ -137,30 +143,35 @@ class Ledger:
     def minute_frees(self, now: float, below: int) -> float:
         """Return the seconds until less than `below` tokens are in the last minute."""
         left = self.spent_this_minute(now)
-        for end, tokens in self._minute:
+        for end, tokens in self._minute or ():
             left -= tokens
             if left < below:
                 return end + MINUTE - now
         return MINUTE
 
+    @property
+    def in_flight(self) -> bool:
+        """Whether requests run, or hold something back."""
+        return bool(self.running or self.held.tokens)
+
     def is_idle(self, now: float) -> bool:
         """Return whether nothing would be lost with it: nothing in flight, nothing that the database does not have."""
-        return not (self.running or self.held.tokens or self._entries or self.spent_this_minute(now))
+        return not (self.in_flight or self._entries or self.spent_this_minute(now))
 
-    def _join(self) -> None:
+    def _join(self, entries: deque[Entry]) -> None:
         """Join the older half of the entries by day, while the database is away.
 
         They count until it has all of them, so that some may count twice for the time between two readings.
         """
-        old = [self._entries.popleft() for _ in range(MAX_ENTRIES // 2)]
+        old = [entries.popleft() for _ in range(MAX_ENTRIES // 2)]
         for some in ([one for one in old if one.position >= 0], [one for one in old if one.position < 0]):
             by_day = dict[int, Used]()
             for entry in some:
                 by_day.setdefault(entry.day, Used()).add(entry.tokens, entry.cost)
             last = max((entry.position for entry in some), key=abs, default=0)
-            self._entries.extendleft(Entry(last, day, used.tokens, used.cost) for day, used in by_day.items())
+            entries.extendleft(Entry(last, day, used.tokens, used.cost) for day, used in by_day.items())
 
     def _keep(self, entries: deque[Entry]) -> None:
-        self._entries, self._by_day = entries, {}
+        self._entries, self._by_day = entries or None, {}
         for entry in entries:
             self._by_day.setdefault(entry.day, Used()).add(entry.tokens, entry.cost)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from traceback import format_tb
@@ -27,14 +28,19 @@ READ_SECONDS = 1.0
 PAUSE_BY_DURATION = 9.0
 FIRST_READING_SECONDS = 1.0
 ACTIVE_SECONDS = 60.0
-WATCHED_AT_ONCE = 200
+# Of ledgers: beyond the first number idle ones are forgotten, those asked for longest ago first; beyond the second also
+# those with answers that the database does not have yet. About 50 MB; what has requests in flight always stays.
+MAX_IDLE, MAX_LEDGERS = 20_000, 50_000
+LOOKED_AT = 8  # of the oldest ledgers, whenever one is made
+AT_ONCE = 200  # ledgers, while the lock is held by whoever looks at all
+BETWEEN_SECONDS = 0.0002  # in which those who want the lock get it
 
 # Reads what the database has of accounts, given today and this month. Raises an Exception if it cannot.
 Reader = Callable[[Collection[str], Period, Period], Mapping[str, Reading]]
 
 
 class Totals:
-    """The ledgers of all accounts that were asked for within a minute. Thread-safe.
+    """The ledgers of the accounts that were asked for within a minute, as many as there is room for. Thread-safe.
 
     reader: of the database, None without one; clock: seconds since the epoch; monotonic: seconds.
     """
@@ -48,7 +54,7 @@ class Totals:
         self.clock, self.monotonic = clock, monotonic
         self._reader = reader
         self._changed = threading.Condition()  # guards the ledgers and every field below
-        self._ledgers: dict[str, Ledger] = {}
+        self._ledgers = OrderedDict[str, Ledger]()  # the one asked for longest ago first
         self._unread: set[str] = set()
         self._reading = False  # whether a thread reads
         self._failing = False
@@ -74,25 +80,30 @@ class Totals:
         return day, month
 
     @contextmanager
-    def ledgers(
-        self, accounts: Collection[str], *, with_budgets: bool = True, wait: bool = True
-    ) -> Iterator[list[Ledger]]:
+    def ledgers(self, accounts: Collection[str], *, with_budgets: bool = True) -> Iterator[list[Ledger]]:
         """Yield the ledgers of accounts, of which no other thread reads or changes one meanwhile.
 
-        with_budgets: they need what the database has; wait: for that, where it has not been read yet.
+        with_budgets: they need what the database has, which is waited for where it has not been read yet.
         """
         with self._changed:
             found = [self._ledger(account, with_budgets) for account in accounts]
-            if with_budgets and wait and self._unread.intersection(accounts):
+            if with_budgets and self._unread.intersection(accounts):
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._is_read(accounts), FIRST_READING_SECONDS)
+                found = [self._ledger(account, with_budgets) for account in accounts]  # one may have been forgotten
             yield found
 
     @contextmanager
-    def known(self, accounts: Collection[str]) -> Iterator[list[Ledger]]:
+    def look(self, accounts: Collection[str]) -> Iterator[list[Ledger]]:
+        """Yield the ledgers of accounts as they are known; an empty one, which is not kept, of an unknown account."""
+        with self._changed:
+            yield [self._touched(account) or Ledger(self.monotonic()) for account in accounts]
+
+    @contextmanager
+    def known(self, accounts: Collection[str]) -> Iterator[dict[str, Ledger]]:
         """Yield the ledgers of those accounts that have one: that have limits, and are in use."""
         with self._changed:
-            yield [self._ledgers[account] for account in accounts if account in self._ledgers]
+            yield {account: self._ledgers[account] for account in accounts if account in self._ledgers}
 
     def wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait until something holds of the ledgers, whose lock is held and given up meanwhile."""
@@ -102,19 +113,20 @@ class Totals:
         """Have those look who wait for something to hold; the lock of the ledgers is held."""
         self._changed.notify_all()
 
-    def watched(self) -> Iterator[list[tuple[str, Ledger]]]:
-        """Yield the ledgers with budgets that the database was read for; some at a time, so that no request waits."""
+    def portions(self) -> Iterator[list[str]]:
+        """Yield the accounts that have a ledger, some at a time, for whoever looks at all without holding others up."""
         with self._changed:
-            found = [(account, ledger) for account, ledger in self._ledgers.items() if ledger.read]
-        for at in range(0, len(found), WATCHED_AT_ONCE):
-            with self._changed:
-                yield found[at : at + WATCHED_AT_ONCE]
+            accounts = list(self._ledgers)
+        for at in range(0, len(accounts), AT_ONCE):
+            if at:
+                time.sleep(BETWEEN_SECONDS)
+            yield accounts[at : at + AT_ONCE]
 
     def read(self, accounts: Collection[str] | None = None) -> None:
         """Read the database for these accounts, else for all with budgets that are in use. Logs a failure once."""
         assert self._reader is not None
+        wanted = self._in_use() if accounts is None else set(accounts)
         with self._changed:
-            wanted = self._in_use() if accounts is None else set(accounts)
             day, month = self.periods()
         try:
             self._merge(wanted, self._reader(wanted, day, month) if wanted else {})
@@ -122,36 +134,60 @@ class Totals:
             self._failed(wanted, error)
 
     def _merge(self, wanted: set[str], readings: Mapping[str, Reading]) -> None:
+        for accounts in self.portions():
+            with self.known(wanted.intersection(accounts)) as ledgers:
+                for account, ledger in ledgers.items():
+                    ledger.merge(readings[account])
+                self._unread.difference_update(ledgers)
         with self._changed:
-            for account, reading in readings.items():
-                if (ledger := self._ledgers.get(account)) is not None:
-                    ledger.merge(reading)
             self._failing = self._failing and not wanted
-            self._unread -= wanted
             self._changed.notify_all()
 
     def _ledger(self, account: str, with_budgets: bool) -> Ledger:
-        now = self.monotonic()
-        if (ledger := self._ledgers.get(account)) is None:
-            ledger = self._ledgers[account] = Ledger(now)
-        ledger.asked = now
+        if (ledger := self._touched(account)) is None:
+            self._bound()
+            ledger = self._ledgers[account] = Ledger(self.monotonic())
         if with_budgets and not ledger.has_budgets:
             ledger.has_budgets = True
             if self._reading:
                 self._unread.add(account)
         return ledger
 
+    def _touched(self, account: str) -> Ledger | None:
+        """Return the ledger of an account as the one asked for last, None where there is none."""
+        if (ledger := self._ledgers.get(account)) is not None:
+            self._ledgers.move_to_end(account)
+            ledger.asked = self.monotonic()
+        return ledger
+
+    def _bound(self) -> None:
+        """Forget some of the ledgers that are too many. One that stays is looked at again after all others."""
+        now = self.monotonic()
+        for _ in range(LOOKED_AT if len(self._ledgers) >= MAX_IDLE else 0):
+            account, ledger = next(iter(self._ledgers.items()))
+            if ledger.is_idle(now) or (len(self._ledgers) >= MAX_LEDGERS and not ledger.in_flight):
+                self._forget(account)
+            else:
+                self._ledgers.move_to_end(account)
+
+    def _forget(self, account: str) -> None:
+        del self._ledgers[account]
+        self._unread.discard(account)
+
     def _is_read(self, accounts: Collection[str]) -> bool:
         return self._failing or not self._unread.intersection(accounts)
 
     def _in_use(self) -> set[str]:
         """Forget the accounts that are not in use; return those with budgets that are."""
-        now = self.monotonic()
-        for account, ledger in list(self._ledgers.items()):
-            if ledger.asked <= now - ACTIVE_SECONDS and ledger.is_idle(now):
-                del self._ledgers[account]
-                self._unread.discard(account)
-        return {account for account, ledger in self._ledgers.items() if ledger.has_budgets}
+        now, found = self.monotonic(), set[str]()
+        for accounts in self.portions():
+            with self.known(accounts) as ledgers:
+                for account, ledger in ledgers.items():
+                    if ledger.asked <= now - ACTIVE_SECONDS and ledger.is_idle(now):
+                        self._forget(account)
+                    elif ledger.has_budgets:
+                        found.add(account)
+        return found
 
     def _failed(self, wanted: set[str], error: Exception) -> None:
         with self._changed:

@@ -1,0 +1,119 @@
+"""The ledgers in memory: how many there are, and how long their lock is held."""
+
+import pytest
+
+from keys.account import Limits
+from tests.usage.test_budgets import NOON, PRICES, Shop, admit, holder
+from usage.budgets import Budgets
+from usage.ledger import Ledger, Reading, Used
+from usage.periods import day_of, month_of
+
+
+@pytest.fixture
+def shop():
+    """Budgets over clocks that stand still."""
+    return Shop()
+
+
+def test_the_gate_keeps_nothing_of_whom_it_looks_at():
+    """Whoever comes once from each of many addresses takes no memory before a thread has its request."""
+    shop = Shop(tokens_per_day=100)
+    budgets = Budgets(shop.totals, PRICES, defaults=Limits(tokens_per_day=0), service=Limits(tokens_per_day=100))
+    for number in range(100):
+        assert budgets.refusal(holder(f"192.0.2.{number}")).limit == "tokens_per_day"
+        assert shop.budgets.refusal(holder(f"192.0.2.{number}")) is None
+    assert not shop.totals._ledgers
+
+
+def test_an_account_that_only_the_gate_refuses_stays_in_use(shop):
+    """Else its budget would be read anew every minute."""
+    account = holder(tokens_per_day=5)
+    shop.answer(account, 5)
+    shop.store()
+    for _ in range(5):
+        shop.monotonic.advance(40)
+        shop.totals.read()
+        assert shop.budgets.refusal(account).limit == "tokens_per_day"
+
+
+def test_idle_accounts_are_forgotten_where_they_are_too_many(shop, monkeypatch):
+    """Those asked for longest ago; what runs, or is not stored yet, stays, and its account is found again."""
+    monkeypatch.setattr("usage.totals.MAX_IDLE", 20)
+    running, waiting = holder("key:running", tokens_per_day=90), holder("key:waiting", tokens_per_day=90)
+    reservation = admit(shop, running)
+    shop.answer(waiting, 7)
+    for number in range(500):
+        shop.budgets.check(holder(f"192.0.2.{number}", tokens_per_day=90))
+    ledgers = shop.totals._ledgers
+    assert len(ledgers) <= 20
+    assert ledgers.keys() >= {"key:running", "key:waiting", "192.0.2.499", "192.0.2.490"}
+    assert shop.budgets.standings(running)[0].held == 20
+    assert shop.budgets.standings(waiting)[0].used == 7
+    reservation.release()
+
+
+def test_accounts_whose_answers_wait_for_the_database_are_bounded_too(shop, monkeypatch):
+    """While it is away for days; what has requests in flight stays, and what was forgotten counts once it is stored."""
+    monkeypatch.setattr("usage.totals.MAX_IDLE", 20)
+    monkeypatch.setattr("usage.totals.MAX_LEDGERS", 50)
+    first = holder("192.0.2.0", tokens_per_day=90)
+    reservation = admit(shop, holder("key:running", tokens_per_day=90))
+    for number in range(500):
+        shop.answer(holder(f"192.0.2.{number}", tokens_per_day=90), 7)
+    assert len(shop.totals._ledgers) <= 50
+    assert "key:running" in shop.totals._ledgers
+    shop.store()
+    shop.budgets.check(first)
+    shop.totals.read()
+    assert shop.budgets.standings(first)[0].used == 7
+    reservation.release()
+
+
+def test_whoever_looks_at_all_accounts_gives_up_the_lock_between(shop, monkeypatch):
+    """The thread that reads, and the warnings: after so many accounts, those who wait for the lock get it."""
+    monkeypatch.setattr("usage.totals.AT_ONCE", 10)
+    held, looked_at = [], []
+    monkeypatch.setattr("usage.totals.time.sleep", lambda seconds: held.append(shop.totals._changed._is_owned()))
+    for number in range(45):
+        shop.answer(holder(f"192.0.2.{number}", tokens_per_day=90), 1)
+    shop.store()
+    shop.totals.read()
+    assert held == [False] * 8  # four to find them, and four to merge what was read
+    for some in shop.budgets.all_standings():
+        looked_at.append(len(some))
+        assert not shop.totals._changed._is_owned()
+    assert looked_at == [10, 10, 10, 10, 5]
+
+
+def test_what_is_forgotten_while_the_database_is_read_is_read_again(shop):
+    """An account that is asked for anew meanwhile waits for its own reading."""
+    account, asked = holder(tokens_per_day=9), []
+    shop.elsewhere(account, 9)
+    shop.totals._reading = True
+
+    def read(accounts, day, month):
+        asked.append(set(accounts))
+        found = shop.read(accounts, day, month)
+        shop.totals._forget(account.id)
+        return found
+
+    with shop.totals._changed:
+        shop.totals._ledger(account.id, with_budgets=True)
+    shop.totals._reader = read
+    shop.totals.read()
+    with shop.totals._changed:
+        shop.totals._ledger(account.id, with_budgets=True)
+    assert shop.totals._unread == {account.id}
+
+
+def test_an_account_that_has_used_nothing_takes_little_memory():
+    """Most accounts of an open service are such."""
+    ledger = Ledger(0.0)
+    ledger.merge(Reading(day_of(NOON), month_of(NOON), 10, Used(), Used()))
+    assert (ledger._entries, ledger._minute) == (None, None)
+    ledger.add(20, NOON, 5, 5)
+    ledger.add_to_minute(0.0, 5)
+    assert (len(ledger._entries), len(ledger._minute)) == (1, 1)
+    ledger.merge(Reading(day_of(NOON), month_of(NOON), 20, Used(5, 5), Used(5, 5)))
+    assert ledger.spent_this_minute(100.0) == 0
+    assert (ledger._entries, ledger._minute) == (None, None)
