@@ -33,10 +33,11 @@ class DatabaseTotals:
             stored = {account: fitted(account, USAGE_DAYS.c.account) for account in accounts}
             found = dict(_rows(connection, set(stored.values()), day, month))
             connection.rollback()
-        nothing = Used(), Used()
+        nothing = Used(), Used(), False
         return {
-            account: Reading(day, month, position, *found.get(name, nothing), of_memory)
+            account: Reading(day, month, position, of_day, of_month, of_memory, apart or account == SERVICE)
             for account, name in stored.items()
+            for of_day, of_month, apart in [found.get(name, nothing)]
         }
 
 
@@ -58,7 +59,8 @@ def _begin_snapshot(connection: Connection) -> None:
 
 def _rows(
     connection: Connection, accounts: Collection[str], day: Period, month: Period
-) -> Iterator[tuple[str, tuple[Used, Used]]]:
+) -> Iterator[tuple[str, tuple[Used, Used, bool]]]:
+    """Yield what each account has rows of: of the day, of the month, and whether any is of the day."""
     usage = USAGE_DAYS.c
     names = sorted({*accounts} - {SERVICE})
     sums = _sums(day, month).add_columns(usage.account).group_by(usage.account)
@@ -73,13 +75,13 @@ def _sums(day: Period, month: Period) -> Select[Any]:
     usage = USAGE_DAYS.c
     tokens = usage.input_tokens + usage.output_tokens
     today = usage.period == day.start
-    figures = (case((today, tokens), else_=0), case((today, usage.cost), else_=0), tokens, usage.cost)
-    return select(*(func.sum(figure) for figure in figures)).where(
+    of_day = [case((today, figure), else_=0) for figure in (tokens, usage.cost, 1)]
+    return select(*(func.sum(figure) for figure in (*of_day, tokens, usage.cost))).where(
         usage.period >= month.start, usage.period < month.end
     )
 
 
-def _used(figures: list[Any]) -> tuple[Used, Used]:
-    """Return the figures of the day and of the month; PostgreSQL's sums are decimals, and there are none of no rows."""
-    tokens_of_day, cost_of_day, tokens_of_month, cost_of_month = (int(figure or 0) for figure in figures)
-    return Used(tokens_of_day, cost_of_day), Used(tokens_of_month, cost_of_month)
+def _used(figures: list[Any]) -> tuple[Used, Used, bool]:
+    """Return the figures as `_rows` does; PostgreSQL's sums are decimals, and there are none of no rows."""
+    tokens_of_day, cost_of_day, rows_of_day, tokens_of_month, cost_of_month = (int(figure or 0) for figure in figures)
+    return Used(tokens_of_day, cost_of_day), Used(tokens_of_month, cost_of_month), rows_of_day > 0

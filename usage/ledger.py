@@ -50,7 +50,9 @@ class Entry:
 class Reading:
     """What the database has of an account.
 
-    position: up to which it has this process's journal; of_memory: how many of the records that no journal took.
+    position: up to which it has this process's journal; of_memory: how many of the records that no journal took. apart:
+    whether answers of this day are counted under the account's own name; those of an address that came too late in the
+    day are not (see `usage.store`).
     """
 
     day: Period
@@ -59,6 +61,7 @@ class Reading:
     of_day: Used
     of_month: Used
     of_memory: int = 0
+    apart: bool = True
 
     def has(self, position: int) -> bool:
         """Return whether an answer at this position, as `Recorder.record` returns it, is in it."""
@@ -74,7 +77,8 @@ class Ledger:
 
     unsized: how many of their answers hold back a whole context, because their prompts are not tokenized yet.
     asked: when it was last asked for, in seconds on the monotonic clock; read: whether the database has been. name,
-    limits: of the account, when it was last asked for.
+    limits: of the account, when it was last asked for. joined: by day, what this process answered and the database has
+    under no name of the account's own.
     """
 
     asked: float
@@ -86,6 +90,7 @@ class Ledger:
     has_budgets: bool = False
     name: str = ""
     limits: Limits = NO_LIMITS
+    joined: dict[int, Used] = field(default_factory=dict)
     # None while they are empty, as those of most accounts are: an empty one takes more memory than all the rest.
     _entries: deque[Entry] | None = None
     _by_day: dict[int, Used] = field(default_factory=dict)  # the sums of the entries
@@ -99,16 +104,18 @@ class Ledger:
             used = reading.of_day
         elif period == reading.month:
             used = reading.of_month
-        for day, fresh in self._by_day.items():
-            if day in period:
-                used = used + fresh
+        for by_day in (self._by_day, self.joined):
+            for day, fresh in by_day.items():
+                if day in period:
+                    used = used + fresh
         return used
 
     def add(self, position: int, at: float, tokens: int, cost: int) -> None:
         """Count an answer that ended `at` (seconds since the epoch), unless the database was read with it."""
-        if self.reading.has(position):
-            return
         entry = Entry(position, int(at // DAY) * DAY, tokens, cost)
+        if self.reading.has(position):
+            self._stored(entry)
+            return
         if self._entries is None:
             self._entries = deque()
         self._entries.append(entry)
@@ -120,6 +127,9 @@ class Ledger:
         """Take what the database has; forget the answers that are among it."""
         self.reading, self.read = reading, True
         if self._entries:
+            for entry in self._entries:
+                if reading.has(entry.position):
+                    self._stored(entry)
             self._keep(deque(entry for entry in self._entries if not reading.has(entry.position)))
 
     def spent_this_minute(self, now: float) -> int:
@@ -170,6 +180,11 @@ class Ledger:
                 by_day.setdefault(entry.day, Used()).add(entry.tokens, entry.cost)
             last = max((entry.position for entry in some), key=abs, default=0)
             entries.extendleft(Entry(last, day, used.tokens, used.cost) for day, used in by_day.items())
+
+    def _stored(self, entry: Entry) -> None:
+        """Go on counting an answer that the database has, if not under the account's own name."""
+        if not self.reading.apart and entry.day == self.reading.day.start:
+            self.joined.setdefault(entry.day, Used()).add(entry.tokens, entry.cost)
 
     def _keep(self, entries: deque[Entry]) -> None:
         self._entries, self._by_day = entries or None, {}

@@ -2,7 +2,7 @@
 
 The position of a journal is written in the transaction that adds what stands before it; a transaction that does not
 find the position it starts from adds nothing. Who is counted apart is bounded: what a client chooses makes only so many
-rows a period.
+rows a period. What is joined is told apart by nothing here: what budgets need of it, `usage.ledger` keeps.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from traceback import format_tb
 
 from database.connect import failure_of
-from usage.ledger import Ledger, Reading
+from usage.ledger import Ledger, Reading, Used
 from usage.periods import Period, day_of, month_of
 
 log = logging.getLogger("avito_ai.budgets")
@@ -31,6 +31,7 @@ ACTIVE_SECONDS = 60.0
 # Of ledgers: beyond the first number idle ones are forgotten, those asked for longest ago first; beyond the second also
 # those with answers that the database does not have yet. About 50 MB; what has requests in flight always stays.
 MAX_IDLE, MAX_LEDGERS = 20_000, 50_000
+MAX_JOINED = 50_000  # accounts whose sums only this process has; of more, those asked for last. About 20 MB
 LOOKED_AT = 8  # of the oldest ledgers, whenever one is made
 AT_ONCE = 200  # ledgers, while the lock is held by whoever looks at all
 BETWEEN_SECONDS = 0.0002  # in which those who want the lock get it
@@ -55,6 +56,7 @@ class Totals:
         self._reader = reader
         self._changed = threading.Condition()  # guards the ledgers and every field below
         self._ledgers = OrderedDict[str, Ledger]()  # the one asked for longest ago first
+        self._joined = OrderedDict[str, dict[int, Used]]()  # `Ledger.joined` of those that were forgotten
         self._unread: set[str] = set()
         self._reading = False  # whether a thread reads
         self._failing = False
@@ -146,7 +148,7 @@ class Totals:
     def _ledger(self, account: str, with_budgets: bool) -> Ledger:
         if (ledger := self._touched(account)) is None:
             self._bound()
-            ledger = self._ledgers[account] = Ledger(self.monotonic())
+            ledger = self._ledgers[account] = Ledger(self.monotonic(), joined=self._joined.pop(account, {}))
         if with_budgets and not ledger.has_budgets:
             ledger.has_budgets = True
             if self._reading:
@@ -171,7 +173,10 @@ class Totals:
                 self._ledgers.move_to_end(account)
 
     def _forget(self, account: str) -> None:
-        del self._ledgers[account]
+        if joined := self._ledgers.pop(account).joined:
+            self._joined[account] = joined
+            if len(self._joined) > MAX_JOINED:
+                self._joined.popitem(last=False)
         self._unread.discard(account)
 
     def _is_read(self, accounts: Collection[str]) -> bool:

@@ -6,6 +6,7 @@ from database.tables import USAGE_DAYS, USAGE_JOURNALS
 from usage.database_totals import DatabaseTotals
 from usage.ledger import Used
 from usage.periods import DAY, day_of, month_of
+from usage.store import OTHERS
 from usage.totals import SERVICE
 
 NOON = 1_775_044_800  # 2026-04-01, 12:00 UTC
@@ -77,3 +78,13 @@ def test_an_account_is_found_under_the_name_that_the_database_holds(engine):
     name = "jwt:" + "x" * 300
     put(engine, fitted(name, USAGE_DAYS.c.account), TODAY.start, output_tokens=4)
     assert read(engine, name)[name].of_day.tokens == 4
+
+
+def test_an_account_is_apart_that_has_a_row_of_the_day(engine):
+    """Of an address that came too late in a day there is none, whatever there is of its earlier days."""
+    put(engine, "192.0.2.1", TODAY.start)
+    put(engine, "192.0.2.2", MONTH.start, output_tokens=4)
+    put(engine, OTHERS, TODAY.start, output_tokens=4)
+    found = read(engine, "192.0.2.1", "192.0.2.2", "192.0.2.3", SERVICE)
+    assert [one.apart for one in found.values()] == [True, False, False, True]
+    assert found["192.0.2.2"].of_month == Used(4, 0)

@@ -2,11 +2,18 @@
 
 import pytest
 
-from keys.account import Limits
+from keys.account import Limits, of_address
+from tests.fakes import Clock
 from tests.usage.test_budgets import NOON, PRICES, Shop, admit, holder
 from usage.budgets import Budgets
+from usage.database_totals import DatabaseTotals
+from usage.errors import BudgetExceeded
+from usage.journal import Journal
 from usage.ledger import Ledger, Reading, Used
-from usage.periods import day_of, month_of
+from usage.periods import DAY, day_of, month_of
+from usage.recorder import Recorder
+from usage.store import Bounds
+from usage.totals import Totals
 
 
 @pytest.fixture
@@ -117,3 +124,79 @@ def test_an_account_that_has_used_nothing_takes_little_memory():
     ledger.merge(Reading(day_of(NOON), month_of(NOON), 20, Used(5, 5), Used(5, 5)))
     assert ledger.spent_this_minute(100.0) == 0
     assert (ledger._entries, ledger._minute) == (None, None)
+
+
+class Late:
+    """Budgets over a database that counts three addresses a day apart."""
+
+    def __init__(self, database, folder, new_record, **limits):
+        self.clock, self.monotonic, self._new_record = Clock(NOON), Clock(), new_record
+        self.recorder = Recorder(database.engine, folder, bounds=Bounds(addresses=3))
+        self.totals = Totals(
+            DatabaseTotals(database.engine, lambda: self.recorder.journals), self.clock, self.monotonic
+        )
+        self.budgets = Budgets(self.totals, PRICES, defaults=Limits(**limits), patience=0)
+        self.recorder._journal = Journal(folder / "usage")
+        for number in range(3):
+            self.answer(f"192.0.2.{number}", 1)
+        self.store()
+
+    def answer(self, address, tokens, read_first=False):
+        self.budgets.check(of_address(address))
+        record = self._new_record(account=address, at=self.clock(), input_tokens=tokens, output_tokens=0, cost=tokens)
+        position = self.recorder.record(record)
+        if read_first:
+            self.store()
+        self.budgets.count(address, position, tokens, tokens)
+
+    def store(self):
+        assert self.recorder.catch_up()
+        self.totals.read()
+
+    def used(self, address):
+        return self.budgets.standings(of_address(address))[0].used
+
+
+@pytest.fixture
+def late(database, tmp_path, new_record):
+    """A hundred tokens a day, and 150 a month."""
+    return Late(database, tmp_path, new_record, tokens_per_day=100, tokens_per_month=150)
+
+
+@pytest.mark.parametrize("read_first", [False, True])
+def test_the_budget_of_an_address_that_the_database_joins_with_others_holds(late, read_first):
+    """Though the answers are stored before, or after, they are counted here; by day and by month."""
+    for day in range(2):
+        for _ in range(5 if day == 0 else 3):
+            late.answer("192.0.2.9", 20, read_first)
+            late.store()
+        with pytest.raises(BudgetExceeded) as refused:
+            late.answer("192.0.2.9", 20, read_first)
+        assert refused.value.limit == ("tokens_per_day", "tokens_per_month")[day]
+        late.clock.advance(DAY)
+        for number in range(3):
+            late.answer(f"192.0.2.{number}", 1)
+        late.store()
+    assert late.used("192.0.2.1") == 1
+
+
+def test_what_is_joined_counts_once(late):
+    """However often the database is read; and an address that is counted apart counts by its rows alone."""
+    for address in ("192.0.2.1", "192.0.2.9"):
+        late.answer(address, 20)
+        for _ in range(3):
+            late.store()
+    assert (late.used("192.0.2.1"), late.used("192.0.2.9"), late.used("192.0.2.8")) == (21, 20, 0)
+
+
+def test_what_is_joined_outlives_a_forgotten_ledger(late, monkeypatch):
+    """An address that comes back hours later has used what it had used; of too many, the last ones are kept."""
+    monkeypatch.setattr("usage.totals.MAX_JOINED", 4)
+    for number in range(10, 16):
+        late.answer(f"192.0.2.{number}", 20)
+    late.store()
+    late.monotonic.advance(200)
+    late.totals.read()
+    assert not late.totals._ledgers
+    assert [late.used(f"192.0.2.{number}") for number in range(10, 16)] == [0, 0, 20, 20, 20, 20]
+    assert not late.totals._joined
