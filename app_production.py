@@ -44,6 +44,7 @@ from edge.services import KEY, services
 from edge.shared_limits import SharedLimits
 from edge.shared_windows import SharedWindows, redis_windows
 from edge.stream_writer import StreamWriter
+from edge.turns import elsewhere
 from engine.errors import StartError
 from keys.registry import KeyRegistry
 from keys.store import KeyStore
@@ -136,7 +137,7 @@ def _services(
     responses = ResponseStore(server.stored_responses_mib * MIB)
     usage = Recorder(database.engine, data.state_dir, Retention(data.usage_days, data.usage_hour_days, data.audit_days))
     everywhere = None if shared is None else SharedLimits(shared, settings.engine.request_timeout)
-    spending = spending_of(settings, database.engine, lambda: usage.journals, everywhere)
+    spending = spending_of(settings, database.engine, lambda: usage.journals, everywhere, elsewhere)
     metrics = Metrics(
         models,
         machine or ThisMachine(),

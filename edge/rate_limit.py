@@ -20,6 +20,7 @@ from edge.errors import RateLimitExceeded
 from edge.local_windows import LocalWindows
 from edge.route_table import Budget
 from edge.shared_windows import SharedWindows, StoredWindows
+from edge.turns import elsewhere
 from engine.errors import Message, ValidationError
 from keys.account import Limits
 
@@ -133,7 +134,8 @@ class RateLimiter:
             )
         if self._shared is not None and not self._shared.unavailable:
             try:
-                return self._spend_in(self._shared.windows, size, budget, client, cost, only_look)
+                with elsewhere():
+                    return self._spend_in(self._shared.windows, size, budget, client, cost, only_look)
             except OverBudget:
                 raise
             except Exception as error:  # whatever comes of a storage that is away, full, or no Redis at all

@@ -246,6 +246,11 @@ class Turn:
         self._lines = lines
         self._held: _Line | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether the request has its turn now."""
+        return self._held is not None
+
     def take_later(
         self, start: Callable[[Turn], None], give_up: Callable[[], None], patience: tuple[float, ...]
     ) -> None:
@@ -302,9 +307,16 @@ def take(at_most: float = LONGEST) -> None:
 
 @contextmanager
 def elsewhere() -> Iterator[None]:
-    """Leave this request's turn while a process or a server works for it, and take it again."""
-    leave()
+    """Leave this request's turn while a process, a server or another request is waited for, and take it again.
+
+    No lock may be held that others want. A request that has no turn at the time takes none.
+    """
+    turn = _turn.get()
+    if turn is None or not turn.held:
+        yield
+        return
+    turn.leave()
     try:
         yield
     finally:
-        take()
+        turn.take()

@@ -15,11 +15,12 @@ from keys.record import FIELDS, LIMITS
 from keys.written import WHOLE
 from routes.key_form import read_time, shown_limit
 from routes.locale import visitors_locale
-from routes.operator_page import operators_page, without_database
+from routes.operator_page import operators_page, wait_without_turn, without_database
 from routes.services import services
 from routes.status_figures import duration
 
 admin_audit = Blueprint("admin_audit", __name__)
+wait_without_turn(admin_audit)
 
 PAGE = 100  # acts
 

@@ -28,11 +28,12 @@ from routes.key_form import (
     typed_of,
 )
 from routes.locale import visitors_locale
-from routes.operator_page import actor, log_database, operators_page, without_database
+from routes.operator_page import actor, log_database, operators_page, wait_without_turn, without_database
 from routes.parsing import submitted_form
 from routes.services import services
 
 admin_keys = Blueprint("admin_keys", __name__, url_prefix="/status/keys")
+wait_without_turn(admin_keys)
 
 PAGE = 50  # keys
 TOLD = 200  # characters of what another has typed

@@ -15,11 +15,12 @@ from config import MILLION
 from database.connect import DatabaseError
 from routes.bars import Bars, stacked
 from routes.locale import Locale, visitors_locale
-from routes.operator_page import operators_page, without_database
+from routes.operator_page import operators_page, wait_without_turn, without_database
 from routes.services import services
 from usage.charts import SPANS, Charted, Choice, Sums, charted
 
 admin_usage = Blueprint("admin_usage", __name__)
+wait_without_turn(admin_usage)
 
 LONGEST = 160  # characters of an account or a model
 

@@ -6,10 +6,10 @@ import logging
 import re
 from typing import Any
 
-from flask import render_template, request, url_for
+from flask import Blueprint, Response, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from edge import caller, operator_session
+from edge import caller, operator_session, turns
 from edge.request_state import request_state
 from keys.registry import Actor
 from routes.locale import LOCALES, visitors_locale
@@ -48,6 +48,17 @@ def requested_address() -> str:
     """Return the address of the operator's page that this request is for, as `address_of_page` does."""
     query = request.query_string.decode("latin-1")
     return address_of_page(request.path.rstrip("/") + (f"?{query}" if query else ""))
+
+
+def wait_without_turn(blueprint: Blueprint) -> None:
+    """Have the views of a blueprint, which wait for the database, leave their turns to other requests."""
+    blueprint.before_request(turns.leave)
+    blueprint.after_request(_take_turn)
+
+
+def _take_turn(response: Response) -> Response:
+    turns.take()
+    return response
 
 
 def without_database(error: Exception, page: str) -> ResponseReturnValue:

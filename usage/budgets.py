@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 
 from engine.errors import RetryLater
 from keys.account import Account, Limits
+from usage.errors import HeldBack
 from usage.ledger import NO_LIMITS, Ledger, Used
 from usage.limits import Moment, Standing, crowded, has_any, has_budgets, held_back, spent, standings, with_defaults
 from usage.prices import Price, Prices
@@ -74,24 +75,19 @@ class Budgets:
         limits = self.limits_of(account)
         share = None
         if self._everywhere is not None and is_shared(limits):
-            share = Share(self._everywhere, account.id, limits, self._patience)
+            share = Share(self._everywhere, account.id, limits, self._patience, self.totals.elsewhere)
         reservation = Reservation(self, account, self.prices.of(model), self._bounds(limits), share)
         if not reservation.bounded:
             return reservation
         with self._ledgers(account, limits) as ledgers:
             if (found := crowded(ledgers[0], limits)) is not None:
                 raise found
-            for ledger in ledgers:  # before anything that gives up the lock, so that those who wait count as well
+            for ledger in ledgers:  # before anything that waits, so that those who wait count as well
                 ledger.running += 1
-            try:
-                reservation.hold_here(ledgers, sizes)
-            except BaseException:
-                for ledger in ledgers:
-                    ledger.running -= 1
-                raise
         try:
+            reservation.hold_in_this_copy(sizes)
             reservation.agree()
-        except RetryLater:
+        except BaseException:
             reservation.release()
             raise
         return reservation
@@ -106,7 +102,8 @@ class Budgets:
                 if ledger.has_budgets:
                     ledger.add(position, totals.clock(), tokens, cost)
         if shared and self._everywhere is not None:
-            self._everywhere.count(account, tokens)
+            with totals.elsewhere():
+                self._everywhere.count(account, tokens)
 
     def standings(self, account: Account) -> list[Standing]:
         """Return where the account stands with each of its budgets."""
@@ -133,22 +130,21 @@ class Budgets:
     def check_room(self, ledgers: list[Ledger], limits: Limits) -> None:
         """Raise what an answer is refused with: as `check` does, but for the number of requests in flight.
 
-        HeldBack where requests in flight may leave nothing, unless their sizes show soon that they do.
+        HeldBack where requests in flight may leave nothing. The lock of the ledgers is held.
         """
         if (found := self._spent(ledgers, limits)) is not None:
             raise found
+        if (held := self._held_back(ledgers, limits)) is not None:
+            raise held
 
-        held = self._held_back(ledgers, limits)
+    def wait_for_sizes(self, ledgers: list[Ledger], limits: Limits) -> None:
+        """Wait until there is room, or every prompt is tokenized; gives up the lock of the ledgers meanwhile."""
 
         def known() -> bool:
-            nonlocal held
             held = self._held_back(ledgers, limits)
-            return held is None or not any(ledger.unsized for ledger in ledgers)
+            return held is None or not held.unsized
 
-        if held is not None:
-            self.totals.wait_for(known, self._patience)
-        if held is not None:
-            raise held
+        self.totals.wait_for(known, self._patience)
 
     def ledgers_of(self, account: Account) -> AbstractContextManager[list[Ledger]]:
         """Give the ledgers of a request in flight, without looking at the database."""
@@ -169,11 +165,13 @@ class Budgets:
             found = spent(ledgers[1], self.service, moment, self.currency, of_service=True)
         return found
 
-    def _held_back(self, ledgers: list[Ledger], limits: Limits) -> RetryLater | None:
+    def _held_back(self, ledgers: list[Ledger], limits: Limits) -> HeldBack | None:
         moment = self.moment()
         found = held_back(ledgers[0], limits, moment)
         if found is None and self._service_counts:
             found = held_back(ledgers[1], self.service, moment, of_service=True)
+        if found is not None:
+            found.unsized = any(ledger.unsized for ledger in ledgers)
         return found
 
     def _bounds(self, limits: Limits) -> bool:
@@ -203,14 +201,26 @@ class Reservation:
         """Hold back the context of answers, whose prompts are not tokenized yet, as `Budgets.admit` does."""
         if not self.bounded:
             return
-        with self._budgets.ledgers_of(self._account) as ledgers:
-            self.hold_here(ledgers, sizes)
+        self.hold_in_this_copy(sizes)
         try:
             self.agree()
         except RetryLater:
             for number in sizes:
                 self.drop(number)
             raise
+
+    def hold_in_this_copy(self, sizes: Mapping[int, tuple[int, int]]) -> None:
+        """Hold back the context of answers; where sizes that are known soon may leave room, wait for them."""
+        budgets = self._budgets
+        try:
+            with budgets.ledgers_of(self._account) as ledgers:
+                self.hold_here(ledgers, sizes)
+        except HeldBack as held:
+            if not held.unsized:
+                raise
+            with budgets.totals.elsewhere(), budgets.ledgers_of(self._account) as ledgers:
+                budgets.wait_for_sizes(ledgers, budgets.limits_of(self._account))
+                self.hold_here(ledgers, sizes)
 
     def hold_here(self, ledgers: list[Ledger], sizes: Mapping[int, tuple[int, int]]) -> None:
         """Hold back the context of answers, as far as this copy knows; the lock of the ledgers is held."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
@@ -40,19 +42,28 @@ def is_shared(limits: Limits) -> bool:
 
 
 class Share:
-    """One request of this copy, as the others know it. Used by one thread at a time."""
+    """One request of this copy, as the others know it. Used by one thread at a time. elsewhere: as of `Totals`."""
 
-    def __init__(self, everywhere: Everywhere, account: str, limits: Limits, patience: float) -> None:
+    def __init__(
+        self,
+        everywhere: Everywhere,
+        account: str,
+        limits: Limits,
+        patience: float,
+        elsewhere: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._everywhere, self._account, self._limits, self._patience = everywhere, account, limits, patience
+        self._elsewhere = elsewhere
         self._told = SharedRequest(uuid4().hex, running=False)
 
     def agree(self, tokens: int, unsized: bool) -> None:
         """Hold so many tokens back in all. Raises what the other copies' requests leave no room for."""
         wanted, until = self._shown(tokens, True, unsized), time.monotonic() + self._patience
-        while (found := self._everywhere.admit(self._account, wanted, self._told.tokens, self._limits)) is not None:
-            if not isinstance(found, HeldBack) or not found.unsized or time.monotonic() >= until:
-                raise found
-            time.sleep(PAUSE)
+        with self._elsewhere():
+            while (found := self._everywhere.admit(self._account, wanted, self._told.tokens, self._limits)) is not None:
+                if not isinstance(found, HeldBack) or not found.unsized or time.monotonic() >= until:
+                    raise found
+                time.sleep(PAUSE)
         self._told = wanted
 
     def tell(self, tokens: int, running: bool, unsized: bool) -> None:
@@ -60,7 +71,8 @@ class Share:
         now = self._shown(tokens, running, unsized)
         if now != self._told:
             self._told = now
-            self._everywhere.tell(self._account, now)
+            with self._elsewhere():
+                self._everywhere.tell(self._account, now)
 
     def _shown(self, tokens: int, running: bool, unsized: bool) -> SharedRequest:
         """Return the request as far as its limits depend on it."""

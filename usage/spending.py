@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
@@ -44,14 +45,15 @@ def spending_of(
     engine: Callable[[], Engine],
     journals: Callable[[], tuple[str, str]],
     everywhere: Everywhere | None = None,
+    elsewhere: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Spending:
     """Return what the settings ask for.
 
-    engine: opens the database; journals: as of `DatabaseTotals`; everywhere: as of `Budgets`.
+    engine: opens the database; journals: as of `DatabaseTotals`; everywhere: as of `Budgets`; elsewhere: of `Totals`.
     """
     given = settings.spending
     budgets = Budgets(
-        Totals(DatabaseTotals(engine, journals)),
+        Totals(DatabaseTotals(engine, journals), elsewhere=elsewhere),
         Prices(given.prices, full_names(settings.model)),
         given.currency,
         Limits(**{name: getattr(given, f"default_{name}") for name in LIMITS}),

@@ -1,8 +1,8 @@
 """What accounts have used, in memory: exact for this process, with what other copies used within two seconds.
 
 A thread of its own reads the database: every second for the accounts with budgets that were asked for within a minute,
-and at once for one that is asked for first. Checks wait for no database but then, for a second at most; while it is
-away they go by what this process knows.
+and at once for one that is asked for first. Checks wait for no database but then, for a second at most, and not while
+it takes longer to answer anybody; while it is away they go by what this process knows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from traceback import format_tb
 
 from database.connect import failure_of
@@ -43,7 +43,8 @@ Reader = Callable[[Collection[str], Period, Period], Mapping[str, Reading]]
 class Totals:
     """The ledgers of the accounts that were asked for within a minute, as many as there is room for. Thread-safe.
 
-    reader: of the database, None without one; clock: seconds since the epoch; monotonic: seconds.
+    reader: of the database, None without one; clock: seconds since the epoch; monotonic: seconds. elsewhere: what a
+    thread does around a wait, with no lock held.
     """
 
     def __init__(
@@ -51,13 +52,14 @@ class Totals:
         reader: Reader | None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        elsewhere: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.clock, self.monotonic = clock, monotonic
+        self.clock, self.monotonic, self.elsewhere = clock, monotonic, elsewhere
         self._reader = reader
         self._changed = threading.Condition()  # guards the ledgers and every field below
         self._ledgers = OrderedDict[str, Ledger]()  # the one asked for longest ago first
         self._joined = OrderedDict[str, dict[int, Used]]()  # `Ledger.joined` of those that were forgotten
-        self._unread: set[str] = set()
+        self._unread: dict[str, float] = {}  # since when
         self._reading = False  # whether a thread reads
         self._failing = False
         self._periods = (Period(0, 0), Period(0, 0))
@@ -89,11 +91,15 @@ class Totals:
         """
         with self._changed:
             found = [self._ledger(account, with_budgets) for account in accounts]
-            if with_budgets and self._unread.intersection(accounts):
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._is_read(accounts), FIRST_READING_SECONDS)
-                found = [self._ledger(account, with_budgets) for account in accounts]  # one may have been forgotten
-            yield found
+            patience = self._patience_for(accounts) if with_budgets else 0.0
+            if patience <= 0:
+                yield found
+                return
+            self._changed.notify_all()
+        with self.elsewhere(), self._changed:
+            self._changed.wait_for(lambda: self._is_read(accounts), patience)
+        with self._changed:
+            yield [self._ledger(account, with_budgets) for account in accounts]
 
     @contextmanager
     def look(self, accounts: Collection[str]) -> Iterator[list[Ledger]]:
@@ -140,7 +146,7 @@ class Totals:
             with self.known(wanted.intersection(accounts)) as ledgers:
                 for account, ledger in ledgers.items():
                     ledger.merge(readings[account])
-                self._unread.difference_update(ledgers)
+                    self._unread.pop(account, None)
         with self._changed:
             self._failing = self._failing and not wanted
             self._changed.notify_all()
@@ -152,7 +158,7 @@ class Totals:
         if with_budgets and not ledger.has_budgets:
             ledger.has_budgets = True
             if self._reading:
-                self._unread.add(account)
+                self._unread[account] = self.monotonic()
         return ledger
 
     def _touched(self, account: str) -> Ledger | None:
@@ -177,10 +183,21 @@ class Totals:
             self._joined[account] = joined
             if len(self._joined) > MAX_JOINED:
                 self._joined.popitem(last=False)
-        self._unread.discard(account)
+        self._unread.pop(account, None)
 
     def _is_read(self, accounts: Collection[str]) -> bool:
-        return self._failing or not self._unread.intersection(accounts)
+        return self._failing or self._unread.keys().isdisjoint(accounts)
+
+    def _patience_for(self, accounts: Collection[str]) -> float:
+        """Return how many seconds are waited for a reading of accounts: none while one of any account takes longer."""
+        if self._is_read(accounts):
+            return 0.0
+        oldest = next(iter(self._unread.values()))
+        since = max(self._unread.get(account, oldest) for account in accounts)
+        return 0.0 if self._is_late(oldest) else since + FIRST_READING_SECONDS - self.monotonic()
+
+    def _is_late(self, since: float) -> bool:
+        return self.monotonic() >= since + FIRST_READING_SECONDS
 
     def _in_use(self) -> set[str]:
         """Forget the accounts that are not in use; return those with budgets that are."""
@@ -199,7 +216,8 @@ class Totals:
             if not self._failing:
                 log.error("The database of usage cannot be read (%s); budgets go by what is known.", failure_of(error))
             self._failing = True
-            self._unread -= wanted
+            for account in wanted:
+                self._unread.pop(account, None)
             self._changed.notify_all()
 
     def _run(self, after_reading: Callable[[], None]) -> None:

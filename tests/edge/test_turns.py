@@ -444,3 +444,22 @@ def test_nobody_waits_where_the_models_compute_elsewhere():
     clients.serve("many", 3 * OFTEN)
     begun(clients.among, "other")
     assert not clients.courtesy()
+
+
+def test_whoever_had_no_turn_takes_none_behind_a_wait():
+    """A stream that is sent has left it for good, and would keep it while its client reads."""
+    among = Turns(2, PATIENCE)
+    turn = begun(among, "a")
+    with among.serving(turn):
+        with turns.elsewhere():
+            assert not turn.held
+            with turns.elsewhere():
+                assert not turn.held
+            assert not turn.held
+        assert turn.held
+        turns.leave()
+        with turns.elsewhere():
+            assert not turn.held
+        assert not turn.held
+    with turns.elsewhere():
+        pass

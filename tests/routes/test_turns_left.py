@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
+from flask import has_request_context
+from sqlalchemy import event
 
+import middleware
+from database.connect import Database
 from edge import turns
+from edge.route_table import ROUTES, Need
+from edge.shared_windows import SharedWindows, StoredWindows
 from engine.errors import Overloaded
 from routes.services import services
+from tests.edge.limit_storage import ListedEntries
 from tests.fakes import image_bytes, multipart
-from tests.good_requests import good_request
+from tests.good_requests import TEXT, call, good_request
 
 CHAT = "/v1/chat/completions"
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
@@ -62,7 +70,7 @@ def test_thumbnails_are_waited_for_without_a_turn(client, monkeypatch, turn, err
 
 
 def test_usage_is_looked_up_without_a_turn(client, app, monkeypatch, turn):
-    """The database may be away."""
+    """The thread that stores what was recorded may be waiting for the database."""
     seen, usage = [], services(app).usage
     caught_up = usage.catch_up
     monkeypatch.setattr(usage, "catch_up", lambda: seen.append(turn.held) or caught_up())
@@ -71,6 +79,78 @@ def test_usage_is_looked_up_without_a_turn(client, app, monkeypatch, turn):
         assert client.get(path).status_code == 200
         assert turn.held
     assert seen == [False, False]
+
+
+def test_no_route_waits_for_the_database_in_its_turn(client, app, monkeypatch, turn):
+    """Whoever has a route that does so leaves the turn around it; each goes on in its turn."""
+    seen, finish = [], middleware.id_headers
+    monkeypatch.setattr(middleware, "id_headers", lambda *args: seen.append(("end", turn.held)) or finish(*args))
+    monkeypatch.setattr(Database, "engine", noting(Database.engine, lambda: seen.append(("database", turn.held))))
+    event.listen(
+        services(app).database.engine(),
+        "before_cursor_execute",
+        lambda *_: has_request_context() and seen.append(("database", turn.held)),
+    )
+    routes = [name for name, row in ROUTES.items() if row.need in (Need.OPERATOR, Need.LOCAL_OR_ADMIN, Need.CLIENT)]
+    asked = set()
+    for name in routes:
+        seen.clear()
+        turn.held = True
+        call(client, name)
+        if ("database", False) in seen:
+            asked.add(name)
+        assert (name, ("database", True)) not in [(name, one) for one in seen]
+        if "/status/" in name or "usage" in name:
+            assert (name, seen[-1]) == (name, ("end", True))
+    assert asked >= {"GET /status/keys", "POST /status/keys", "GET /status/audit", "GET /status/usage"}
+    assert asked >= {"GET /api/v1/usage", "GET /api/admin/usage", "GET /api/admin/audit", "GET /status/usage.csv"}
+
+
+def noting(method, note):
+    """Return a method that notes its calls within a request."""
+
+    def noted(self, *args, **options):
+        if has_request_context():
+            note()
+        return method(self, *args, **options)
+
+    return noted
+
+
+class TestLimits:
+    """Of accounts with limits."""
+
+    @pytest.fixture
+    def environ(self, environ):
+        """A budget of tokens, which the database is read for, and a rate limit."""
+        return {**environ, "DEFAULT_TOKENS_PER_DAY": "1000000", "RATE_LIMIT_PER_MINUTE": "1000"}
+
+    def test_the_first_reading_of_an_account_is_waited_for_without_a_turn(self, client, app, monkeypatch, turn):
+        """The database may take its second; the request goes on in its turn."""
+        totals, seen = services(app).spending.budgets.totals, []
+        totals._reading = True
+        monkeypatch.setattr(totals._changed, "wait_for", lambda *args: seen.append(turn.held))
+        assert client.post(TEXT, **good_request(TEXT)).status_code == 200
+        assert {*seen} == {False}
+
+    def test_redis_is_asked_for_the_rate_limit_without_a_turn(self, client, app, turn):
+        """It may take a quarter of a second."""
+        seen = []
+
+        class Redis(ListedEntries):
+            def acquire_entry(self, *args, **options):
+                seen.append(turn.held)
+                return super().acquire_entry(*args, **options)
+
+            def get_moving_window(self, *args):
+                seen.append(turn.held)
+                return super().get_moving_window(*args)
+
+        limiter = services(app).rate_limiter
+        limiter._shared = SharedWindows(StoredWindows(Redis(time.time), time.time))
+        assert client.post(TEXT, **good_request(TEXT)).headers["RateLimit-Remaining"] == "999"
+        assert seen
+        assert {*seen} == {False}
 
 
 @pytest.mark.parametrize(("fields", "elsewhere"), [({"tools": TOOLS}, True), ({"tools": TOOLS}, False), ({}, True)])

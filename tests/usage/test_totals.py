@@ -1,13 +1,15 @@
 """The ledgers in memory: how many there are, and how long their lock is held."""
 
+from contextlib import contextmanager
+
 import pytest
 
 from keys.account import Limits, of_address
 from tests.fakes import Clock
-from tests.usage.test_budgets import NOON, PRICES, Shop, admit, holder
+from tests.usage.test_budgets import MODEL, NOON, PRICES, Shop, admit, holder
 from usage.budgets import Budgets
 from usage.database_totals import DatabaseTotals
-from usage.errors import BudgetExceeded
+from usage.errors import BudgetExceeded, HeldBack
 from usage.journal import Journal
 from usage.ledger import Ledger, Reading, Used
 from usage.periods import DAY, day_of, month_of
@@ -110,7 +112,7 @@ def test_what_is_forgotten_while_the_database_is_read_is_read_again(shop):
     shop.totals.read()
     with shop.totals._changed:
         shop.totals._ledger(account.id, with_budgets=True)
-    assert shop.totals._unread == {account.id}
+    assert [*shop.totals._unread] == [account.id]
 
 
 def test_an_account_that_has_used_nothing_takes_little_memory():
@@ -200,3 +202,122 @@ def test_what_is_joined_outlives_a_forgotten_ledger(late, monkeypatch):
     assert not late.totals._ledgers
     assert [late.used(f"192.0.2.{number}") for number in range(10, 16)] == [0, 0, 20, 20, 20, 20]
     assert not late.totals._joined
+
+
+class Elsewhere:
+    """What a thread does around its waits. now: whether it is within; entered: how often it was."""
+
+    def __init__(self, totals):
+        self.totals, self.now, self.entered = totals, False, 0
+
+    @contextmanager
+    def __call__(self):
+        assert not self.totals._changed._is_owned()
+        self.now, self.entered = True, self.entered + 1
+        yield
+        assert not self.totals._changed._is_owned()
+        self.now = False
+
+
+@pytest.fixture
+def elsewhere(shop):
+    """That of the totals of the shop."""
+    shop.totals.elsewhere = Elsewhere(shop.totals)
+    return shop.totals.elsewhere
+
+
+class Waits:
+    """A wait that only moves the clock by its whole time, and is noted."""
+
+    def __init__(self, shop, elsewhere, then=lambda: None):
+        self._shop, self._elsewhere, self._then, self.seconds = shop, elsewhere, then, []
+
+    def __call__(self, condition, seconds):
+        assert self._elsewhere.now
+        self.seconds.append(seconds)
+        self._shop.monotonic.advance(seconds)
+        self._then()
+        return condition()
+
+
+def test_a_reading_that_takes_long_is_waited_for_once(shop, elsewhere, monkeypatch):
+    """Neither again with each request of the account, nor by others; once it has ended, new ones are waited for."""
+    waits = Waits(shop, elsewhere)
+    monkeypatch.setattr(shop.totals._changed, "wait_for", waits)
+    shop.totals._reading = True
+    for _ in range(3):
+        admit(shop, holder(tokens_per_day=90)).release()
+        shop.budgets.check(holder("key:b", tokens_per_day=90))
+    assert waits.seconds == [1.0]
+    shop.totals.read()
+    shop.budgets.check(holder("key:c", tokens_per_day=90))
+    assert waits.seconds == [1.0, 1.0]
+
+
+def test_what_is_known_is_not_waited_for(shop, elsewhere):
+    """No request leaves its turn for nothing."""
+    account = holder(tokens_per_day=1000, concurrent_requests=3)
+    admit(shop, account).release()
+    shop.answer(account, 5)
+    shop.budgets.standings(account)
+    assert elsewhere.entered == 0
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_sizes_of_prompts_are_waited_for_elsewhere(shop, elsewhere, monkeypatch, room):
+    """Whether they leave room in the end or not; a request that gets none holds nothing back."""
+    account = holder(tokens_per_day=1000)
+    first = shop.budgets.admit(account, MODEL, {0: (4096, 100)})
+    waits = Waits(shop, elsewhere, lambda: first.narrow(0, 20 if room else 2000, 100))
+    monkeypatch.setattr(shop.totals._changed, "wait_for", waits)
+    if room:
+        shop.budgets.admit(account, MODEL, {0: (4096, 100)}).release()
+    else:
+        with pytest.raises(HeldBack):
+            shop.budgets.admit(account, MODEL, {0: (4096, 100)})
+    assert len(waits.seconds) == 1
+    first.release()
+    (ledger,) = shop.totals._ledgers.values()
+    assert (ledger.running, ledger.held, ledger.unsized) == (0, Used(), 0)
+
+
+def test_other_copies_are_asked_and_told_elsewhere(shop, elsewhere):
+    """Each exchange with Redis may take a quarter of a second; of nothing new there is none."""
+    calls = []
+
+    class Others:
+        def admit(self, account, request, before, limits):
+            calls.append(("admit", elsewhere.now))
+
+        def tell(self, account, request):
+            calls.append(("tell", elsewhere.now))
+
+        def count(self, account, tokens):
+            calls.append(("count", elsewhere.now))
+
+    budgets, account = Budgets(shop.totals, PRICES, everywhere=Others()), holder(tokens_per_minute=1000)
+    budgets.check(account)
+    reservation = budgets.admit(account, MODEL, {0: (20, 10)})
+    for _ in range(2):
+        reservation.narrow(0, 5, 10)
+    budgets.count(account.id, 10, 12, 0)
+    reservation.release()
+    assert calls == [("admit", True), ("tell", True), ("count", True), ("tell", True)]
+    assert elsewhere.entered == 4
+
+
+def test_a_request_that_other_copies_leave_no_room_for_is_never_told_to_them(shop):
+    """It would count in them while it is refused here."""
+    told = []
+
+    class Others:
+        def admit(self, account, request, before, limits):
+            return HeldBack("There is no room.", 1, "tokens_per_minute")
+
+        def tell(self, account, request):
+            told.append(request)
+
+    budgets, account = Budgets(shop.totals, PRICES, everywhere=Others()), holder(tokens_per_minute=1000)
+    with pytest.raises(HeldBack):
+        budgets.admit(account, MODEL, {0: (20, 10)})
+    assert told == []
