@@ -9,7 +9,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 BUSY_SECONDS = 10.0
 CONNECT_SECONDS = 5
+OPEN_SECONDS = 1.0  # that a request waits for the database to be opened
 MIGRATION_SECONDS = 600.0  # for one statement of a migration
 # Of PostgreSQL, so that copies that start together migrate one after the other; any number of ours does.
 MIGRATION_LOCK = 0x61766974
@@ -108,16 +110,20 @@ def migrate(engine: Engine) -> None:
     """Create the tables, or bring them to the newest version. Raises DatabaseError.
 
     A database that a newer release has migrated stays as it is: a column or table more does not disturb an older one.
+    Where there is nothing to do, no other copy that migrates is waited for.
     """
     settings = Config()
     settings.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     try:
+        with engine.connect() as connection:
+            if not _is_older(connection, settings):
+                return
         with _MIGRATING, engine.begin() as connection, patient(connection, MIGRATION_SECONDS):
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": MIGRATION_LOCK})
             elif engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-            if _is_older(connection, settings):
+            if _is_older(connection, settings):  # also now that no other copy migrates
                 settings.attributes["connection"] = connection
                 command.upgrade(settings, "head")
     except (SQLAlchemyError, CommandError) as error:
@@ -144,39 +150,68 @@ def patient(connection: Connection, seconds: float) -> Iterator[None]:
 
 
 class Database:
-    """The database of this process: opened and brought to its newest version by its first use. Thread-safe."""
+    """The database of this process, which a thread of its own opens and brings to its newest version. Thread-safe."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._lock = threading.Lock()  # held while the database is opened; guards the fields below
-        self._engine: Engine | None = None
-        self._failed, self._reason = 0, ""
+        self._patience: float | None = None
+        self._lock = threading.Lock()  # guards the URL and the field below
+        self._opening: Future[Engine] | None = None  # the one that goes on or has succeeded
+
+    def begin(self) -> None:
+        """Open it, and have no use wait for that for longer than OPEN_SECONDS from now on: it may be a request's."""
+        self._patience = OPEN_SECONDS
+        with suppress(DatabaseError):
+            self._begun()
 
     def engine(self) -> Engine:
-        """Return the engine. Raises DatabaseError; the next call tries again.
+        """Return the engine, once it is opened. Raises DatabaseError; the next call tries again.
 
         Calls that wait for one that fails have its error, so that they do not wait for a database one after the other.
         """
-        known = self._failed
-        with self._lock:
-            if self._engine is None:
-                if self._failed != known:
-                    raise DatabaseError(self._reason)
-                self._engine = self._opened()
-            return self._engine
+        try:
+            return self._begun().result(self._patience)
+        except TimeoutError as error:
+            raise DatabaseError("The database is being opened.") from error
+        except DatabaseError as error:  # of all who wait for it: each raises its own
+            raise DatabaseError(str(error)) from error.__cause__
 
     def use_url(self, url: str) -> None:
         """Use another URL, or another password in it, from the next use on; what runs now ends as it began."""
         with self._lock:
-            former, self._engine, self._url = self._engine, None, url
+            former, self._opening, self._url = self._opening, None, url
         if former is not None:
-            former.dispose()
+            former.add_done_callback(_dispose)
 
-    def _opened(self) -> Engine:
+    def _begun(self) -> Future[Engine]:
+        """Return the opening, begun if there is none. Raises DatabaseError."""
+        with self._lock:
+            if self._opening is None:
+                opening = Future[Engine]()
+                try:
+                    threading.Thread(target=self._open, args=(self._url, opening), name="database", daemon=True).start()
+                except RuntimeError as error:
+                    raise DatabaseError("There is no room for a thread that opens the database.") from error
+                self._opening = opening
+            return self._opening
+
+    def _open(self, url: str, opening: Future[Engine]) -> None:
         try:
-            engine = open_database(self._url)
-            migrate(engine)
-        except DatabaseError as error:
-            self._failed, self._reason = self._failed + 1, str(error)
-            raise
-        return engine
+            engine = open_database(url)
+            try:
+                migrate(engine)
+            except BaseException:
+                engine.dispose()
+                raise
+        except BaseException as error:  # whatever it is, those who wait have it
+            with self._lock:
+                if self._opening is opening:
+                    self._opening = None
+            opening.set_exception(error)
+        else:
+            opening.set_result(engine)
+
+
+def _dispose(opening: Future[Engine]) -> None:
+    if opening.exception() is None:
+        opening.result().dispose()

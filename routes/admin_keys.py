@@ -28,7 +28,7 @@ from routes.key_form import (
     typed_of,
 )
 from routes.locale import visitors_locale
-from routes.operator_page import actor, log_database, operators_page, wait_without_turn, without_database
+from routes.operator_page import AGAIN, actor, log_database, operators_page, wait_without_turn, without_database
 from routes.parsing import submitted_form
 from routes.services import services
 
@@ -86,7 +86,7 @@ def make() -> ResponseReturnValue:
         return _at_fault(typed, error), 400
     except (DatabaseError, SQLAlchemyError) as error:
         log_database(error)
-        return _form(typed, visitors_locale().texts["operator"]["problems"]["database"]), 503
+        return _form(typed, visitors_locale().texts["operator"]["problems"]["database"]), 503, AGAIN
     return operators_page("key_made.html", page="keys", key=key, text=text)
 
 

@@ -19,6 +19,7 @@ from telemetry.version import VERSION
 log = logging.getLogger("avito_ai.keys")
 
 ADDRESS = re.compile(r"/status(/audit|/usage|/keys(/new|/[a-z0-9]{12})?)?", re.ASCII)
+AGAIN = {"Retry-After": "10"}  # where the database cannot be used
 QUERY = re.compile(r"[!-~]{0,2000}", re.ASCII)
 
 
@@ -64,7 +65,7 @@ def _take_turn(response: Response) -> Response:
 def without_database(error: Exception, page: str) -> ResponseReturnValue:
     """Say that the database cannot be used."""
     log_database(error)
-    return operators_page("operator_failure.html", page=page, problem="database"), 503
+    return operators_page("operator_failure.html", page=page, problem="database"), 503, AGAIN
 
 
 def log_database(error: Exception) -> None:

@@ -44,6 +44,7 @@ class RouteServices(Services):
 
     def begin_serving(self) -> None:
         """Start what runs beside the requests, as the edge's services do."""
+        self.database.begin()
         super().begin_serving()
         self.streams.begin()
 

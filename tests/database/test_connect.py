@@ -18,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 import database.connect
 from database.connect import Database, DatabaseError, failure_of, migrate, open_database, sqlite_url
 from database.tables import METADATA
+from tests.fakes import PATIENCE
 from tests.threads import together
 
 
@@ -84,19 +85,33 @@ def test_copies_that_start_together_migrate_once(tmp_path):
 
 
 def test_a_copy_that_migrates_lets_no_other_process_write(engine, monkeypatch):
-    """From its look at the version on; else two would see no tables, and both make them."""
+    """From its last look at the version on; else two would see no tables, and both make them."""
     held, is_older = [], database.connect._is_older
 
     def look(*arguments):
         with closing(sqlite3.connect(engine.url.database, timeout=0)) as other:
-            with pytest.raises(sqlite3.OperationalError, match="locked"):
+            try:
                 other.execute("BEGIN IMMEDIATE")
-        held.append(True)
+            except sqlite3.OperationalError as error:
+                held.append("locked" in str(error))
+            else:
+                held.append(False)
         return is_older(*arguments)
 
     monkeypatch.setattr(database.connect, "_is_older", look)
     migrate(engine)
-    assert held == [True]
+    assert held == [False, True]
+
+
+def test_a_database_of_the_newest_version_is_used_while_another_process_writes(engine):
+    """There is nothing to migrate, so nothing is waited for."""
+    migrate(engine)
+    again = open_database(str(engine.url))
+    with closing(sqlite3.connect(engine.url.database, timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        migrate(again)
+        other.rollback()
+    again.dispose()
 
 
 def test_readers_and_the_writer_do_not_wait_for_each_other(tmp_path, monkeypatch):
@@ -131,50 +146,123 @@ def test_the_error_has_no_password():
 
 
 class CountedLock:
-    """A lock that counts who wants it."""
+    """A lock that counts who has had it."""
 
     def __init__(self):
-        self.lock, self.wanted = threading.Lock(), threading.Semaphore(0)
+        self.lock, self.had = threading.Lock(), threading.Semaphore(0)
 
     def __enter__(self):
-        self.wanted.release()
         self.lock.acquire()
 
     def __exit__(self, *_):
         self.lock.release()
+        self.had.release()
+
+
+class Slow:
+    """Opens databases once it is told to. tries: the URLs that were to be opened; failing: it cannot."""
+
+    def __init__(self, failing=False):
+        self.began, self.go_on, self.tries, self.made = threading.Semaphore(0), threading.Event(), [], []
+        self._failing = failing
+
+    def __call__(self, url):
+        self.tries.append(url)
+        self.began.release()
+        assert self.go_on.wait(PATIENCE)
+        if self._failing:
+            raise DatabaseError("away") from OSError()
+        self.made.append(open_database(url))
+        return self.made[-1]
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """What opens databases in this test."""
+    opens = Slow()
+    monkeypatch.setattr(database.connect, "open_database", opens)
+    yield opens
+    opens.go_on.set()
+    for engine in opens.made:
+        engine.dispose()
 
 
 def test_calls_that_wait_for_a_failure_share_it(tmp_path, monkeypatch):
     """A database that does not answer is waited for once, not by one call after the other; later calls try again."""
-    opening, answers, tries, failed = threading.Event(), threading.Event(), [], []
-
-    def away(url):
-        tries.append(url)
-        opening.set()
-        assert answers.wait(60)
-        raise DatabaseError("away")
+    away, failed = Slow(failing=True), []
 
     def use():
-        with pytest.raises(DatabaseError, match="away"):
+        with pytest.raises(DatabaseError, match="away") as failure:
             service.engine()
-        failed.append(True)
+        failed.append((failure.value, failure_of(failure.value)))
 
     service = Database(sqlite_url(tmp_path / "avito-ai.db"))
     service._lock = lock = CountedLock()
     monkeypatch.setattr(database.connect, "open_database", away)
     threads = [threading.Thread(target=use) for _ in range(4)]
-    threads[0].start()
-    assert opening.wait(60)
-    for thread in threads[1:]:
+    for thread in threads:
         thread.start()
     for _ in threads:
-        assert lock.wanted.acquire(timeout=60)
-    answers.set()
+        assert lock.had.acquire(timeout=PATIENCE)
+    away.go_on.set()
     for thread in threads:
-        thread.join(60)
-    assert (len(tries), len(failed)) == (1, 4)
+        thread.join(PATIENCE)
+    assert (len(away.tries), len(failed), len({id(error) for error, _ in failed})) == (1, 4, 4)
+    assert {reason for _, reason in failed} == {"OSError"}
     monkeypatch.undo()
     service.engine().dispose()
+
+
+def test_no_request_waits_long_for_the_database_to_be_opened(tmp_path, slow, monkeypatch):
+    """Each has an error soon; one thread goes on, and once it is done the next request has its engine."""
+    monkeypatch.setattr(database.connect, "OPEN_SECONDS", 0.01)
+    service = Database(sqlite_url(tmp_path / "avito-ai.db"))
+    service.begin()
+    for _ in range(3):
+        with pytest.raises(DatabaseError, match="being opened"):
+            service.engine()
+    assert len(slow.tries) == 1
+    slow.go_on.set()
+    service._opening.result(PATIENCE)
+    assert service.engine() is slow.made[0]
+
+
+def test_another_url_does_not_wait_for_the_former_one(tmp_path, slow, monkeypatch):
+    """The one that hangs is waited for by those who asked before; what it opens in the end is closed."""
+    urls = [sqlite_url(tmp_path / f"{number}.db") for number in range(2)]
+    monkeypatch.setattr(database.connect, "OPEN_SECONDS", 0.01)
+    service = Database(urls[0])
+    service.begin()
+    former = service._opening
+    service.use_url(urls[1])
+    with pytest.raises(DatabaseError, match="being opened"):
+        service.engine()
+    for _ in urls:
+        assert slow.began.acquire(timeout=PATIENCE)
+    assert slow.tries == urls
+    closed = threading.Event()
+    former.add_done_callback(lambda _: closed.set())  # behind what closes it
+    slow.go_on.set()
+    assert closed.wait(PATIENCE)
+    service._opening.result(PATIENCE)
+    assert str(service.engine().url) == urls[1]
+    assert former.result().pool.checkedin() == 0
+
+
+def test_no_room_for_a_thread_is_told(tmp_path, monkeypatch):
+    """As that the database cannot be used; the next use tries again."""
+    service = Database(sqlite_url(tmp_path / "avito-ai.db"))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse_to_start)
+        service.begin()
+        with pytest.raises(DatabaseError, match="thread"):
+            service.engine()
+    service.engine().dispose()
+
+
+def refuse_to_start(thread):
+    """As where the system has as many threads as it may."""
+    raise RuntimeError("can't start new thread")
 
 
 def full(connection: sqlite3.Connection) -> None:

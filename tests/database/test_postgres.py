@@ -12,6 +12,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from app_production import create_app
+from config import load_settings
 from database import audit
 from database.connect import MIGRATION_LOCK, Database, DatabaseError, migrate, open_database, patient
 from database.postgres import ANSWER_SECONDS
@@ -19,6 +21,7 @@ from database.tables import METADATA, USAGE_DAYS, USAGE_USERS
 from keys.account import Account, Limits
 from keys.registry import Actor, KeyRegistry, UnknownKey
 from keys.store import KeyStore
+from routes.services import services
 from tests import postgres
 from tests.e2e.gunicorn_process import until
 from tests.fakes import PATIENCE
@@ -316,6 +319,9 @@ def test_a_cluster_that_was_made_in_the_locale_c_holds_texts(server, database):
 def test_a_copy_that_starts_waits_while_another_one_migrates(server, database, monkeypatch):
     """For as long as a migration may take, not for as long as a statement."""
     monkeypatch.setattr("database.postgres.ANSWER_SECONDS", 1.0)
+    with database.engine().begin() as connection:
+        connection.exec_driver_sql("DELETE FROM alembic_version")
+        METADATA.drop_all(connection)
     second, ended = open_database(server.url), []
     with database.engine().begin() as connection:
         connection.exec_driver_sql(LOCK)
@@ -326,3 +332,34 @@ def test_a_copy_that_starts_waits_while_another_one_migrates(server, database, m
     thread.join(PATIENCE)
     assert ended == [None]
     second.dispose()
+
+
+def test_a_database_of_the_newest_version_is_used_while_another_copy_migrates(server, database):
+    """Also while that one hangs."""
+    second = open_database(server.url)
+    with database.engine().begin() as connection:
+        connection.exec_driver_sql(LOCK)
+        migrate(second)
+    second.dispose()
+
+
+def test_requests_have_an_answer_while_another_copy_migrates(server, database, models, machine, tmp_path, monkeypatch):
+    """503 with the seconds to wait, of the API and of the operator's pages; then they have what they asked for."""
+    monkeypatch.setattr("database.connect.OPEN_SECONDS", 0.01)
+    environ = {"DATABASE_URL": server.url, "STATE_DIR": str(tmp_path)}
+    app = create_app(load_settings(environ, None), models, machine)
+    client, service = app.test_client(), services(app).database
+    with database.engine().begin() as connection:
+        connection.exec_driver_sql("DELETE FROM alembic_version")
+        METADATA.drop_all(connection)
+    pages = ("/api/v1/usage", "/api/admin/usage", "/api/admin/audit", "/status/keys", "/status/usage", "/status/audit")
+    with database.engine().begin() as connection:
+        connection.exec_driver_sql(LOCK)
+        service.begin()
+        until(lambda: connection.exec_driver_sql(WAITS).scalar() == 1)
+        answers = [client.get(page) for page in pages]
+    assert {(answer.status_code, answer.headers["Retry-After"]) for answer in answers} == {(503, "10")}
+    assert [answer.json["error"] for answer in answers[:3]] == ["not_ready"] * 3
+    service._opening.result(PATIENCE)
+    assert {client.get(page).status_code for page in pages} == {200}
+    service.engine().dispose()
