@@ -67,6 +67,7 @@ from routes.resumable import ResumableStreams
 from routes.services import RouteServices
 from routes.signed_conversations import SignedConversations
 from routes.streams import streams as streams_again
+from routes.usage import REPORTS_AT_ONCE
 from routes.usage import usage as usage_api
 from telemetry.access_lines import SparseLines
 from telemetry.logs import set_up_logging
@@ -199,6 +200,7 @@ def _services(
         api_description=api_description,
         api_description_json=cache(lambda: app.json.dumps(api_description(), separators=(",", ":"))),
         docs_page=cache(render_page),
+        report_places=threading.BoundedSemaphore(REPORTS_AT_ONCE),
     )
 
 

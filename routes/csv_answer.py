@@ -9,6 +9,8 @@ from io import StringIO
 
 from flask import Request, Response
 
+from routes.json_writing import in_parts
+
 CSV = "text/csv"
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -20,13 +22,16 @@ def wants_csv(request: Request, given: str | None) -> bool:
     return request.accept_mimetypes.best_match(["application/json", CSV]) == CSV
 
 
-def csv_answer(name: str, columns: Sequence[str], rows: Iterable[Sequence[str | int]]) -> Response:
-    """Return a table as a file of this name. Numbers stand as they are; a text that a program would run is quoted."""
+def csv_rows(rows: Iterable[Sequence[str | int]]) -> bytes:
+    """Return rows as text in UTF-8. Numbers stand as they are; a text that a program would run is quoted."""
     text = StringIO()
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    writer.writerows([cell if isinstance(cell, int) else _harmless(cell) for cell in row] for row in rows)
-    response = Response(text.getvalue(), content_type=f"{CSV}; charset=utf-8")
+    csv.writer(text).writerows([cell if isinstance(cell, int) else _harmless(cell) for cell in row] for row in rows)
+    return text.getvalue().encode()
+
+
+def csv_answer(name: str, columns: Sequence[str], rows: Iterable[bytes]) -> Response:
+    """Return a table as a file of this name. rows: as `csv_rows` writes them, in parts."""
+    response = in_parts([csv_rows([columns]), *rows], f"{CSV}; charset=utf-8")
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return response
 

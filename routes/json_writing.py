@@ -6,6 +6,7 @@ run, and what takes long to build is built as it is written.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeVar, overload
@@ -47,6 +48,18 @@ class BuiltLater(Sequence[Item]):
         return self._make(self._sources[index])
 
 
+class Written:
+    """A list whose items are written already: in parts, each the JSON of some without brackets. It is written once."""
+
+    def __init__(self, parts: Iterable[bytes]) -> None:
+        self._parts = deque(parts)
+
+    def taken(self) -> Iterator[list[str]]:
+        """Yield the parts, none of which is kept."""
+        while self._parts:
+            yield [self._parts.popleft().decode()]
+
+
 class _Few(list[Item]):
     """A few small items."""
 
@@ -63,9 +76,28 @@ def json_bytes(value: Any) -> bytes:
 
 
 def json_response(value: Any) -> Response:
-    """Return a response with a value, the same as `jsonify` does."""
-    written = chain(pieces(value, plain), ["\n"])
-    return Response(b"".join(piece.encode() for piece in written), content_type=JSON)
+    """Return a response with a value, the same as `jsonify` does. What is large is never there as one text."""
+    return in_parts([*_gathered(chain(pieces(value, plain), ["\n"]))], JSON)
+
+
+def in_parts(parts: list[bytes], content_type: str) -> Response:
+    """Return a response whose body is sent in parts, and never joined."""
+    response = Response(parts, content_type=content_type)
+    response.content_length = sum(map(len, parts))
+    return response
+
+
+def _gathered(written: Iterable[str]) -> Iterator[bytes]:
+    """Yield pieces together, as many as are worth being sent by themselves."""
+    gathered, size = list[str](), 0
+    for piece in written:
+        gathered.append(piece)
+        size += len(piece)
+        if size >= PIECE:
+            yield "".join(gathered).encode()
+            gathered, size = [], 0
+    if gathered:
+        yield "".join(gathered).encode()
 
 
 def event_of(value: Any) -> bytes:
@@ -78,6 +110,8 @@ def pieces(value: Any, write: Write = compact) -> Iterator[str]:
     match value:
         case BuiltLater():
             yield from _joined("[", _built(value, write), "]")
+        case Written():
+            yield from _joined("[", value.taken(), "]")
         case str() if len(value) > PIECE:
             yield '"'
             for start in range(0, len(value), PIECE):
@@ -147,7 +181,7 @@ def _weight(value: Any, most: int = AT_ONCE) -> int:
         return VALUE_WEIGHT + len(value)
     if isinstance(value, _Few):
         return VALUE_WEIGHT + BUILT_WEIGHT * len(value)
-    if isinstance(value, BuiltLater):
+    if isinstance(value, BuiltLater | Written):
         return most + 1
     weight = VALUE_WEIGHT
     if isinstance(value, dict):

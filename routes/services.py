@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 from typing import Any
 
 from flask import Flask
@@ -26,7 +27,7 @@ class RouteServices(Services):
     """The one `Services` of an application.
 
     api_description: the OpenAPI document, built by the first call, api_description_json: its text; docs_page: the page
-    that shows it, by language.
+    that shows it, by language. report_places: how many reports of usage are made at once.
     """
 
     database: Database
@@ -41,6 +42,7 @@ class RouteServices(Services):
     api_description: Callable[[], dict[str, Any]]
     api_description_json: Callable[[], str]
     docs_page: Callable[[str], str]
+    report_places: BoundedSemaphore
 
     def begin_serving(self) -> None:
         """Start what runs beside the requests, as the edge's services do."""

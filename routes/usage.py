@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import cast
 
@@ -12,12 +14,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from database import audit
 from database.connect import DatabaseError
-from database.tables import FIGURES
+from edge.gate import growing_body
 from edge.request_state import request_state
 from edge.turns import elsewhere
-from engine.errors import NotReady, ValidationError
+from engine.errors import NotReady, Overloaded, ValidationError
 from keys.written import in_words
-from routes.csv_answer import csv_answer, wants_csv
+from routes.csv_answer import csv_answer, csv_rows, wants_csv
+from routes.json_writing import Written, json_response
 from routes.services import services
 from routes.usage_bodies import (
     AuditAct,
@@ -26,11 +29,11 @@ from routes.usage_bodies import (
     BudgetLeft,
     OwnUsage,
     OwnUsageQuery,
-    UsageFigures,
     UsageLine,
     UsageQuery,
     UsageReport,
 )
+from routes.usage_writing import AGAIN_SECONDS, TOO_MANY, as_json, as_rows, bounded, columns_of, figures_of
 from routes.validation import validated
 from usage.periods import DAY
 from usage.prices import as_money
@@ -40,6 +43,8 @@ from usage.store import NAMED
 usage = Blueprint("usage", __name__)
 
 AWAY_SECONDS = 10
+REPORTS_AT_ONCE = 2
+PLACE_SECONDS = 2.0  # that a report waits for others that are being made
 MOST_LINES = 100_000
 OF_A_PAGE = 1_000
 
@@ -50,18 +55,14 @@ def everybody() -> Response:
     asked = validated(UsageQuery, UsageQuery.values(request.args))
     in_csv = wants_csv(request, asked.format)
     question = _question(asked, in_csv, asked.account)
-    found, current = _answer(question)
-    if in_csv:
-        return _in_csv(question, found)
-    return jsonify(_body(question, found, current))
+    return _in_csv(question) if in_csv else json_response(_body(question))
 
 
 @usage.get("/status/usage.csv")
 def everybody_in_csv() -> Response:
     """Return the same as CSV, by day, account and model unless the query says otherwise, to a signed-in operator."""
     asked = validated(UsageQuery, {"by": "day,account,model", **UsageQuery.values(request.args)})
-    question = _question(asked, True, asked.account)
-    return _in_csv(question, _answer(question)[0])
+    return _in_csv(_question(asked, True, asked.account))
 
 
 @usage.get("/api/v1/usage")
@@ -72,9 +73,9 @@ def own() -> Response:
     question = _question(asked, in_csv, account.id)
     if "user" in question.by and not account.id.startswith(NAMED):
         raise ValidationError("by=user needs a key: behind an address there may be several people.", "by")
-    found, current = _answer(question)
     if in_csv:
-        return _in_csv(question, found)
+        return _in_csv(question)
+    body = _body(question)
     left = [
         BudgetLeft(
             limit=one.limit,
@@ -85,7 +86,7 @@ def own() -> Response:
         )
         for one in services().spending.budgets.standings(account)
     ]
-    return jsonify(OwnUsage(account=account.id, name=account.name, budgets=left, **_body(question, found, current)))
+    return json_response(OwnUsage(account=account.id, name=account.name, budgets=left, **body))
 
 
 @usage.get("/api/admin/audit")
@@ -99,7 +100,7 @@ def audit_trail() -> Response:
         raise _away() from error
     shown, before = found[: asked.limit], found[asked.limit - 1].id if len(found) > asked.limit else None
     if wants_csv(request, asked.format):
-        return csv_answer("audit.csv", list(AuditAct.__annotations__), [_cells(act) for act in shown])
+        return csv_answer("audit.csv", list(AuditAct.__annotations__), [csv_rows(map(_cells, shown))])
     acts = [
         AuditAct(
             id=act.id,
@@ -147,14 +148,32 @@ def _span(asked: OwnUsageQuery) -> tuple[int, int]:
         raise ValidationError("Give dates as 2026-01-31, and a month as 2026-01.") from error
 
 
-def _answer(question: Question) -> tuple[Report, bool]:
-    """Return the report, and whether everything that this process has recorded is in it. Raises NotReady."""
+def _answer(question: Question, write: Callable[[list[Line]], bytes]) -> tuple[Report[bytes], bool]:
+    """Return the report, and whether everything that this process has recorded is in it.
+
+    Raises NotReady, and Overloaded where there is no room for it.
+    """
+    write_bounded = bounded(write, growing_body(request))
     try:
         with elsewhere():
             current = services().usage.catch_up()
-            return report(services().database.engine(), question), current
+            engine = services().database.engine()
+            with _place():
+                return report(engine, question, write_bounded), current
     except (DatabaseError, SQLAlchemyError, OSError) as error:
         raise _away() from error
+
+
+@contextmanager
+def _place() -> Iterator[None]:
+    """Make a report beside few others, since it takes processor time without a turn. Raises Overloaded."""
+    places = services().report_places
+    if not places.acquire(timeout=PLACE_SECONDS):
+        raise Overloaded(TOO_MANY, AGAIN_SECONDS)
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def _oldest(question: Question) -> int:
@@ -167,54 +186,26 @@ def _away() -> NotReady:
     return NotReady("The database of usage is away; what is used is kept until it is back.", AWAY_SECONDS)
 
 
-def _body(question: Question, found: Report, current: bool) -> UsageReport:
+def _body(question: Question) -> UsageReport:
+    found, current = _answer(question, as_json)
     return UsageReport(
         begins=in_words(question.start),
         ends=in_words(question.end),
         by=list(question.by),
         currency=services().settings.spending.currency,
-        lines=[_line(line) for line in found.lines],
+        lines=cast(list[UsageLine], Written(found.lines)),
         next_offset=question.offset + question.limit if found.more else None,
-        total=_figures(found.total),
+        total=figures_of(found.total),
         complete=current and question.start >= _oldest(question),
     )
 
 
-def _line(line: Line) -> UsageLine:
-    parts = {part: _period(part, value) if part in ("day", "hour") else value for part, value in line.parts.items()}
-    named = {"name": line.name} if line.name else {}
-    return cast(UsageLine, {**parts, **named, **_figures(line.figures)})
-
-
-def _period(part: str, second: int) -> str:
-    return in_words(second)[:10] if part == "day" else in_words(second)
-
-
-def _figures(figures: dict[str, int]) -> UsageFigures:
-    counts = {name: value for name, value in figures.items() if name not in ("milliseconds", "cost")}
-    shown = {**counts, "seconds": figures["milliseconds"] / 1000, "cost": as_money(figures["cost"])}
-    return cast(UsageFigures, shown)
-
-
-def _in_csv(question: Question, found: Report) -> Response:
+def _in_csv(question: Question) -> Response:
     """Return the lines as a table. Raises ValidationError where it would leave some out unasked."""
+    found, _ = _answer(question, as_rows(question.by, services().settings.spending.currency))
     if found.more and question.limit == MOST_LINES:
         raise ValidationError(f"More than {MOST_LINES} lines: ask for less time, or by page with limit and offset.")
-    named = ["name"] if "account" in question.by else []
-    shown = [name for name in FIGURES if name not in ("milliseconds", "cost")]
-    currency = services().settings.spending.currency
-    rows = [
-        [
-            *(_period(part, line.parts[part]) if part in ("day", "hour") else line.parts[part] for part in question.by),
-            *([line.name] if named else []),
-            *(line.figures[name] for name in shown),
-            f"{line.figures['milliseconds'] / 1000:.3f}",
-            as_money(line.figures["cost"]),
-            currency,
-        ]
-        for line in found.lines
-    ]
-    response = csv_answer("usage.csv", [*question.by, *named, *shown, "seconds", "cost", "currency"], rows)
+    response = csv_answer("usage.csv", columns_of(question.by), found.lines)
     if found.more:
         response.headers["X-Next-Offset"] = str(question.offset + question.limit)
     return response

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection, Engine, Select, Table, func, select
 
@@ -16,6 +16,9 @@ from usage.sums import named
 
 # Kept under their accounts by day, and not by model.
 APART = {"user": {"hour", "model"}}
+LINES_AT_ONCE = 200  # that are read, and made something of
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,10 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """The lines that were asked for in their order, whether there are more, and the sums of all."""
+class Report(Generic[Part]):
+    """What was made of the lines in their order, whether there are more of them, and the sums of all."""
 
-    lines: Sequence[Line]
+    lines: Sequence[Part]
     more: bool
     total: dict[str, int]
 
@@ -65,16 +68,26 @@ def contradiction(by: Sequence[str], model: str | None = None) -> str | None:
     return f"user and {others[0]}" if others else None
 
 
-def report(engine: Engine, question: Question) -> Report:
-    """Return the answer to a question that has no contradiction. Raises SQLAlchemyError."""
-    table = _table(question.by)
+def report(engine: Engine, question: Question, write: Callable[[list[Line]], Iterable[Part]]) -> Report[Part]:
+    """Return the answer to a question that has no contradiction. Raises SQLAlchemyError, and what `write` does.
+
+    write: makes what is kept of some lines; there are never more than LINES_AT_ONCE of them at a time.
+    """
+    table, parts, left = _table(question.by), list[Part](), question.limit
     with engine.connect() as connection:
         total = connection.execute(_sums(table, question)).one()
-        rows = connection.execute(_grouped(table, question)).all() if question.by else []
-        lines = [_line(question.by, tuple(row)) for row in rows[: question.limit]]
-        names = _names(connection, {line.parts["account"] for line in lines if "account" in line.parts})
-    with_names = [Line(line.parts, names.get(line.parts.get("account", ""), ""), line.figures) for line in lines]
-    return Report(with_names, len(rows) > question.limit, named(total))
+        for lines in _lines(connection, table, question) if question.by else ():
+            parts += write(lines[:left]) if left else ()
+            left -= len(lines)
+    return Report(parts, left < 0, named(total))
+
+
+def _lines(connection: Connection, table: Table, question: Question) -> Iterator[list[Line]]:
+    """Yield the lines, and one more where there are more than are asked for, some at a time."""
+    rows = connection.execute(_grouped(table, question), execution_options={"yield_per": LINES_AT_ONCE})
+    for some in rows.partitions():
+        names = _names(connection, {row.account for row in some}) if "account" in question.by else {}
+        yield [_line(question.by, tuple(row), names) for row in some]
 
 
 def _table(by: Sequence[str]) -> Table:
@@ -100,18 +113,15 @@ def _grouped(table: Table, question: Question) -> Select[Any]:
     return sums.limit(question.limit + 1).offset(question.offset)
 
 
-def _line(by: Sequence[str], row: tuple[Any, ...]) -> Line:
+def _line(by: Sequence[str], row: tuple[Any, ...], names: Mapping[str, str]) -> Line:
     parts = dict(zip(by, row[len(FIGURES) :], strict=True))
-    return Line(parts, "", named(row[: len(FIGURES)]))
+    return Line(parts, names.get(parts.get("account", ""), ""), named(row[: len(FIGURES)]))
 
 
 def _names(connection: Connection, accounts: set[str]) -> dict[str, str]:
-    names, known = dict[str, str](), sorted(accounts)
-    for at in range(0, len(known), 500):
-        here = USAGE_ACCOUNTS.c.account.in_(known[at : at + 500])
-        rows = connection.execute(select(USAGE_ACCOUNTS.c.account, USAGE_ACCOUNTS.c.name).where(here))
-        names |= {row.account: row.name for row in rows}
-    return names
+    here = USAGE_ACCOUNTS.c.account.in_(sorted(accounts))
+    rows = connection.execute(select(USAGE_ACCOUNTS.c.account, USAGE_ACCOUNTS.c.name).where(here))
+    return {row.account: row.name for row in rows}
 
 
 def days_of(month: str) -> tuple[int, int]:

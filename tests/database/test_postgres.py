@@ -172,7 +172,7 @@ def test_what_no_database_holds_is_not_found(database, text):
         registry.find(text)
     with pytest.raises(UnknownKey):
         registry.disable(BY, text)
-    assert report(database.engine(), Question(("day",), 0, 10**10, account=text, model=text)).lines == []
+    assert report(database.engine(), Question(("day",), 0, 10**10, account=text, model=text), list).lines == []
     assert charted(database.engine(), Choice(SPANS["month"], text, text), time.time()).accounts == []
 
 
@@ -186,7 +186,7 @@ def test_a_report_is_the_same_as_of_sqlite(database, tmp_path):
     ]:
         recorder.record(record)
     recorder.catch_up()
-    found = report(database.engine(), Question(("account",), 0, 2**40))
+    found = report(database.engine(), Question(("account",), 0, 2**40), list)
     assert [(line.parts["account"], line.name, line.figures["requests"]) for line in found.lines] == [
         ("(others)", "", 1),
         ("192.0.2.1", "", 3),

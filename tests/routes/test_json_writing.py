@@ -12,6 +12,7 @@ from routes.json_writing import (
     BUILT_AT_ONCE,
     PIECE,
     VALUE_WEIGHT,
+    Written,
     built_later,
     event_of,
     json_bytes,
@@ -100,3 +101,32 @@ def test_a_response_is_that_of_flask(app, value):
         ours, flasks = json_response(value), jsonify(value)
     assert ours.get_data() == flasks.get_data()
     assert ours.headers == flasks.headers
+
+
+@pytest.mark.parametrize("parts", [[], ['{"a":1}'], ['1,"я"', "[2],null", "3"]])
+def test_a_list_that_is_written_already_is_put_in_its_place(parts):
+    """Whatever stands beside it; it is kept no longer than until it is written."""
+    items = json.loads(f"[{','.join(parts)}]")
+    written = Written(part.encode() for part in parts)
+    for value in ({"lines": written, "total": 3}, [written], written):
+        assert json_bytes(value) == compact(replaced(value, written, items)).encode()
+        assert not written._parts
+        written._parts.extend(part.encode() for part in parts)
+
+
+def replaced(value, old, new):
+    """Return a value with another one in the place of one in it."""
+    if value is old:
+        return new
+    if isinstance(value, dict):
+        return {name: replaced(item, old, new) for name, item in value.items()}
+    return [replaced(item, old, new) for item in value] if isinstance(value, list) else value
+
+
+def test_a_large_response_is_sent_in_parts(app):
+    """Of a size that is worth it, and told beforehand; a small one is one part."""
+    with app.test_request_context():
+        large, small = json_response(LARGE["objects"]), json_response({"a": [1]})
+    assert len(small.response) == 1
+    assert {PIECE <= len(part) < 2 * PIECE for part in large.response[:-1]} == {True}
+    assert large.content_length == len(large.get_data())

@@ -13,9 +13,9 @@ import pytest
 
 from database import audit
 from engine.errors import ModelError, Overloaded
-from routes.csv_answer import csv_answer
+from routes.csv_answer import csv_answer, csv_rows
 from routes.services import services
-from routes.usage import usage
+from routes.usage import REPORTS_AT_ONCE, usage
 from tests.fakes import image_bytes, multipart
 from usage.record import UsageRecord
 
@@ -291,12 +291,82 @@ def test_the_operators_page_leads_to_the_table(client):
     assert {"day", "account"} <= row.keys()
 
 
+class Budget:
+    """The socket of a request with so much room for its bytes, as far as reports know it."""
+
+    def __init__(self, room):
+        self.room, self.taken = room, 0
+
+    def grow_body(self, size):
+        if self.taken + size > self.room:
+            return False
+        self.taken += size
+        return True
+
+
+def used_by_many(app):
+    """Have usage of forty users of a key, and return an operator's client."""
+    recorder = services(app).usage
+    for number in range(40):
+        recorder.record(UsageRecord("r", time.time(), "key:a", "avibe", "api", user=f"я{number:02d}", input_tokens=7))
+    return app.test_client()
+
+
+REPORTS = ("/api/admin/usage", "/status/usage.csv")
+
+
+@pytest.mark.parametrize("path", REPORTS)
+def test_a_long_report_is_the_same_in_pieces(app, monkeypatch, path):
+    """To the byte, as JSON and as CSV."""
+    client, query = used_by_many(app), {"by": "user,account"}
+    whole = client.get(path, query_string=query)
+    monkeypatch.setattr("usage.report.LINES_AT_ONCE", 3)
+    pieces = client.get(path, query_string=query)
+    assert (pieces.data, pieces.headers["Content-Length"]) == (whole.data, str(len(whole.data)))
+    assert whole.text.count("я") == 40
+    if whole.is_json:
+        assert whole.text == f"{json.dumps(whole.json, ensure_ascii=False, separators=(',', ':'))}\n"
+
+
+@pytest.mark.parametrize("path", REPORTS)
+def test_what_a_report_takes_counts_in_the_budget_of_bodies(app, monkeypatch, path):
+    """Each of its lines; without room for them it is refused with the seconds to wait, and its place is free again."""
+    monkeypatch.setattr("usage.report.LINES_AT_ONCE", 3)
+    client, query = used_by_many(app), {"by": "user"}
+    budget = Budget(10**6)
+    answer = client.get(path, query_string=query, environ_overrides={"gunicorn.socket": budget})
+    assert 0 < len(answer.data) - budget.taken < 600
+    for _ in range(REPORTS_AT_ONCE + 1):
+        full = Budget(budget.taken - 1)
+        refused = client.get(path, query_string=query, environ_overrides={"gunicorn.socket": full})
+        assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
+        assert full.taken < budget.taken
+    assert client.get(path, query_string=query).status_code == 200
+
+
+@pytest.mark.parametrize("path", [*REPORTS, "/api/v1/usage"])
+def test_few_reports_are_made_at_once(app, client, monkeypatch, path):
+    """One more is refused if it would have to wait for long: it would take processor time from the models' streams."""
+    monkeypatch.setattr("routes.usage.PLACE_SECONDS", 0.01)
+    places = services(app).report_places
+    for _ in range(REPORTS_AT_ONCE):
+        assert places.acquire(blocking=False)
+    refused = client.get(path)
+    assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
+    places.release()
+    assert [client.get(path).status_code for _ in range(3)] == [200] * 3
+
+
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "'=1", '"=1', "\uff1d1+1", "\r=1"])
 def test_no_cell_of_a_table_is_a_formula(app, text):
     """What a client calls itself runs in no spreadsheet, and quotes cannot leave their cell."""
     with app.test_request_context():
         rows = list(
-            csv.reader(io.StringIO(csv_answer("a.csv", ["name", "n"], [[text, -1]]).get_data(as_text=True), newline=""))
+            csv.reader(
+                io.StringIO(
+                    csv_answer("a.csv", ["name", "n"], [csv_rows([[text, -1]])]).get_data(as_text=True), newline=""
+                )
+            )
         )
     assert rows == [["name", "n"], [f"'{text}", "-1"]]
 
@@ -304,7 +374,9 @@ def test_no_cell_of_a_table_is_a_formula(app, text):
 def test_a_table_has_no_nul(app):
     """A program that leaves it out would find a formula behind it."""
     with app.test_request_context():
-        assert csv_answer("a.csv", ["name"], [["\0=1+1"]]).get_data(as_text=True) == "name\r\n\ufffd=1+1\r\n"
+        assert (
+            csv_answer("a.csv", ["name"], [csv_rows([["\0=1+1"]])]).get_data(as_text=True) == "name\r\n\ufffd=1+1\r\n"
+        )
 
 
 def test_a_client_sees_itself_alone(client, app):
