@@ -59,7 +59,8 @@ def packed_linear(
 ) -> None:
     """Write x W^T + bias into `out` [T, n], of x's precision or float32; with `add`, add it there, rounded once.
 
-    x: [T, k], whose rows may lie apart. scratch: of `packed_scratch`; without it no GEMM is split.
+    x: [T, k], whose rows may lie apart. scratch: of `packed_scratch`; without it no GEMM is split. Raises ValueError if
+    one is to be split that has no room there.
     """
     tokens, (n, k) = x.shape[0], weight.shape
     meta = dict(meta or default_meta(tokens, n, weight.bits, x.dtype == torch.float32))
@@ -69,8 +70,9 @@ def packed_linear(
     split = meta.pop("SPLIT")  # the kernel has no such parameter
     per_part = triton.cdiv(blocks, split if scratch is not None else 1)
     parts = triton.cdiv(blocks, per_part)
-    partials, counters = scratch if scratch is not None and parts > 1 else (None, None)
-    _packed_gemm[(triton.cdiv(tokens, meta["TOKENS"]), triton.cdiv(n, block_n), parts)](
+    grid = triton.cdiv(tokens, meta["TOKENS"]), triton.cdiv(n, block_n), parts
+    partials, counters = scratch.of_parts(parts, tokens, n, grid[0] * grid[1]) if scratch is not None else (None, None)
+    _packed_gemm[grid](
         x, weight.values, weight.scales, bias, out, partials, counters, tokens, n, k, width, weight.scales.shape[1],
         per_part, x.stride(0), out.stride(0),
         BITS=weight.bits, GROUP_BYTES=group * weight.bits // 8, ADD=add, PARTS=parts, EVEN_N=n % block_n == 0,
@@ -165,6 +167,8 @@ def _packed_gemm(
     inside = token < tokens
     if not EVEN_N:
         inside = inside & (rows < n)[:, None]
+    tile = tl.program_id(0) * tl.num_programs(1) + block
     finish(
-        acc, bias, out, partials, counters, part, block, rows, token, inside, n, out_stride, TOKENS, BLOCK_N, PARTS, ADD
-    )
+        acc, bias, out, partials, counters, part, tile, rows, token, inside, tokens, n, out_stride,
+        TOKENS, BLOCK_N, PARTS, ADD,
+    )  # fmt: skip

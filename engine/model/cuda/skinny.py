@@ -40,7 +40,7 @@ def default_meta(tokens: int, n: int, k: int) -> dict[str, Any]:
 
 
 class Scratch(NamedTuple):
-    """Partials of GEMMs that are split: float32, and one int32 counter for each block of rows, zero between uses.
+    """Partials of GEMMs that are split: float32, and an int32 counter for each tile of a result, zero between uses.
 
     Kernels that may run at the same time must not share one.
     """
@@ -53,6 +53,17 @@ class Scratch(NamedTuple):
         """Return room for weights of at most `rows` rows, multiplied by `tokens` tokens in `most` parts, at most."""
         partials = torch.empty(most * tokens * rows, dtype=torch.float32, device=device)
         return cls(partials, torch.zeros(rows, dtype=torch.int32, device=device))
+
+    def of_parts(self, parts: int, tokens: int, n: int, tiles: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Return the partials and counters of a GEMM [tokens, n] in so many tiles; None of one that is not split.
+
+        Raises ValueError if they have no room here.
+        """
+        if parts == 1:
+            return None, None
+        if parts * tokens * n > self.partials.numel() or tiles > self.counters.numel():
+            raise ValueError(f"{parts} parts of {tokens} x {n} sums in {tiles} tiles do not fit the scratch")
+        return self.partials, self.counters
 
 
 def skinny_linear(
@@ -99,13 +110,13 @@ def _launch(
     tokens, (n, k) = x.shape[0], weight.shape
     meta = dict(meta or default_meta(tokens, n, k))
     block_n, block_k = meta["BLOCK_N"], meta["BLOCK_K"]
-    blocks = triton.cdiv(k, block_k)
+    blocks, tiles = triton.cdiv(k, block_k), triton.cdiv(n, block_n)
     per_part = triton.cdiv(blocks, meta.pop("SPLIT"))
     parts = triton.cdiv(blocks, per_part)
     if parts > 1 and (norm_weight is not None or scratch is None):
         raise ValueError("a GEMM with a norm, or without scratch, cannot be split")
-    partials, counters = scratch if scratch is not None and parts > 1 else (None, None)
-    _skinny[(triton.cdiv(n, block_n), parts)](
+    partials, counters = scratch.of_parts(parts, tokens, n, tiles) if scratch is not None else (None, None)
+    _skinny[(tiles, parts)](
         x, weight, bias, norm_weight, out, partials, counters, eps, tokens, n, k, per_part, x.stride(0), out.stride(0),
         TOKENS=1 if tokens == 1 else MOST_TOKENS, SILU=x.shape[1] == 2 * k, ADD=add, PARTS=parts,
         EVEN_N=n % block_n == 0, EVEN_K=k % block_k == 0, **meta, **launch_options(meta["OVERLAP"] != "off"),
@@ -216,8 +227,9 @@ def _skinny(
     if not EVEN_N:
         inside = inside & (rows < n)[:, None]
     finish(
-        acc, bias, out, partials, counters, part, block, rows, token, inside, n, out_stride, TOKENS, BLOCK_N, PARTS, ADD
-    )
+        acc, bias, out, partials, counters, part, block, rows, token, inside, tokens, n, out_stride,
+        TOKENS, BLOCK_N, PARTS, ADD,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -228,10 +240,11 @@ def finish(
     partials,
     counters,
     part,
-    block,
+    tile,
     rows,
     token,
     inside,
+    tokens,
     n,
     out_stride,
     TOKENS: tl.constexpr,
@@ -239,19 +252,22 @@ def finish(
     PARTS: tl.constexpr,
     ADD: tl.constexpr,
 ):
-    """Write the sums [rows, tokens] of this part of the inputs, or of all parts if the others have theirs already."""
+    """Write the sums [rows, tokens] of this part of the inputs, or of all parts if the others have theirs already.
+
+    tile: its number among all of the result, each of which counts its own parts; token: its tokens, of `tokens`.
+    """
     if PARTS == 1:
         write(acc, bias, out, rows, token, inside, n, out_stride, ADD)
     else:
         place = partials + token * n + rows[:, None]
-        tl.store(place + part * TOKENS * n, acc, mask=inside)
+        tl.store(place + part * tokens * n, acc, mask=inside)
         tl.debug_barrier()  # the counter tells other programs of the stores of all threads
-        if tl.atomic_add(counters + block, 1, sem="acq_rel", scope="gpu") == PARTS - 1:
+        if tl.atomic_add(counters + tile, 1, sem="acq_rel", scope="gpu") == PARTS - 1:
             total = tl.zeros([BLOCK_N, TOKENS], tl.float32)
             for other in tl.static_range(PARTS):
-                total += tl.load(place + other * TOKENS * n, mask=inside, other=0.0, cache_modifier=".cg")
+                total += tl.load(place + other * tokens * n, mask=inside, other=0.0, cache_modifier=".cg")
             write(total, bias, out, rows, token, inside, n, out_stride, ADD)
-            tl.store(counters + block, 0)
+            tl.store(counters + tile, 0)
 
 
 @triton.jit

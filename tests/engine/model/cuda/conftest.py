@@ -51,6 +51,27 @@ def dtype(request):
     return getattr(torch, request.param)
 
 
+@pytest.fixture
+def grid_order(device, monkeypatch):
+    """Let the interpreter run programs as a card starts them: of the grid's axes the first is the fastest.
+
+    The interpreter runs one program after another with the last axis as the fastest, which hides what the programs of
+    other parts of a result write before this one has all of its own.
+    """
+    if device.type == "cuda":
+        return
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    set_index = InterpreterBuilder.set_grid_idx
+
+    def first_axis_fastest(builder, x, y, z):
+        first, second, third = builder.grid_dim
+        done = (x * second + y) * third + z
+        set_index(builder, done % first, done // first % second, done // (first * second))
+
+    monkeypatch.setattr(InterpreterBuilder, "set_grid_idx", first_axis_fastest)
+
+
 def refuse_unknown_keywords():
     """Let the interpreter refuse the keywords of a launch that the compiler refuses; Triton 3.7 drops them."""
     import inspect

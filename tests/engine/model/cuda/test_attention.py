@@ -92,8 +92,8 @@ def test_decode_rows_and_chunks_in_one_launch(heads, kv_heads, head_dim, dtype, 
     Step(device, MIXED, heads, kv_heads, head_dim, dtype).check()
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 1), (7, 1), (1, 1)])
-def test_split_contexts_are_merged(heads, kv_heads, dtype, device):
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 1), (7, 1), (1, 1), (4, 2)])
+def test_split_contexts_are_merged(heads, kv_heads, dtype, device, grid_order):
     """Long contexts of a decode row, a short chunk and a chunk of several tiles beside short ones."""
     step = Step(device, [(1, 900), (1, 3), (3, 500), (35, 300), (1, 40)], heads, kv_heads, 16, dtype)
     step.check(AttentionPlanner(heads, kv_heads, multiprocessors=8))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from engine.model.cuda.formats import BITS, quantize
-from engine.model.cuda.packed_gemm import TOKEN_BLOCKS, default_meta, packed_linear, packed_scratch
+from engine.model.cuda.packed_gemm import MOST_WIDE_TOKENS, TOKEN_BLOCKS, default_meta, packed_linear, packed_scratch
+from engine.model.cuda.skinny import Scratch
 from tests.engine.model.cuda.compile_kernels import ALL_PRECISIONS, compiled_by
 
 pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds
@@ -63,6 +66,34 @@ def test_gemms_are_added_to_the_residual_by_several_programs(name, tokens, norma
     assert scratch.counters.eq(0).all()
 
 
+@pytest.mark.parametrize("tokens", [17, 33, 40])
+@pytest.mark.parametrize("name", BITS)
+def test_each_tile_of_a_result_has_parts_of_its_own(name, tokens, normal, dtype, device, grid_order):
+    """However many blocks of tokens there are: each adds its own parts, whichever program is the last to arrive."""
+    x, weight, scratch = (
+        normal(tokens, 600).to(dtype),
+        quantize([normal(40, 600)], name, device),
+        packed_scratch(device),
+    )
+    before = normal(tokens, 40).to(dtype)
+    found, again = before.clone(), before.clone()
+    for out in (found, again):
+        packed_linear(x, weight, out, scratch=scratch, meta=tiles(name, tokens, 3), add=True)
+    check(found, x, weight, name, before=before.double())
+    assert torch.equal(found, again)
+    assert scratch.counters.eq(0).all()
+
+
+def test_parts_that_have_no_room_are_refused(normal, device):
+    """The sums of all parts and a counter for each tile must fit; what is not split needs neither."""
+    x, weight, out = normal(20, 600), quantize([normal(40, 600)], "int8", device), torch.empty(20, 40, device=device)
+    for scratch in (Scratch.empty(40, device, 20, 2), Scratch.empty(5, device, 20, 30)):
+        with pytest.raises(ValueError, match="do not fit the scratch"):
+            packed_linear(x, weight, out, scratch=scratch, meta=tiles("int8", 20, 3))
+        packed_linear(x, weight, out, scratch=scratch, meta=tiles("int8", 20))
+        check(out, x, weight, "int8")
+
+
 @pytest.mark.parametrize("name", BITS)
 def test_gemms_of_halves_can_be_written_as_float32(name, normal, device):
     """As logits are: not rounded at all."""
@@ -110,11 +141,14 @@ def test_the_kernels_compile_for_each_card_without_spilling(precision, tmp_path)
             assert kernel["early_accesses"] in (None, 0), kernel
 
 
-def test_every_number_of_tokens_has_tiles():
-    """A block of tokens that holds them, or several of the largest; only one block is shared by programs."""
+@pytest.mark.parametrize("wide", [False, True])
+def test_every_number_of_tokens_has_tiles(wide):
+    """A block of tokens that holds them, or several of the largest; the parts of those that are split have room."""
+    scratch, largest = packed_scratch(torch.device("cpu")), MOST_WIDE_TOKENS if wide else TOKEN_BLOCKS[-1]
     for name, bits in BITS.items():
-        for tokens in (1, 2, 16, 17, 64, 65, 500):
-            meta = default_meta(tokens, 4096, bits)
-            assert meta["TOKENS"] >= min(tokens, TOKEN_BLOCKS[-1])
-            assert meta["SPLIT"] == 1 or tokens <= meta["TOKENS"]
+        for tokens, n in product((1, 2, 16, 17, 33, 64, 65, 128, 500), (512, 4096, 8192, 24_576)):
+            meta = default_meta(tokens, n, bits, wide)
+            assert min(tokens, largest) <= meta["TOKENS"] <= largest
+            blocks = -(-tokens // meta["TOKENS"]) * -(-n // meta["BLOCK_N"])
+            scratch.of_parts(meta["SPLIT"], tokens, n, blocks)
             assert name == "int4" or tokens == 1 or meta["BLOCK_K"] == 128

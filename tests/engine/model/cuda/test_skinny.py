@@ -81,7 +81,7 @@ def test_the_norm_of_tokens_is_part_of_the_gemm(tokens, shape, scale, overlap, n
 
 @pytest.mark.parametrize("tokens", [1, 2, 16])
 @pytest.mark.parametrize(("n", "k", "split"), [(32, 128, 1), (32, 128, 4), (40, 100, 2), (7, 160, 4), (32, 160, 3)])
-def test_gemms_are_added_to_the_residual(tokens, n, k, split, normal, scratch):
+def test_gemms_are_added_to_the_residual(tokens, n, k, split, normal, scratch, grid_order):
     """By however many parts; the counters are left at zero, and the same inputs give the same bits."""
     x, weight, residual = normal(tokens, k), normal(n, k), normal(tokens, n)
     exact = residual.double() + F.linear(x.double(), weight.double())
@@ -111,6 +111,8 @@ def test_a_gemm_with_a_norm_is_not_split(device, scratch):
         skinny_linear(x, weight, None, x[0], EPS, out, scratch, tiles(16, 32, 2))
     with pytest.raises(ValueError, match="cannot be split"):
         skinny_linear(x, weight, None, None, EPS, out, None, tiles(16, 32, 2))
+    with pytest.raises(ValueError, match="do not fit the scratch"):
+        skinny_linear(x, weight, None, None, EPS, out, Scratch.empty(8, device, 1, 2), tiles(16, 32, 2))
 
 
 def test_real_shapes_have_tiles():
