@@ -15,7 +15,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Protocol
 
-from engine.errors import ModelError, ServiceError
+from engine.errors import ModelError, ServiceError, forget_frames
 from engine.faults import Inconsistent, is_memory, raise_if_poisoned
 from engine.model.choice import Choice
 from engine.schedule.block_pool import BlockPool
@@ -196,6 +196,17 @@ class EngineCore:
 
     def _run_ahead(self, plan: Plan, launch: Callable[[Plan], LaunchedStep]) -> None:
         """Launch a step, then read the tokens of the one before it while the device computes."""
+        failure = self._launch_and_collect(plan, launch)
+        if failure is not None and (left := plan.running()):
+            for part in self._split_or_fail(left, failure):
+                if part := part.running():  # of one sequence, both halves: the first may have ended it
+                    self._postprocess(self._run(part))
+
+    def _launch_and_collect(self, plan: Plan, launch: Callable[[Plan], LaunchedStep]) -> Exception | None:
+        """Launch a step and read the one before it; return why it could not be launched, or its tokens not be chosen.
+
+        The failed step is held by nothing then but that error.
+        """
         launched, failure = None, None
         try:
             launched = launch(plan) if plan else None
@@ -207,10 +218,7 @@ class EngineCore:
         again = self._collect()
         if launched is not None:
             failure = self._choose(plan, launched, again)
-        if failure is not None and (left := plan.running()):
-            for part in self._split_or_fail(left, failure):
-                if part := part.running():  # of one sequence, both halves: the first may have ended it
-                    self._postprocess(self._run(part))
+        return failure
 
     def _choose(self, plan: Plan, launched: LaunchedStep, again: list[Sequence]) -> Exception | None:
         """Have the tokens of a launched step chosen; return why that failed: it is then as if it were not launched.
@@ -247,23 +255,29 @@ class EngineCore:
         return self._postprocess(choices)
 
     def _split_or_fail(self, plan: Plan, error: Exception) -> tuple[Plan, ...]:
-        """Return what to run in place of a failed step: its halves, or nothing once the sequence at fault is found."""
+        """Return what to run in place of a failed step: its halves, or nothing once the sequence at fault is found.
+
+        The error gives up its frames, which hold the memory of the failed step: the halves may need it.
+        """
         raise_if_poisoned(error)
         rows = plan.rows
         if len(rows) == 1 and (rows[0][1] == 1 or not is_memory(error)):
             self._fail_sequence(rows[0][0], error)
             return ()
         log.warning("A step of %d sequences failed (%s); running it in halves.", len(rows), type(error).__name__)
+        forget_frames(error)
         return plan.halves()
 
     def _fail_sequence(self, sequence: Sequence, error: Exception) -> None:
         raise_if_poisoned(error)
         if isinstance(error, ServiceError):
             log.warning("[%s] The sequence failed: %s", sequence.request.request_id, type(error).__name__)
-            self._fail(sequence, error, zero=True)
+            failure: ServiceError = error
         else:
             log.error("[%s] The model failed on this sequence.", sequence.request.request_id, exc_info=error)
-            self._fail(sequence, ModelError(OUT_OF_MEMORY if is_memory(error) else MODEL_FAILED), zero=True)
+            failure = ModelError(OUT_OF_MEMORY if is_memory(error) else MODEL_FAILED)
+        forget_frames(error)  # before its blocks are zeroed, which takes memory too
+        self._fail(sequence, failure, zero=True)
 
     def _postprocess(self, choices: list[tuple[Sequence, Choice]]) -> list[Sequence]:
         """Take the tokens of a step; return the sequences whose token was not taken and is chosen again."""

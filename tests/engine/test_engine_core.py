@@ -1,6 +1,7 @@
 """The engine's core over a scripted runner: a sequence fails alone, and the accounting is right afterwards."""
 
 import gc
+import logging
 import sys
 import weakref
 from collections import Counter
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from engine.engine_core import GRAMMAR_PAUSE
-from engine.errors import DeadlineExceeded, ModelError, RequestAborted, ValidationError
+from engine.errors import DeadlineExceeded, ModelError, RequestAborted, ServiceError, ValidationError
 from engine.faults import Inconsistent, Poisoned
 from engine.model.choice import Choice
 from engine.prefix_scopes import PrefixScopes
@@ -29,6 +30,7 @@ def runner_class(request, monkeypatch):
 
 # For tests that count steps: what is launched ahead is read a step later.
 one_after_another = pytest.mark.parametrize("runner_class", [ScriptedRunner], indirect=True)
+one_ahead = pytest.mark.parametrize("runner_class", [LaunchingRunner], indirect=True)
 
 
 class Core(Driver):
@@ -250,6 +252,82 @@ def test_out_of_memory_once_costs_nothing():
     core.runner.on_run = raise_for(submitted[0], out_of_memory(), times=1)
     core.run()
     assert lengths(submitted) == [8] * 4
+
+
+class Memory:
+    """Stands for the tensors of a step, which the frames of its error hold; told by weak references to it."""
+
+
+def failing(refs, error):
+    """Raise from a frame that holds memory."""
+    held = Memory()
+    refs.append(weakref.ref(held))
+    raise error from ValueError("what led to it")
+
+
+@pytest.fixture
+def no_log():
+    """Let no handler of the tests keep the records of errors, whose tracebacks hold the frames."""
+    logger = logging.getLogger("avito_ai.engine")
+    logger.disabled = True
+    yield
+    logger.disabled = False
+
+
+def fail_holding_memory(where, error):
+    """Let the steps of one of four sequences fail; return whether any memory was held at a later step or zeroing."""
+    core, refs, alive = Core(max_num_seqs=4), [], []
+    bad, *good = [core.come(tokens=4, token_mask=Grammar(*[0] * 8)) for _ in range(4)]
+    core.run(1)
+
+    def look(*ignored):
+        alive.append(any(ref() is not None for ref in refs))
+
+    def on_run(plan):
+        look()
+        if where == "on_run" and bad in [row for row, _ in plan.rows]:
+            failing(refs, error())
+
+    def on_choose(launched):
+        if where == "on_choose" and bad in [row for row, _ in launched.sequences]:
+            refs.append(weakref.ref(launched))
+            failing(refs, error())
+
+    core.runner.on_run, core.runner.on_choose, core.runner.zero = on_run, on_choose, look
+    gc.disable()
+    try:
+        core.run()
+    finally:
+        gc.enable()
+    assert isinstance(outcome(bad), ModelError)
+    assert lengths(good) == [8] * 3
+    assert len(refs) >= 3  # of the step, its half, and the sequence
+    return any(alive)
+
+
+@pytest.mark.parametrize("error", [out_of_memory, ValueError])
+def test_a_failed_step_holds_no_memory_while_its_halves_run(error, no_log):
+    """Nor while the blocks of the sequence at fault are zeroed."""
+    assert not fail_holding_memory("on_run", error)
+
+
+@one_ahead
+@pytest.mark.parametrize("error", [out_of_memory, ValueError])
+def test_a_step_whose_tokens_cannot_be_chosen_holds_no_memory_either(error, no_log):
+    """It is dropped itself too, with all that it has computed."""
+    assert not fail_holding_memory("on_choose", error)
+
+
+@pytest.mark.parametrize("error", [out_of_memory, lambda: ValidationError("no")])
+def test_a_sequence_that_cannot_begin_holds_no_memory(error, no_log):
+    """As it is when its blocks are zeroed."""
+    core, refs, alive = Core(), [], []
+    core.runner.on_begin = lambda sequence: failing(refs, error())
+    core.runner.zero = lambda blocks: alive.append(refs[0]() is not None)
+    submitted = core.come()
+    core.run()
+    assert isinstance(outcome(submitted), ServiceError)
+    assert alive == [False]
 
 
 @pytest.mark.parametrize("at", [0, 3])
@@ -807,8 +885,6 @@ def test_the_hosts_own_work_is_a_small_part_of_a_step():
 
 
 # --- one step ahead ---
-
-one_ahead = pytest.mark.parametrize("runner_class", [LaunchingRunner], indirect=True)
 
 
 @one_ahead
