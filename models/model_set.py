@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Protocol
 
 from config import Upstream
 from engine.backend import Backend
-from engine.errors import StartError
+from engine.errors import StartError, forget_frames
 from engine.text.grammar_trials import NoTrials, Trials
 from engine.text.image_decoder import ImageDecoder, InProcessDecoder
 from engine.types import BackendState, ServerReport, Status, is_further
@@ -189,6 +190,8 @@ class ModelSet:
             if not is_further(name):
                 raise
             log.error("%s is left out, and the others serve without it: %s", name, error)
+            forget_frames(error)
+            gc.collect()  # what it has loaded refers to itself, and the next model needs the memory
 
     def _start_one(self, name: str, backend: Backend) -> None:
         began = self._clock()

@@ -1,8 +1,12 @@
 """Several checkpoints of a model: which are loaded, what one that cannot be costs, and what the set makes of it."""
 
+import gc
+import weakref
+
 import pytest
 
 from config import load_settings
+from engine.deferred import DeferredBackend
 from engine.errors import NoRoom, NotReady, StartError
 from engine.loading import memory_budget
 from engine.types import BackendState, GenerationRequest, SamplingParams, Status, TextPrompt
@@ -111,6 +115,36 @@ def test_a_version_that_fails_to_load_leaves_the_service_ready(caplog):
     assert not models.restart_needed
     assert models.states()["avibe@v2"].status is Status.DEAD
     assert "avibe@v2 is left out, and the others serve without it: VIBE_MODELS: v2" in caplog.text
+
+
+def test_what_a_version_has_loaded_is_free_before_the_next_one_loads():
+    """Its error held the frames of its start, and a backend refers to itself."""
+    held, found = [], []
+
+    class FailingLate(Failing):
+        def start(self):
+            self.weights = FailingLate("weights")
+            self.weights.owner = self
+            held.append(weakref.ref(self.weights))
+            super().start()
+
+    def build():
+        found.append(held[0]() is None)
+        return ScriptedBackend("avibe@v3")
+
+    models = ModelSet(
+        {
+            "avibe": ScriptedBackend(),
+            "avibe@v2": DeferredBackend(Failing("avibe@v2").info, lambda: FailingLate("avibe@v2")),
+            "avibe@v3": DeferredBackend(Failing("avibe@v3").info, build),
+        }
+    )
+    gc.disable()
+    try:
+        models.start()
+    finally:
+        gc.enable()
+    assert found == [True]
 
 
 def test_the_default_that_fails_to_load_ends_the_start():
