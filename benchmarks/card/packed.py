@@ -21,7 +21,7 @@ from benchmarks.card.record import Options, Row, Rows, is_right, told, told_if_n
 from benchmarks.card.timing import per_call
 from benchmarks.harness.bandwidth import copy_bandwidth
 from engine.loading.quantization import FP8_CAPABILITY
-from engine.model.cuda.formats import BITS, MOST_SPLIT_ROWS, Quantized, quantize
+from engine.model.cuda.formats import BITS, MOST_PARTIALS, Quantized, quantize
 
 if TYPE_CHECKING:
     from engine.model.cuda.fp8 import Fp8
@@ -32,11 +32,30 @@ CHECKED_ROWS = 512  # of a weight, against float64
 WRONG = 0.01  # relative to the product
 WRONG_FP8 = 0.15  # whose tokens are rounded to three bits
 
-Tiles = tuple[int, ...]  # BLOCK_N, BLOCK_K in bytes, SPLIT, STAGES, num_warps
-ONE_TOKEN: tuple[Tiles, ...] = ((16, 512, 1, 3, 4), (16, 1024, 1, 3, 4), (32, 256, 1, 4, 4), (8, 512, 1, 4, 2))
-FEW_TOKENS: tuple[Tiles, ...] = ((64, 128, 1, 4, 4), (32, 128, 1, 4, 4), (128, 128, 1, 3, 8), (64, 128, 4, 4, 4))
-MANY_TOKENS: tuple[Tiles, ...] = ((128, 128, 1, 3, 8), (64, 128, 1, 3, 4), (128, 128, 1, 2, 8), (256, 128, 1, 2, 8))
-TINY_TILES: tuple[Tiles, ...] = ((64, 128, 1, 2, 4),)
+Tiles = tuple[int, ...]  # BLOCK_N, BLOCK_K in bytes, SPLIT, STAGES, num_warps, and TOKENS at most
+ONE_TOKEN: tuple[Tiles, ...] = (
+    (16, 512, 1, 3, 4, 1),
+    (16, 1024, 1, 3, 4, 1),
+    (32, 256, 1, 4, 4, 1),
+    (8, 512, 1, 4, 2, 1),
+)
+FEW_TOKENS: tuple[Tiles, ...] = (
+    (64, 128, 1, 4, 4, 64),
+    (32, 128, 1, 4, 4, 64),
+    (128, 128, 1, 3, 8, 64),
+    (64, 128, 4, 4, 4, 64),
+)
+MANY_TOKENS: tuple[Tiles, ...] = (
+    (128, 128, 1, 3, 8, 128),
+    (128, 128, 2, 3, 8, 128),
+    (128, 128, 4, 3, 8, 128),
+    (64, 128, 1, 3, 4, 128),
+    (64, 128, 1, 4, 4, 64),
+    (64, 128, 2, 4, 4, 64),
+    (128, 128, 1, 2, 8, 128),
+    (256, 128, 1, 2, 8, 128),
+)
+TINY_TILES: tuple[Tiles, ...] = ((64, 128, 1, 2, 4, 16),)
 
 
 def packed(options: Options) -> Rows:
@@ -80,7 +99,7 @@ def _measured(
     seconds = per_call([partial(F.linear, x, half) for half in halves], options.device, SECONDS)
     yield same | _timed("cuBLAS", seconds, halves[0].nbytes + beside, bandwidth)
     exact = x.double() @ layers[0].dequantized()[:CHECKED_ROWS].double().t()
-    for tiles in _tiles(name, count, options):
+    for tiles in _tiles(name, count, weight.out, options):
         row = same | {"tiles": "/".join(map(str, tiles)) or "fp8"}
         try:
             calls = [_call(x, layer, tiles) for layer in layers]
@@ -96,16 +115,20 @@ def _timed(tiles: str, seconds: float, moved: int, bandwidth: float) -> Row:
     return {"tiles": tiles, "us": seconds * 1e6, "of bandwidth": f"{moved / seconds / bandwidth:.0%}"}
 
 
-def _tiles(name: str, count: int, options: Options) -> tuple[Tiles, ...]:
-    """Return what to try: a tile of 8 bits with several tokens is one group of 128 bytes, one of 4 bits half of it."""
+def _tiles(name: str, count: int, rows: int, options: Options) -> tuple[Tiles, ...]:
+    """Return what to try: a tile of 8 bits with several tokens is one group of 128 bytes, one of 4 bits half of it.
+
+    rows: of the weight; a product is split only where the scratch has room for its parts.
+    """
     if name == "fp8":
         return ((),)
     if options.tiny:
         return TINY_TILES
-    chosen = ONE_TOKEN if count == 1 else FEW_TOKENS if count <= 64 else MANY_TOKENS
+    listed = ONE_TOKEN if count == 1 else FEW_TOKENS if count <= 64 else MANY_TOKENS
+    chosen = tuple(tiles for tiles in listed if tiles[2] == 1 or tiles[2] * count * rows <= MOST_PARTIALS)
     if name == "int8" or count == 1:
         return chosen
-    return tuple((n, k // 2, split, stages, warps) for n, k, split, stages, warps in chosen)
+    return tuple((n, k // 2, *others) for n, k, *others in chosen)
 
 
 def _call(x: Tensor, layer: Quantized | Fp8, tiles: Tiles) -> partial[Tensor]:
@@ -113,11 +136,10 @@ def _call(x: Tensor, layer: Quantized | Fp8, tiles: Tiles) -> partial[Tensor]:
 
     if not isinstance(layer, Quantized):
         return partial(_product, x, layer, x.new_empty(len(x), layer.shape[0]), None, {})
-    names = ("BLOCK_N", "BLOCK_K", "SPLIT", "STAGES", "num_warps")
-    tokens = next((block for block in TOKEN_BLOCKS if block >= len(x)), TOKEN_BLOCKS[-1])
-    meta = {**dict(zip(names, tiles, strict=True)), "TOKENS": tokens}
-    out, scratch = x.new_empty(len(x), layer.shape[0]), packed_scratch(x.device)
-    return partial(_product, x, layer, out, scratch if layer.shape[0] <= MOST_SPLIT_ROWS else None, meta)
+    names = ("BLOCK_N", "BLOCK_K", "SPLIT", "STAGES", "num_warps", "TOKENS")
+    meta = dict(zip(names, tiles, strict=True))
+    meta["TOKENS"] = next(block for block in TOKEN_BLOCKS if block >= min(len(x), meta["TOKENS"]))
+    return partial(_product, x, layer, x.new_empty(len(x), layer.shape[0]), packed_scratch(x.device), meta)
 
 
 def _product(x: Tensor, layer: Quantized | Fp8, out: Tensor, scratch: Any, meta: dict[str, int]) -> Tensor:

@@ -24,6 +24,7 @@ Ints = NDArray[np.int32]
 TILE_ROWS = 64  # query rows (tokens x heads of a group) that one program of a chunk computes
 PART_KEYS = 256  # shortest part: below, a part costs more to start and to merge than to read
 KEY_STEP = 64  # parts start at multiples of it, which the key tiles of the kernel divide
+MULTIPROCESSORS = 132  # of an H100 and an H200, assumed where there is no card
 PROGRAMS = 2  # for each multiprocessor, so that one reads while another starts or ends
 SLACK = 1.25  # a tile is left whole if it is longer than a part by no more than this
 
@@ -39,7 +40,7 @@ class AttentionPlanner:
         self,
         heads: int,
         kv_heads: int,
-        multiprocessors: int = 132,
+        multiprocessors: int = MULTIPROCESSORS,
         max_num_seqs: int | None = None,
         *,
         tile_rows: int = TILE_ROWS,

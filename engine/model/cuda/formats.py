@@ -21,9 +21,11 @@ BITS = {"int8": 8, "int4": 4}
 GROUPS = {8: 128, 4: 32}  # inputs that share a scale
 OFFSETS = {8: 128, 4: 8}
 SCALE_BYTES = 2
-# Of a GEMM whose columns several programs share: the most tokens, rows of the weight, and programs.
-MOST_SPLIT_TOKENS, MOST_SPLIT_ROWS, MOST_SPLIT = 64, 8192, 4
-SCRATCH_BYTES = 4 * MOST_SPLIT_ROWS * (MOST_SPLIT * MOST_SPLIT_TOKENS + 1)
+# Of a GEMM of few tokens whose columns several programs share: the most tokens, rows of the weight, and programs. The
+# scratch has room for the sums of all its parts; more tokens share it with fewer rows or parts.
+FEW_TOKENS, MOST_SPLIT_ROWS, MOST_SPLIT = 64, 8192, 4
+MOST_PARTIALS = MOST_SPLIT * FEW_TOKENS * MOST_SPLIT_ROWS
+SCRATCH_BYTES = 4 * (MOST_PARTIALS + MOST_SPLIT_ROWS)
 CHUNK_VALUES = 1 << 23  # that are quantized at a time, as float32
 
 

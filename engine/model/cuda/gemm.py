@@ -19,7 +19,7 @@ from engine.model.cuda.fp8 import Fp8, fp8_linear
 from engine.model.cuda.packed_gemm import packed_linear, packed_scratch
 from engine.model.cuda.rows import rms_norm, silu_and_mul
 from engine.model.cuda.skinny import MOST_TOKENS, Scratch, skinny_add, skinny_linear
-from engine.model.cuda.tuning import Tuning
+from engine.model.cuda.tuning import Tuning, multiprocessors_of
 from engine.model.cuda.weights import DecoderShape
 
 Meta = dict[str, Any]
@@ -65,6 +65,7 @@ class Gemms:
 
     def __init__(self, shape: DecoderShape, tuning: Tuning, quantized: bool = False) -> None:
         self._eps, self._tuning = shape.eps, tuning
+        self._multiprocessors = multiprocessors_of(shape.device)
         self._packed_scratch = packed_scratch(shape.device) if quantized else None
         # No weight whose GEMM is split has more rows than the residual stream.
         self._scratch = Scratch.empty(shape.hidden, shape.device) if tuning.skinny else None
@@ -133,7 +134,10 @@ class Gemms:
         if isinstance(weight, Fp8):
             fp8_linear(x, weight, out, bias, add, self._tuning.dependent)
         else:
-            packed_linear(x, weight, out, bias, self._packed_scratch, self._tuning.dependent, add=add)
+            packed_linear(
+                x, weight, out, bias, self._packed_scratch, self._tuning.dependent, add=add,
+                multiprocessors=self._multiprocessors,
+            )  # fmt: skip
 
     def _active(self, both: Tensor) -> Tensor:
         active = both.new_empty(both.shape[0], both.shape[1] // 2)

@@ -3,8 +3,8 @@
 A program multiplies BLOCK_N rows of a weight by a block of tokens, BLOCK_K packed bytes at a time. One token is
 multiplied and summed in float32. More are multiplied by tensor cores in the precision of the activations: whole numbers
 of 8 bits, which every precision represents exactly, and the scale of a group multiplies the float32 sum of its
-products; whole numbers of 4 bits are multiplied by their scales first, and rounded once. Few rows of a weight are
-shared by SPLIT programs, as in `skinny`.
+products; whole numbers of 4 bits are multiplied by their scales first, and rounded once. Where tiles of tokens and rows
+are too few for a card, SPLIT programs share each, as in `skinny`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.model.cuda.attention_plan import MULTIPROCESSORS
 from engine.model.cuda.dependent import launch_options, wait_for_kernels_ahead
-from engine.model.cuda.formats import GROUPS, MOST_SPLIT, MOST_SPLIT_ROWS, MOST_SPLIT_TOKENS, Quantized
+from engine.model.cuda.formats import FEW_TOKENS, GROUPS, MOST_PARTIALS, MOST_SPLIT, MOST_SPLIT_ROWS, Quantized
 from engine.model.cuda.skinny import Scratch, finish
 
 TOKEN_BLOCKS = (1, 16, 32, 64, 128)
@@ -25,26 +26,33 @@ MOST_WIDE_TOKENS = 32  # in float32, of a block
 Meta = dict[str, Any]
 
 
-def default_meta(tokens: int, n: int, bits: int, wide: bool = False) -> Meta:
+def default_meta(tokens: int, n: int, bits: int, wide: bool = False, multiprocessors: int = MULTIPROCESSORS) -> Meta:
     """Return tiles for a GEMM of `tokens` tokens with a weight of n rows. Not measured on a card yet.
 
     wide: the tokens are in float32, of which the shared memory of some cards holds half as much.
+
+    A program of many tokens takes a multiprocessor's registers, so there are no more of them than multiprocessors where
+    they share tiles: some would begin when the others have ended. Programs of few tokens run side by side.
     """
     if tokens == 1:
         return {"TOKENS": 1, "BLOCK_N": 16, "BLOCK_K": 512, "SPLIT": 1, "STAGES": 3, "num_warps": 4}
     block = next((size for size in TOKEN_BLOCKS if size >= tokens), TOKEN_BLOCKS[-1])
     block = min(block, MOST_WIDE_TOKENS) if wide else block
-    split = MOST_SPLIT if n <= MOST_SPLIT_ROWS and tokens <= MOST_SPLIT_TOKENS else 1
-    many = block > MOST_SPLIT_TOKENS
+    many = block > FEW_TOKENS
+    block_n = 128 if many else 64
+    tiles = triton.cdiv(tokens, block) * triton.cdiv(n, block_n)
+    split = max(1, min(MOST_SPLIT, multiprocessors // tiles, MOST_PARTIALS // (tokens * n)))
+    if tokens <= block <= FEW_TOKENS and n <= MOST_SPLIT_ROWS:
+        split = MOST_SPLIT
     return {
-        "TOKENS": block, "BLOCK_N": 128 if many else 64, "BLOCK_K": 128 if bits == 8 else 64, "SPLIT": split,
+        "TOKENS": block, "BLOCK_N": block_n, "BLOCK_K": 128 if bits == 8 else 64, "SPLIT": split,
         "STAGES": 2 if wide else 3 if many else 4, "num_warps": 8 if many else 4,
     }  # fmt: skip
 
 
 def packed_scratch(device: torch.device) -> Scratch:
     """Return room for the partials of any GEMM that is split."""
-    return Scratch.empty(MOST_SPLIT_ROWS, device, MOST_SPLIT_TOKENS, MOST_SPLIT)
+    return Scratch.empty(MOST_SPLIT_ROWS, device, FEW_TOKENS, MOST_SPLIT)
 
 
 def packed_linear(
@@ -56,14 +64,16 @@ def packed_linear(
     dependent: bool = False,
     meta: Meta | None = None,
     add: bool = False,
+    multiprocessors: int = MULTIPROCESSORS,
 ) -> None:
     """Write x W^T + bias into `out` [T, n], of x's precision or float32; with `add`, add it there, rounded once.
 
-    x: [T, k], whose rows may lie apart. scratch: of `packed_scratch`; without it no GEMM is split. Raises ValueError if
-    one is to be split that has no room there.
+    x: [T, k], whose rows may lie apart. scratch: of `packed_scratch`; without it no GEMM is split. meta: tiles, by
+    default those for so many multiprocessors. Raises ValueError if a GEMM is to be split that has no room in the
+    scratch.
     """
     tokens, (n, k) = x.shape[0], weight.shape
-    meta = dict(meta or default_meta(tokens, n, weight.bits, x.dtype == torch.float32))
+    meta = dict(meta or default_meta(tokens, n, weight.bits, x.dtype == torch.float32, multiprocessors))
     group, width = GROUPS[weight.bits], weight.values.shape[1]
     block_n, block_k = meta["BLOCK_N"], meta["BLOCK_K"]
     blocks = triton.cdiv(width, block_k)

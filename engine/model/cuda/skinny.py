@@ -30,6 +30,9 @@ NORM_SCALE = tl.constexpr(2.0**-4)
 PREFETCH = tl.constexpr(1024)  # bytes
 PREFETCH_STEP = tl.constexpr(64)  # bytes
 
+# Sums of a tile, up to which those of all its parts are read at once: there are no registers for more.
+MOST_AT_ONCE = tl.constexpr(8192)
+
 
 def default_meta(tokens: int, n: int, k: int) -> dict[str, Any]:
     """Return tiles for a GEMM of `tokens` tokens with a weight [n, k]."""
@@ -264,8 +267,12 @@ def finish(
         tl.debug_barrier()  # the counter tells other programs of the stores of all threads
         if tl.atomic_add(counters + tile, 1, sem="acq_rel", scope="gpu") == PARTS - 1:
             total = tl.zeros([BLOCK_N, TOKENS], tl.float32)
-            for other in tl.static_range(PARTS):
-                total += tl.load(place + other * tokens * n, mask=inside, other=0.0, cache_modifier=".cg")
+            if BLOCK_N * TOKENS <= MOST_AT_ONCE:
+                for other in tl.static_range(PARTS):
+                    total += tl.load(place + other * tokens * n, mask=inside, other=0.0, cache_modifier=".cg")
+            else:
+                for other in tl.range(PARTS):
+                    total += tl.load(place + other * tokens * n, mask=inside, other=0.0, cache_modifier=".cg")
             write(total, bias, out, rows, token, inside, n, out_stride, ADD)
             tl.store(counters + tile, 0)
 

@@ -30,7 +30,7 @@ from engine.model.cuda.graphs import Graphs
 from engine.model.cuda.sampling import parameters_of
 from engine.model.cuda.scores import Scores
 from engine.model.cuda.streams import Streams
-from engine.model.cuda.tuning import Tuning, tuning_for
+from engine.model.cuda.tuning import Tuning, multiprocessors_of, tuning_for
 from engine.model.cuda.weights import DecoderShape, FlatWeights
 from engine.model.kv_cache import KVCache
 from engine.model.sampler import to_device
@@ -273,7 +273,6 @@ def _layout(sizes: StepSizes, tokens: int) -> InputLayout:
 
 def planner_for(shape: DecoderShape, rows: int, part_keys: int) -> AttentionPlanner:
     """Return the planner of attention for a model on its device."""
-    multiprocessors = 4  # of a processor in the interpreter, which pays for idle items too
-    if shape.device.type == "cuda":  # pragma: no cover - CUDA
-        multiprocessors = torch.cuda.get_device_properties(shape.device).multi_processor_count
+    on_cpu = shape.device.type == "cpu"  # in the interpreter, which pays for idle items too
+    multiprocessors = 4 if on_cpu else multiprocessors_of(shape.device)
     return AttentionPlanner(shape.heads, shape.kv_heads, multiprocessors, rows, part_keys=part_keys)

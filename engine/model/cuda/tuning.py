@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.model.cuda.attention_plan import PART_KEYS
+from engine.model.cuda.attention_plan import MULTIPROCESSORS, PART_KEYS
 
 MEASURED_CAPABILITY = 9  # the major number of the cards whose GEMMs of few tokens were measured
 
@@ -32,3 +32,11 @@ def tuning_for(device: torch.device) -> Tuning:
         return Tuning()
     major, _ = torch.cuda.get_device_capability(device)  # pragma: no cover - CUDA
     return Tuning(skinny=major == MEASURED_CAPABILITY)  # pragma: no cover - CUDA
+
+
+def multiprocessors_of(device: torch.device) -> int:
+    """Return how many multiprocessors a device has, MULTIPROCESSORS where it is no card."""
+    if device.type != "cuda":
+        return MULTIPROCESSORS
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count  # pragma: no cover - CUDA
+    return count  # pragma: no cover - CUDA

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from types import SimpleNamespace
 
 os.environ["TRITON_INTERPRET"] = "1"  # before the first import of Triton, which reads it
 
@@ -23,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from benchmarks.card import flat_steps
 from benchmarks.cuda_step import weights_of
 from engine.model.cuda import step as step_module
+from engine.model.cuda.attention_plan import MULTIPROCESSORS
 from engine.model.cuda.tuning import Tuning
 from tests.engine.model.cuda.launches import launches_of
 from tests.engine.model.cuda.variants import ask, kinds
@@ -89,10 +91,7 @@ def without_driver():
     torch.zeros = zeros_there
     # The host's tensors are fake too; what it writes into them goes nowhere.
     FakeTensor.numpy = lambda tensor: np.zeros(tensor.shape, np.int32)
-    planner = step_module.AttentionPlanner
-    step_module.planner_for = lambda shape, rows, part_keys: planner(
-        shape.heads, shape.kv_heads, 132, rows, part_keys=part_keys
-    )
+    torch.cuda.get_device_properties = lambda device: SimpleNamespace(multi_processor_count=MULTIPROCESSORS)
     step_module.tuning_for = lambda device: Tuning()
     return pinned
 

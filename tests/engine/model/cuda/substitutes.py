@@ -44,7 +44,9 @@ def tiles_for_any(tokens, weight):
     return skinny.default_meta(tokens, 2**20, weight.shape[1]) if tokens <= skinny.MOST_TOKENS else None
 
 
-def packed_linear(x, weight, out, bias=None, scratch=None, dependent=False, meta=None, add=False):
+def packed_linear(
+    x, weight, out, bias=None, scratch=None, dependent=False, meta=None, add=False, multiprocessors=1
+):  # fmt: skip
     product = F.linear(x, weight.dequantized().to(x.dtype), bias)
     out.copy_(out + product if add else product)
 

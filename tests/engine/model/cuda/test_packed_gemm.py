@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.model.cuda.formats import BITS, quantize
+from engine.model.cuda.formats import BITS, MOST_SPLIT, quantize
 from engine.model.cuda.packed_gemm import MOST_WIDE_TOKENS, TOKEN_BLOCKS, default_meta, packed_linear, packed_scratch
 from engine.model.cuda.skinny import Scratch
 from tests.engine.model.cuda.compile_kernels import ALL_PRECISIONS, compiled_by
@@ -84,6 +84,23 @@ def test_each_tile_of_a_result_has_parts_of_its_own(name, tokens, normal, dtype,
     assert scratch.counters.eq(0).all()
 
 
+@pytest.mark.parametrize("tokens", [48, 70, 140])
+@pytest.mark.parametrize("name", BITS)
+def test_gemms_of_a_loaded_step_equal_torch(name, tokens, normal, dtype, device, grid_order):
+    """With the tiles that a step takes."""
+    x, weight, scratch = (
+        normal(tokens, 600).to(dtype),
+        quantize([normal(200, 600)], name, device),
+        packed_scratch(device),
+    )
+    assert default_meta(tokens, 200, weight.bits, dtype == torch.float32)["SPLIT"] == MOST_SPLIT
+    before = normal(tokens, 200).to(dtype)
+    out = before.clone()
+    packed_linear(x, weight, out, scratch=scratch, add=True)
+    check(out, x, weight, name, before=before.double())
+    assert scratch.counters.eq(0).all()
+
+
 def test_parts_that_have_no_room_are_refused(normal, device):
     """The sums of all parts and a counter for each tile must fit; what is not split needs neither."""
     x, weight, out = normal(20, 600), quantize([normal(40, 600)], "int8", device), torch.empty(20, 40, device=device)
@@ -151,4 +168,24 @@ def test_every_number_of_tokens_has_tiles(wide):
             assert min(tokens, largest) <= meta["TOKENS"] <= largest
             blocks = -(-tokens // meta["TOKENS"]) * -(-n // meta["BLOCK_N"])
             scratch.of_parts(meta["SPLIT"], tokens, n, blocks)
+            assert 1 <= meta["SPLIT"] <= MOST_SPLIT
             assert name == "int4" or tokens == 1 or meta["BLOCK_K"] == 128
+
+
+def programs(tokens, n, bits, multiprocessors):
+    """Return the programs of a GEMM."""
+    meta = default_meta(tokens, n, bits, multiprocessors=multiprocessors)
+    return -(-tokens // meta["TOKENS"]) * -(-n // meta["BLOCK_N"]) * meta["SPLIT"]
+
+
+@pytest.mark.parametrize("multiprocessors", [58, 108, 132])
+def test_a_loaded_step_has_work_for_most_of_a_card(multiprocessors):
+    """Of every weight of both models, with the tokens of 65 to 512 rows, on an L4, an A100 and an H100.
+
+    A GEMM that is split has no program that runs after the others.
+    """
+    for n, tokens in product((6144, 4096, 24_576, 4608, 3584, 37_888), range(65, 513)):
+        for bits in BITS.values():
+            count = programs(tokens, n, bits, multiprocessors)
+            assert 2 * count >= multiprocessors
+            assert count <= multiprocessors or count == programs(tokens, n, bits, 1)
