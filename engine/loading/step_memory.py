@@ -31,6 +31,7 @@ CUBLAS_BYTES = 64 * MIB
 MOST_MULTIPROCESSORS = 192
 # Quantized weights have no path without our own sampler: the logits of all rows, a copy of those whose log
 # probabilities are wanted, some parts of them at a time, and its buffers, of which the largest lists this many tokens.
+# Before that copy is made, prompts that are scored take its place: logits, and as much again (`scoring.part_rows`).
 OWN_LOGITS_COPIES = 2
 LISTED_BYTES = 8 * 20_000
 GRAPH_BYTES = {"cpu": 0, "cuda": 512 * MIB}  # of all sizes of a step, their buffers included

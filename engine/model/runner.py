@@ -23,7 +23,7 @@ from engine.model.kernel_sampler import sample_with_kernels
 from engine.model.kernels.library import Kernels
 from engine.model.kv_cache import BlockTables, KVCache
 from engine.model.sampler import sample
-from engine.model.scoring import choices_of, log_probabilities, parts
+from engine.model.scoring import choices_of, log_probabilities, part_rows, parts
 from engine.schedule.block_pool import blocks_for
 from engine.schedule.plan import Plan
 from engine.schedule.prompt_scores import ScoredSpan, scored_spans
@@ -160,7 +160,8 @@ class ModelRunner:
             span.add(self._scores(span, own))
 
     def _scores(self, span: ScoredSpan, states: Tensor) -> Iterator[Choice]:
-        for part in parts(len(span.rows), self.decoder.vocab_size, self._slots):
+        size = part_rows(self.decoder.vocab_size, self._slots, self.decoder.device.type == "cuda")
+        for part in parts(len(span.rows), size):
             targets, logits = span.targets[part], self.decoder.logits(states[part])
             count = span.sequence.sampling.logprobs or 0
             yield from choices_of(

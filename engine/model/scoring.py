@@ -27,16 +27,24 @@ def log_probabilities(logits: Tensor, tokens: Tensor, count: int) -> tuple[Tenso
 def log_probabilities_in_parts(logits: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, ...]:
     """Return what `log_probabilities` does, with memory for a part of the rows at a time."""
     rows, vocabulary = logits.shape
-    some = [log_probabilities(logits[part], tokens[part], count) for part in parts(rows, vocabulary, rows)]
+    size = part_rows(vocabulary, rows)
+    some = [log_probabilities(logits[part], tokens[part], count) for part in parts(rows, size)]
     return some[0] if len(some) == 1 else tuple(map(torch.cat, zip(*some, strict=True)))
 
 
-def parts(rows: int, vocabulary: int, most: int) -> Iterator[slice]:
-    """Yield slices of so many rows, each with logits of at most PART_BYTES.
+def part_rows(vocabulary: int, most: int, on_card: bool = False) -> int:
+    """Return how many rows have logits at once: those of PART_BYTES, on a card half of `most` if that is more.
 
-    most: rows of a part, those for whose logits there is memory since they may sample in one step.
+    most: rows for whose logits there is memory since they may sample in one step. Each part reads the whole head, in
+    which a card spends the time of few rows. There it takes the place of the copy of all rows' logits that the sampler
+    makes afterwards.
     """
-    size = max(1, min(most, PART_BYTES // (4 * vocabulary)))
+    rows = max(1, min(most, PART_BYTES // (4 * vocabulary)))
+    return max(rows, most // 2) if on_card else rows
+
+
+def parts(rows: int, size: int) -> Iterator[slice]:
+    """Yield slices of so many rows, each of at most `size`."""
     for first in range(0, rows, size):
         yield slice(first, min(first + size, rows))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.model.sampler import to_device
-from engine.model.scoring import choices_of, log_probabilities, parts
+from engine.model.scoring import choices_of, log_probabilities, part_rows, parts
 from engine.schedule.prompt_scores import ScoredSpan
 
 Part = tuple[Tensor, Tensor, Tensor]
@@ -27,13 +27,13 @@ class Scores:
     def launch(cls, spans: list[ScoredSpan], states: Tensor, logits_of: LogitsOf, vocabulary: int, most: int) -> Scores:
         """Launch the logits of `states` [rows of all spans, hidden], a part at a time, and their copies to the host.
 
-        most: see `parts`.
+        most: see `part_rows`.
         """
-        first, scored = 0, []
+        first, scored, size = 0, [], part_rows(vocabulary, most, on_card=True)
         for span in spans:
             own = states[first : first + len(span.rows)]
             first += len(span.rows)
-            scored.append((span, _scores(span, own, logits_of, vocabulary, most)))
+            scored.append((span, _scores(span, own, logits_of, vocabulary, size)))
         return cls(scored)
 
     def collect(self) -> None:
@@ -46,10 +46,10 @@ class Scores:
                 done += size
 
 
-def _scores(span: ScoredSpan, states: Tensor, logits_of: LogitsOf, vocabulary: int, most: int) -> list[Part]:
+def _scores(span: ScoredSpan, states: Tensor, logits_of: LogitsOf, vocabulary: int, size: int) -> list[Part]:
     targets = to_device(torch.tensor(span.targets), states.device)
     scores = []
-    for part in parts(len(span.rows), vocabulary, most):
+    for part in parts(len(span.rows), size):
         logits = torch.empty(part.stop - part.start, vocabulary, dtype=torch.float32, device=states.device)
         logits_of(states[part], logits)
         chosen, best, ids = log_probabilities(logits, targets[part], span.sequence.sampling.logprobs or 0)

@@ -2,14 +2,17 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from engine.errors import ModelError
 from engine.loading.loader import load_model
+from engine.loading.step_memory import own_sampling_bytes, sampling_bytes
 from engine.model import scoring
 from engine.model.choice import Choice
+from engine.model.cuda.scores import Scores
 from engine.model.runner import ModelRunner
 from engine.types import TextPrompt, TokensPrompt
 from tests.checkpoints import text_spec
@@ -173,3 +176,42 @@ def test_log_probabilities_that_are_no_numbers_fail_the_sequence_alone(demo, mon
     assert isinstance(outcome(submitted), ModelError)
     assert outcome(beside).output_tokens
     assert driver.counters.nan_logits == 1
+
+
+@pytest.mark.parametrize("vocabulary", [300, 151_936])
+def test_what_is_scored_at_once_fits_the_budget(vocabulary):
+    """Beside the logits of all rows; log probabilities take as much again. A card reads its head for many rows."""
+    for rows in (1, 2, 16, 27, 28, 55, 64, 256):
+        text, size = SimpleNamespace(vocab_size=vocabulary), scoring.part_rows(vocabulary, rows, on_card=True)
+        assert 1 <= scoring.part_rows(vocabulary, rows) <= size <= rows <= 2 * size + 1
+        taken = 4 * vocabulary * (rows + 2 * size)
+        assert taken <= sampling_bytes(text, rows)
+        assert taken <= own_sampling_bytes(text, rows)
+
+
+def test_a_card_reads_its_head_once_for_many_rows(monkeypatch):
+    """For half of those that may sample in one step, at least; all are scored once and in their order."""
+    monkeypatch.setattr(scoring, "PART_BYTES", 4 * 7 * 16)
+    states, found, read = torch.randn(100, 16), [], []
+    targets = torch.randint(16, (100,)).tolist()
+
+    def logits_of(part, logits):
+        read.append(len(part))
+        logits.copy_(part)
+
+    span = SimpleNamespace(
+        sequence=SimpleNamespace(sampling=SimpleNamespace(logprobs=1)),
+        rows=range(100),
+        targets=targets,
+        add=lambda scores, done: found.extend(scores),
+    )
+    Scores.launch([span], states, logits_of, vocabulary=16, most=64).collect()
+    assert read == [32, 32, 32, 4]
+    assert [choice.token_id for choice in found] == targets
+    exact = torch.log_softmax(states, dim=-1)[torch.arange(100), torch.tensor(targets)]
+    assert torch.tensor([choice.logprob for choice in found]).allclose(exact, atol=1e-5)
+
+
+def test_a_part_covers_every_row_once():
+    """The last one may be smaller."""
+    assert [part.indices(7)[:2] for part in scoring.parts(7, 3)] == [(0, 3), (3, 6), (6, 7)]
