@@ -105,6 +105,20 @@ def _tokens_tile(
 
 
 @triton.jit
+def _scales_at(scales, rows, first, groups, GROUPS: tl.constexpr):
+    """Return the scales of the groups from `first` of a row on: [BLOCK_N, GROUPS], or of one group [BLOCK_N].
+
+    Past the end of a row they are those of its last group, where tokens are zeros.
+    """
+    if GROUPS == 1:
+        place = scales + rows * groups + tl.minimum(first, groups - 1)
+    else:
+        group = tl.minimum(first + tl.arange(0, GROUPS), groups - 1)
+        place = scales + rows[:, None] * groups + group[None, :]
+    return tl.load(place)
+
+
+@triton.jit
 def _whole(values, half, BITS: tl.constexpr, dtype: tl.constexpr):
     """Return the whole numbers of packed bytes, or of a half of each, exactly.
 
@@ -144,6 +158,9 @@ def _packed_gemm(
         acc3 = tl.zeros([BLOCK_N, GROUPS, GROUP_BYTES], tl.float32)
     else:
         acc = tl.zeros([BLOCK_N, TOKENS], tl.float32)
+    # Scales of 8 bits are too small for the pipeline: read a step ahead, else each step would wait for its own.
+    if BITS == 8:
+        next_scale = _scales_at(scales, read_rows, start // GROUP_BYTES, groups, GROUPS)
     for first in tl.range(start, end, BLOCK_K, num_stages=STAGES):
         group = first // GROUP_BYTES + tl.arange(0, GROUPS)
         byte3 = group[None, :, None] * GROUP_BYTES + tl.arange(0, GROUP_BYTES)[None, None, :]
@@ -153,20 +170,25 @@ def _packed_gemm(
         )
         if EVEN_K:
             packed = tl.load(place, eviction_policy="evict_first")
-            scale = tl.load(scale_place, eviction_policy="evict_first").to(tl.float32)
         else:
             packed = tl.load(place, mask=byte3 < width, other=0)
+        if BITS == 8:
+            scale = next_scale.to(tl.float32)
+            next_scale = _scales_at(scales, read_rows, first // GROUP_BYTES + GROUPS, groups, GROUPS)
+        elif EVEN_K:
+            scale = tl.load(scale_place, eviction_policy="evict_first").to(tl.float32)
+        else:
             scale = tl.load(scale_place, mask=(group < groups)[None, :], other=0.0).to(tl.float32)
         byte = first + tl.arange(0, BLOCK_K)
         for half in tl.static_range(8 // BITS):
             multiplied = _tokens_tile(x, tokens_at, byte, half, tokens, k, x_stride, BITS, GROUP_BYTES, EVEN_K)
             if TOKENS == 1:
-                weights = _whole(packed, half, BITS, tl.float32) * scale[:, :, None]
+                weights = _whole(packed, half, BITS, tl.float32) * scale.reshape(BLOCK_N, GROUPS, 1)
                 acc3 += weights * multiplied.reshape(1, GROUPS, GROUP_BYTES).to(tl.float32)
-            elif GROUPS == 1:
+            elif BITS == 8 and GROUPS == 1:
                 weights = _whole(packed, half, BITS, dtype).reshape(BLOCK_N, BLOCK_K)
                 products = tl.dot(weights, tl.trans(multiplied), input_precision="ieee")
-                acc += products * scale.reshape(BLOCK_N, 1)
+                acc += products * scale[:, None]
             else:
                 weights = (_whole(packed, half, BITS, tl.float32) * scale[:, :, None]).to(dtype)
                 acc = tl.dot(weights.reshape(BLOCK_N, BLOCK_K), tl.trans(multiplied), acc, input_precision="ieee")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -128,6 +129,19 @@ def test_weights_of_any_size_are_multiplied(name, normal, device):
         out = torch.empty(3, 20, dtype=torch.bfloat16, device=device)
         packed_linear(x, weight, out, meta=tiles(name, 3))
         check(out, x, weight, name)
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("k", [45, 300])
+@pytest.mark.parametrize("name", BITS)
+def test_the_scales_of_a_row_count_for_no_other(name, k, tokens, normal, dtype, device):
+    """Those that are read ahead neither, nor those past the end of a row."""
+    x, weight = normal(tokens, k).to(dtype), quantize([normal(20, k)], name, device)
+    out = torch.empty(tokens, 20, dtype=dtype, device=device)
+    weight.scales[1::2] = torch.nan
+    packed_linear(x, weight, out, meta=tiles(name, tokens))
+    assert out[:, 1::2].isnan().all()
+    check(out[:, ::2], x, replace(weight, values=weight.values[::2], scales=weight.scales[::2]), name)
 
 
 def launch_real_shapes(
