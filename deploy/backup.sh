@@ -35,7 +35,7 @@ SUMS=avito-ai-backup.sha256
 PARTS=(etc/avito-ai etc/avito-monitoring.env "etc/systemd/system/$UNIT.d" etc/nginx/sites-available/avito-ai.conf
     etc/nginx/avito-ai.d)
 SITE_LINK="$SYSTEM_ROOT/etc/nginx/sites-enabled/avito-ai.conf"
-ASIDE=""
+ASIDE="" UNFINISHED=""
 # Whether the backup that was made has all files that the settings name, of those whose settings are checked.
 WHOLE=yes
 
@@ -43,6 +43,7 @@ WHOLE=yes
 # skip that of the settings, which are those of another release by then.
 create() {
     local file="$1" mode="${2:-}" whole=yes
+    take_turn
     gather >"$ASIDE/parts"
     named_files list "${SYSTEM_ROOT:-/}" "$SETTINGS_FILE" "$SYSTEM_ROOT/etc/avito-monitoring.env" >>"$ASIDE/parts" || whole=no
     [ -s "$ASIDE/parts" ] || die "There is nothing to back up: $CONFIG_DIR does not exist."
@@ -51,10 +52,13 @@ create() {
     copy_database "${mode#for-an-update}"
     (cd "$ASIDE/copy" && find . -type f -print0 | sort -z | xargs -0 sha256sum) >"$ASIDE/sums"
     mv "$ASIDE/sums" "$ASIDE/copy/$SUMS"
-    files_of "$ASIDE/copy" | tar -C "$ASIDE/copy" --null --files-from=- -czf "$file.new"
-    chmod 600 "$file.new"
-    mv "$file.new" "$file"
-    [ "$mode" = as-it-is ] || check "$file" "$mode"
+    UNFINISHED="$file.new"
+    files_of "$ASIDE/copy" | tar -C "$ASIDE/copy" --null --files-from=- -czf "$UNFINISHED"
+    chmod 600 "$UNFINISHED"
+    [ "$mode" = as-it-is ] || check_files "$UNFINISHED"
+    mv "$UNFINISHED" "$file"
+    UNFINISHED=""
+    [ "$mode" = as-it-is ] || check_settings "$mode"
     say "The backup is $file. It contains keys: store a copy elsewhere, readable by you only."
     if [ "$whole$mode" = no ]; then
         WHOLE=no
@@ -112,6 +116,12 @@ gather() {
 
 # $1: the file; $2: non-empty to leave its settings unchecked.
 check() {
+    check_files "$1"
+    check_settings "${2:-}"
+}
+
+# Unpacks a backup and checks all but its settings. $1: the file.
+check_files() {
     [ -f "$1" ] || die "There is no file $1."
     rm -rf "$ASIDE/check"
     mkdir "$ASIDE/check"
@@ -119,8 +129,12 @@ check() {
     [ -f "$ASIDE/check/$SUMS" ] || die "$1 is not a backup of this service."
     (cd "$ASIDE/check" && sha256sum --check --quiet "$SUMS") >&2 || die "$1 is damaged: the files above do not match their checksums."
     if has_database && ! database check "$ASIDE/check"; then die "$1 is damaged: its database is not sound."; fi
+}
+
+# Checks the settings of the unpacked backup, and tells what was checked. $1: non-empty to leave them unchecked.
+check_settings() {
     local usable=""
-    [ -n "${2:-}" ] || check_settings_of "$ASIDE/check/etc/avito-ai/.env"
+    [ -n "$1" ] || check_settings_of "$ASIDE/check/etc/avito-ai/.env"
     say "The backup can be restored: $(grep -c . "$ASIDE/check/$SUMS") files, checksums correct$usable."
 }
 
@@ -243,10 +257,17 @@ apply_restored() {
         die "The backup is restored and not applied, for the reason above. Mend it and run ./deploy.sh production."
 }
 
+# However this ends: half a backup would take the room of the next one, and the note has to have room, too.
+leave() {
+    trap '' INT TERM HUP
+    rm -rf "$ASIDE" ${UNFINISHED:+"$UNFINISHED"}
+    note_end
+}
+
 [ "$(id -u)" -eq 0 ] || die "Settings and keys are readable by root only: sudo deploy/backup.sh $*"
 umask 077
 ASIDE="$(mktemp -d)"
-trap 'rm -rf "$ASIDE"' EXIT
+trap leave EXIT
 trap 'put_back; exit 130' INT
 trap 'put_back; exit 143' TERM
 trap 'put_back; exit 129' HUP

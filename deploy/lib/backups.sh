@@ -8,27 +8,39 @@ BACKUP_NOTE="$SYSTEM_ROOT/var/lib/avito-ai-backup/status.json"
 KEEP_DAYS_DEFAULT=30
 # The exit status of a backup that was made and lacks files that the settings name.
 LACKS_FILES=3
+# What has failed if the run ends now, for the note.
+FAILING=""
 
-# Makes a backup, removes old ones, and copies it elsewhere; what failed is noted.
+# Makes a backup, removes old ones, and copies it elsewhere; what failed, or was ended by a signal, is noted.
 run_backup() {
     local file status=0 failed
     file="$BACKUPS/$(date -u +%Y%m%d-%H%M%S).tar.gz"
+    FAILING="no backup was made"
     again create "$file" || status=$?
     case "$status" in
         0) ;;
         "$LACKS_FILES") WHOLE=no ;;
-        *)
-            note_backup "$(noted created)" "$(noted tested)" "$(noted size)" "no backup was made" "$(noted_test_failure)"
-            exit 1
-            ;;
+        *) exit 1 ;;
     esac
-    remove_old_backups "$file"
     note_new_backup "$file" "$WHOLE"
-    if [ -n "$(backup_setting COPY_COMMAND "")" ] && ! copy_elsewhere "$file"; then
-        failed="$(noted_failure)"
-        note_backup "$(noted created)" "$(noted tested)" "$(noted size)" "${failed:+$failed; }the copy elsewhere failed" "$(noted_test_failure)"
-        die "COPY_COMMAND in $BACKUP_SETTINGS failed; the backup $file is here alone."
-    fi
+    FAILING=""
+    remove_old_backups "$file"
+    [ -n "$(backup_setting COPY_COMMAND "")" ] || return 0
+    failed="$(noted_failure)"
+    FAILING="${failed:+$failed; }the copy elsewhere failed"
+    copy_elsewhere "$file" || die "COPY_COMMAND in $BACKUP_SETTINGS failed; the backup $file is here alone."
+    FAILING=""
+}
+
+# One backup is made at a time, so that what is unfinished now was left by one that was killed.
+take_turn() {
+    mkdir -p "$SYSTEM_ROOT/run/lock" "$BACKUPS"
+    exec 8>"$SYSTEM_ROOT/run/lock/avito-ai-backup"
+    flock -n 8 || {
+        say "Another backup is being made; this one waits for it."
+        flock 8
+    }
+    find "$BACKUPS" -maxdepth 1 -type f \( -name '2*-*.tar.gz.new' -o -name 'before-*.tar.gz.new' \) -exec rm -f {} +
 }
 
 # A backup is unpacked and checked when it is made, so the first one counts as tested. $2: no if it lacks files.
@@ -72,7 +84,7 @@ remove_old_backups() {
             days="$KEEP_DAYS_DEFAULT"
             ;;
     esac
-    find "$BACKUPS" -maxdepth 1 -type f \( -name '2*-*.tar.gz' -o -name 'before-*.tar.gz' -o -name '*.tar.gz.new' \) \
+    find "$BACKUPS" -maxdepth 1 -type f \( -name '2*-*.tar.gz' -o -name 'before-*.tar.gz' \) \
         -mmin "+$((days * 1440))" ! -path "$1" -exec rm -f {} +
 }
 
@@ -102,12 +114,21 @@ noted() {
 noted_failure() { sed -n 's/.*"failed": "\([^"]*\)".*/\1/p' "$BACKUP_NOTE" 2>/dev/null || true; }
 noted_test_failure() { sed -n 's/.*"test_failed": "\([^"]*\)".*/\1/p' "$BACKUP_NOTE" 2>/dev/null || true; }
 
+# Notes what has failed, if the run ends before its end.
+note_end() {
+    [ -z "$FAILING" ] ||
+        note_backup "$(noted created)" "$(noted tested)" "$(noted size)" "$FAILING" "$(noted_test_failure)"
+}
+
 # $1, $2: when a backup was made and tested, in seconds since the epoch; $3: its bytes; $4, $5: what failed of it, of its test.
 note_backup() {
     local folder="${BACKUP_NOTE%/*}"
     mkdir -p "$folder"
     chmod 755 "$folder"
-    printf '{"created": %d, "tested": %d, "size": %d, "failed": "%s", "test_failed": "%s"}\n' "$@" >"$BACKUP_NOTE.new"
+    printf '{"created": %d, "tested": %d, "size": %d, "failed": "%s", "test_failed": "%s"}\n' "$@" >"$BACKUP_NOTE.new" || {
+        rm -f "$BACKUP_NOTE.new"
+        die "$BACKUP_NOTE could not be written, and tells of an earlier backup."
+    }
     chmod 644 "$BACKUP_NOTE.new"
     mv "$BACKUP_NOTE.new" "$BACKUP_NOTE"
 }

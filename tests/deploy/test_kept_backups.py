@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from checks.backup import read_status
-from tests.deploy.production_box import ProductionBox
+from tests.deploy.production_box import DEPLOY, ProductionBox, running
 from tests.deploy.test_backup import backup
+from tests.e2e.gunicorn_process import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.linux]
 
@@ -102,6 +108,93 @@ def test_a_night_without_a_backup_is_noted(box: ProductionBox) -> None:
         file.write("TEMPERATURE=hot\n")
     assert backup(box, "run").returncode == 1
     assert noted(box) == before | {"failed": "no backup was made"}
+
+
+def unfinished(box: ProductionBox) -> list[str]:
+    return sorted(file.name for file in folder(box).glob("*.new"))
+
+
+@pytest.mark.parametrize("command", ["run", "create", "before-update", "before-restore"])
+def test_a_backup_that_does_not_fit_leaves_nothing(box: ProductionBox, command: str) -> None:
+    """However often it is tried, its room is free again; a night is noted."""
+    assert backup(box, "run").returncode == 0
+    before, kept = noted(box), sorted(folder(box).iterdir())
+    for number in range(40):
+        (box.system / f"etc/avito-ai/key-{number}").write_bytes(os.urandom(50_000))
+    script = ["bash", str(box.root / "deploy/backup.sh"), command]
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    for _ in range(2):
+        done = subprocess.run(
+            script, env=box.environ(), capture_output=True, preexec_fn=little_room, check=False, timeout=120
+        )
+        assert (done.returncode != 0, sorted(folder(box).iterdir())) == (True, kept), done.stderr
+    assert noted(box) == before | ({"failed": "no backup was made"} if command == "run" else {})
+
+
+def test_a_backup_that_cannot_be_read_again_leaves_nothing(box: ProductionBox) -> None:
+    """It has its name only once it was unpacked, and is not taken for the newest that can be restored."""
+    real = (box.bin / "tar").resolve()
+    box.tool("tar", f'case "$*" in *-xzpf*) exit 2 ;; esac; exec "{real}" "$@"')
+    assert backup(box, "run").returncode == 1
+    assert list(folder(box).iterdir()) == []
+
+
+@contextmanager
+def amid(box: ProductionBox, tool: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Begin what happens each night, and go on where it waits for one of its programs."""
+    box.tool(tool, f'echo begun; echo >"{box.control}/waits"; exec sleep 600')
+    script = [*DEPLOY, str(box.root / "deploy/backup.sh"), "run"]
+    with running(script, env=box.environ(), stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            until(lambda: (box.control / "waits").exists(), 120)
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("tool", "failed", "kept"), [("gzip", "no backup was made", 0), ("scp", "the copy elsewhere failed", 1)]
+)
+def test_a_night_that_is_ended_is_noted_and_leaves_no_half(
+    box: ProductionBox, number: signal.Signals, status: int, tool: str, failed: str, kept: int
+) -> None:
+    """By hand, or by the time that its unit has: that of the backup, or that of its copy."""
+    settings(box, 'COPY_COMMAND=scp "$1" elsewhere:')
+    with amid(box, tool) as process:
+        assert len(unfinished(box)) == 1 - kept
+        os.killpg(process.pid, number)
+        assert process.wait(120) == status
+    assert (unfinished(box), len(list(folder(box).glob("2*.tar.gz")))) == ([], kept)
+    assert noted(box)["failed"] == failed
+
+
+@pytest.mark.parametrize("command", ["run", "create", "before-update"])
+def test_what_a_killed_backup_has_left_is_removed_by_the_next(box: ProductionBox, command: str) -> None:
+    """At once; an operator's own files stay."""
+    left = [old(box, f"{name}.tar.gz.new", 0) for name in ("20200101-000000", "before-update-20200101-000000")]
+    own = old(box, "my-own.tar.gz.new", 900)
+    assert backup(box, command).returncode == 0
+    assert ([file.exists() for file in left], own.exists()) == ([False, False], True)
+
+
+def test_two_backups_at_a_time_wait_for_each_other(box: ProductionBox) -> None:
+    """What one has not finished is not taken for what a killed one has left."""
+    real, waits, go, told = (box.bin / "gzip").resolve(), *(box.control / name for name in ("waits", "go", "told"))
+    box.tool("gzip", f'echo >>"{waits}"; until [ -e "{go}" ]; do sleep 0.1; done; exec "{real}" "$@"')
+    script = [*DEPLOY, str(box.root / "deploy/backup.sh")]
+    with told.open("w") as output, running([*script, "run"], env=box.environ(), stdout=subprocess.DEVNULL) as first:
+        until(waits.exists, 120)
+        with running([*script, "before-update"], env=box.environ(), stdout=output) as second:
+            until(lambda: "waits for it" in told.read_text() or len(waits.read_text()) > 1, 120)
+            begun = len(unfinished(box))
+            go.touch()
+            assert (first.wait(120), second.wait(120), begun) == (0, 0, 1)
+    assert len(list(folder(box).glob("*.tar.gz"))) == 2
 
 
 def test_a_backup_by_hand_without_one_of_the_files_is_noted_too(box: ProductionBox) -> None:
