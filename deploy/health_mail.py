@@ -29,7 +29,9 @@ def send(file: Path, text: str) -> None:
         settings = read_settings(file.read_text(encoding="utf-8"))
         if settings["EMAIL_TO"]:
             _deliver(settings, _written(settings, text))
-    except (OSError, ValueError, SettingsError, smtplib.SMTPException) as error:
+    except SettingsError as error:  # whose text has values, and an address may be a secret
+        raise MailError(f"no mail can be sent as {file} says: it has mistakes, which render.py tells") from error
+    except (OSError, ValueError, smtplib.SMTPException) as error:
         raise MailError(f"no mail can be sent as {file} says: {error}") from error
 
 

@@ -14,10 +14,12 @@ monitoring's settings in the file of `--mail` say. Standard library only:
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -109,25 +111,21 @@ def _may_restart(memory: Memory, now: float) -> bool:
     return len(memory.restarts) < MAX_RESTARTS
 
 
-def act(
-    diagnosis: Diagnosis, memory: Memory, now: float, report: Callable[[str], None], restart: Callable[[], None]
-) -> list[str]:
-    """Act on a diagnosis; return the lines for the journal."""
-    lines = []
+def act(diagnosis: Diagnosis, memory: Memory, now: float, restart: Callable[[], None]) -> tuple[list[str], str]:
+    """Restart what is to be; return the lines for the journal, and the message to send, "" for none."""
+    lines, message = [], ""
     if diagnosis.trouble:
         lines.append(f"{ERROR}{diagnosis.trouble}")
-        if not memory.reported:
-            report(f"Avito AI API: {diagnosis.trouble}")
+        message = "" if memory.reported else f"Avito AI API: {diagnosis.trouble}"
     elif memory.reported:
         lines.append(f"{NOTICE}the service has recovered")
-        report("Avito AI API has recovered.")
-    memory.reported = bool(diagnosis.trouble)
+        message = "Avito AI API has recovered."
     if diagnosis.restart:
         lines.append(f"{ERROR}it sends watchdog keep-alives but does not respond: restarting it")
         memory.restarts.append(now)
         memory.silent = 0
         restart()
-    return lines
+    return lines, message
 
 
 def recall(path: Path) -> Memory:
@@ -144,14 +142,25 @@ def keep(memory: Memory, path: Path) -> None:
 
 
 def post(address: str, text: str) -> None:
-    """Send a message in the format of Slack's incoming webhooks; an error is only logged."""
+    """Send a message in the format of Slack's incoming webhooks; an error is only logged, without the address.
+
+    The address is a secret, which the texts of some errors quote.
+    """
     body = json.dumps({"text": text}).encode()
     try:
         outgoing = urllib.request.Request(address, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(outgoing, timeout=ANSWER_SECONDS):  # nosec B310 # the operator names the address
             pass
-    except (OSError, ValueError) as error:
-        print(f"{ERROR}the webhook cannot be reached: {error}", flush=True)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        print(f"{ERROR}the webhook cannot be reached: {_kind(error)}", flush=True)
+
+
+def _kind(error: Exception) -> str:
+    """Return what an error is, without its text: the status of an answer, or a type."""
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code}"
+    reason = getattr(error, "reason", None)
+    return type(reason if isinstance(reason, Exception) else error).__name__
 
 
 def reporter(webhook: Path | None, mail: Path | None = None) -> Callable[[str], None]:
@@ -160,6 +169,9 @@ def reporter(webhook: Path | None, mail: Path | None = None) -> Callable[[str], 
         address = webhook.read_text().strip() if webhook else ""
     except OSError:
         address = ""
+    except ValueError:
+        address = ""
+        print(f"{ERROR}{webhook} is not a text", flush=True)
 
     def report(text: str) -> None:
         if address:
@@ -187,9 +199,15 @@ def main(arguments: list[str], restart: Callable[[], None] = restart_unit) -> in
     options = parser.parse_args(arguments)
     memory, now = recall(options.state), time.time()
     diagnosis = judge(check(), memory, now)
-    for line in act(diagnosis, memory, now, reporter(options.webhook, options.mail), restart):
+    lines, message = act(diagnosis, memory, now, restart)
+    for line in lines:
         print(line, flush=True)
     keep(memory, options.state)
+    # Last: whatever a webhook or a mail server does, or fails to do within the unit's time, it holds up nothing else.
+    if message:
+        reporter(options.webhook, options.mail)(message)
+        memory.reported = bool(diagnosis.trouble)
+        keep(memory, options.state)
     return 1 if diagnosis.trouble else 0
 
 

@@ -189,7 +189,7 @@ def reachable(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=REACH_TIMEOUT):  # nosec B310 # the operator names the address
             return True
-    except (OSError, ValueError):
+    except (OSError, http.client.HTTPException, ValueError):
         return False
 
 

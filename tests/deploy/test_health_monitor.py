@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -44,16 +45,24 @@ class Webhook(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
-@pytest.fixture
-def webhook() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
-    Webhook.heard = []
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    yield server
-    server.shutdown()
-    thread.join(60)
-    server.server_close()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join(60)
+        server.server_close()
+
+
+@pytest.fixture
+def webhook() -> Iterator[ThreadingHTTPServer]:
+    Webhook.heard = []
+    with serving(Webhook) as server:
+        yield server
 
 
 @pytest.fixture
@@ -123,11 +132,13 @@ def test_restarts_are_few() -> None:
 
 def test_trouble_is_reported_once_and_its_end_too() -> None:
     """Every check is logged; messages are sent at the beginning and at the end only."""
-    memory, reports, restarts = Memory(), list[str](), list[int]()
+    memory, messages, restarts = Memory(), list[str](), list[int]()
     for diagnosis in (Diagnosis("trouble"), Diagnosis("trouble", restart=True), Diagnosis(), Diagnosis()):
-        lines = monitor.act(diagnosis, memory, 5.0, reports.append, lambda: restarts.append(1))
+        lines, message = monitor.act(diagnosis, memory, 5.0, lambda: restarts.append(1))
         assert all(line.startswith(("<3>", "<5>")) for line in lines)
-    assert reports == ["Avito AI API: trouble", "Avito AI API has recovered."]
+        messages.append(message)
+        memory.reported = bool(diagnosis.trouble)
+    assert messages == ["Avito AI API: trouble", "", "Avito AI API has recovered.", ""]
     assert restarts == [1]
     assert memory.restarts == [5.0]
 
@@ -190,6 +201,90 @@ def test_a_webhook_that_is_away_stops_nothing(
     assert "webhook" not in capsys.readouterr().out
 
 
+def answering(bytes_: bytes) -> type[BaseHTTPRequestHandler]:
+    """Return a handler that answers with these bytes, whatever they are."""
+
+    class Handler(Webhook):
+        def do_POST(self) -> None:
+            self.wfile.write(bytes_)
+            self.close_connection = True
+
+    return Handler
+
+
+SECRET = "T0-a-secret"  # pragma: allowlist secret
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (f"https://hooks.example.com:{SECRET}/", "InvalidURL"),
+        (f"https://hooks.example.com/two\nlines/{SECRET}", "InvalidURL"),
+        (f"hooks.example.com/services/{SECRET}", "ValueError"),
+        (f"slack://hooks.example.com/{SECRET}", "URLError"),
+        (f"https://[hooks.example.com/{SECRET}", "ValueError"),
+        (f"http://127.0.0.1:9/{SECRET}", "ConnectionRefusedError"),
+        (b"HTTP/1.1 404 " + SECRET.encode() + b"\r\nContent-Length: 0\r\n\r\n", "HTTP 404"),
+        (SECRET.encode() + b"\r\n\r\n", "BadStatusLine"),
+        (b"", "RemoteDisconnected"),
+    ],
+)
+def test_no_webhook_keeps_a_hung_service_from_its_restart(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    address: str | bytes,
+    said: str,
+) -> None:
+    """Whatever is wrong with it: the state is kept, and the journal tells the kind of the error, without the secret."""
+    monkeypatch.setattr(monitor, "check", lambda: SILENT)
+    restarts: list[int] = []
+    words = ["--state", str(tmp_path / "state"), "--webhook", str(tmp_path / "address")]
+    monitor.keep(Memory(silent=monitor.RESTART_AFTER - 1), tmp_path / "state")
+    with serving(answering(address if isinstance(address, bytes) else b"")) as server:
+        url = f"http://127.0.0.1:{server.server_port}/{SECRET}" if isinstance(address, bytes) else address
+        (tmp_path / "address").write_text(f"{url}\n")
+        assert monitor.main(words, restart=lambda: restarts.append(1)) == 1
+    printed = capsys.readouterr()
+    assert f"<3>the webhook cannot be reached: {said}\n" in printed.out
+    assert SECRET not in printed.out + printed.err
+    assert (restarts, monitor.recall(tmp_path / "state").reported) == ([1], True)
+
+
+def test_the_restart_and_the_state_do_not_wait_for_the_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The unit's time may end while a webhook is looked up; the next check then sends the message."""
+    then: list[tuple[list[int], Memory, str]] = []
+    restarts: list[int] = []
+
+    class Slow(Webhook):
+        def do_POST(self) -> None:
+            then.append((list(restarts), monitor.recall(tmp_path / "state"), capsys.readouterr().out))
+            super().do_POST()
+
+    monkeypatch.setattr(monitor, "check", lambda: SILENT)
+    monitor.keep(Memory(silent=monitor.RESTART_AFTER - 1), tmp_path / "state")
+    with serving(Slow) as server:
+        (tmp_path / "address").write_text(f"http://127.0.0.1:{server.server_port}/\n")
+        words = ["--state", str(tmp_path / "state"), "--webhook", str(tmp_path / "address")]
+        monitor.main(words, restart=lambda: restarts.append(1))
+    ((restarted, memory, printed),) = then
+    assert (restarted, len(memory.restarts), memory.silent, memory.reported) == ([1], 1, 0, False)
+    assert "restarting it" in printed
+    assert monitor.recall(tmp_path / "state").reported
+
+
+def test_a_webhooks_file_that_is_no_text_stops_nothing(
+    systemctl: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is logged."""
+    systemctl("failed")
+    (tmp_path / "address").write_bytes(b"\xff\xfeh\0")
+    assert monitor.main(["--state", str(tmp_path / "state"), "--webhook", str(tmp_path / "address")]) == 1
+    assert f"<3>{tmp_path / 'address'} is not a text" in capsys.readouterr().out
+
+
 @pytest.fixture
 def mail(tmp_path: Path) -> Iterator[tuple[Mailbox, Path]]:
     """A mail server, and settings of the monitoring that name it."""
@@ -219,7 +314,15 @@ def test_trouble_is_mailed_and_so_is_its_end(
     assert base64.b64decode(mailbox.logins[0]) == b"\0avito-ai\0a password"
 
 
-@pytest.mark.parametrize("line", ["SMTP_SERVER=127.0.0.1:9", "SMTP_SERVER=nowhere", "SMTP_PASSWORD_FILE=/none"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "SMTP_SERVER=127.0.0.1:9",
+        "SMTP_SERVER=nowhere",
+        "SMTP_PASSWORD_FILE=/none",
+        "WEBHOOK_URL=hooks.example.com/a password",
+    ],
+)
 def test_a_mail_that_cannot_be_sent_stops_nothing(
     line: str,
     mail: tuple[Mailbox, Path],

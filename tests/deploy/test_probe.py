@@ -173,6 +173,7 @@ def test_an_index_that_answers_is_reachable() -> None:
         assert probe.main(["reachable", f"http://127.0.0.1:{port}/nothing/"]) == 1
     assert probe.main(["reachable", f"http://127.0.0.1:{port}/torch/"]) == 1
     assert probe.main(["reachable", "no address"]) == 1
+    assert probe.main(["reachable", "http://127.0.0.1:word/"]) == 1
 
 
 def test_the_address_is_printed_when_the_models_are_ready(capsys: pytest.CaptureFixture[str]) -> None:
