@@ -28,14 +28,26 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 . "$ROOT/deploy/lib/backups.sh"
 # shellcheck source=deploy/lib/checked.sh
 . "$ROOT/deploy/lib/checked.sh"
+# What the options of `deploy.sh production` are, and what the service does.
+# shellcheck source=deploy/lib/caller.sh
+. "$ROOT/deploy/lib/caller.sh"
+# shellcheck source=deploy/lib/account.sh
+. "$ROOT/deploy/lib/account.sh"
+# shellcheck source=deploy/lib/unit.sh
+. "$ROOT/deploy/lib/unit.sh"
+# shellcheck source=deploy/lib/proxy.sh
+. "$ROOT/deploy/lib/proxy.sh"
+# shellcheck source=deploy/lib/production.sh
+. "$ROOT/deploy/lib/production.sh"
 
 BACKUPS="$SYSTEM_ROOT/var/backups/avito-ai"
 SUMS=avito-ai-backup.sha256
 # Paths below SYSTEM_ROOT; missing ones are skipped.
 PARTS=(etc/avito-ai etc/avito-monitoring.env "etc/systemd/system/$UNIT.d" etc/nginx/sites-available/avito-ai.conf
     etc/nginx/avito-ai.d)
-SITE_LINK="$SYSTEM_ROOT/etc/nginx/sites-enabled/avito-ai.conf"
 ASIDE="" UNFINISHED=""
+# Of a restore under way: the backup of what it replaces, whether it has stopped the service, and how far it is.
+BEFORE="" STOPPED="" RESTORED=""
 # Whether the backup that was made has all files that the settings name, of those whose settings are checked.
 WHOLE=yes
 
@@ -141,14 +153,18 @@ check_settings() {
 # True if the unpacked backup has a database.
 has_database() { [ -n "$(databases)$(find "$ASIDE/check" -name avito-ai.dump)" ]; }
 
-# Makes way for the database of the backup: nothing may write to it, and what stands beside the old one is not the new
-# one's. A service that still loads, or waits for its restart, is stopped as well as one that serves.
+# Nothing may write to the database. A service that still loads, or waits for its restart, is stopped as well as one that
+# serves.
+stop_service() {
+    [ -d "$SYSTEM_ROOT/run/systemd/system" ] && [ -e "$UNIT_DIR/$UNIT" ] || return 0
+    case "$(service_state)" in inactive | failed) ;; *) STOPPED=yes ;; esac
+    say "The service is stopped for its database."
+    systemctl stop "$UNIT"
+}
+
+# What stands beside an old database is not the new one's.
 make_way() {
     local file
-    if [ -d "$SYSTEM_ROOT/run/systemd/system" ] && [ -e "$UNIT_DIR/$UNIT" ]; then
-        say "The service is stopped for its database."
-        systemctl stop "$UNIT"
-    fi
     databases | while read -r file; do rm -f "$file-wal" "$file-shm" "$file-journal"; done
 }
 
@@ -192,10 +208,14 @@ restore() {
         esac
         shift
     done
+    # A mistake in them ends this here, and not where the database is another one.
+    (read_production_options ${options[@]+"${options[@]}"} && [ "$DRY_RUN" = no ]) ||
+        die "These are no options of a restore; nothing was changed."
     take_lock
     check "$file"
     if [ -d "$CONFIG_DIR" ]; then
-        again before-restore || die "The current configuration could not be backed up; nothing was restored."
+        BEFORE="$BACKUPS/before-restore-$(date -u +%Y%m%d-%H%M%S).tar.gz"
+        again before-restore "$BEFORE" || die "The current configuration could not be backed up; nothing was restored."
     fi
     rm "$ASIDE/check/$SUMS"
     if [ "$scope" = settings ]; then leave_out_database; fi
@@ -206,8 +226,9 @@ restore() {
     if [ "$apply" = yes ]; then
         apply_restored ${options[@]+"${options[@]}"}
     else
-        say "Restored. ./deploy.sh production installs the service, or applies the settings if it is installed."
+        say "Restored. ./deploy.sh production installs the service, or applies the settings if it is installed.${STOPPED:+ Until then it is stopped.}"
     fi
+    RESTORED="" STOPPED=""
 }
 
 # Removes from the unpacked backup what is not configuration: the database, its dump and the journals of usage.
@@ -222,10 +243,11 @@ leave_out_database() {
 put_files_back() {
     local site=etc/nginx/sites-available/avito-ai.conf
     if has_database; then
-        make_way
-        database restore "$ASIDE/settings" "$ASIDE/check" || die "The database could not be restored, and nothing was changed." \
-            "If the service was stopped for it, start it again: systemctl start $UNIT"
+        stop_service
+        database restore "$ASIDE/settings" "$ASIDE/check" || die "The database could not be restored, and nothing was changed."
     fi
+    RESTORED="in part"
+    make_way
     if [ -f "$ASIDE/check/$site" ] && [ -e "$SITE_LINK" ] && has nginx; then
         mv "$ASIDE/check/$site" "$ASIDE/site"
         restore_site "$SYSTEM_ROOT/$site"
@@ -236,6 +258,7 @@ put_files_back() {
     databases | while read -r file; do chown "$SERVICE_USER:$SERVICE_USER" "$file"; done
     chmod 750 "$CONFIG_DIR"
     chmod 640 "$SETTINGS_FILE"
+    RESTORED="and not applied"
 }
 
 # nginx may not take a site of the backup, whose certificate may be gone; a start of nginx would then fail.
@@ -253,8 +276,21 @@ apply_restored() {
     if [ -x "$CURRENT/deploy.sh" ]; then tree="$(cd "$CURRENT" && pwd -P)"; fi
     say "Restored. Now ./deploy.sh production applies it."
     exec 9>&- # the lock, which that takes itself
-    "$tree/deploy.sh" production --no-backup "$@" ||
-        die "The backup is restored and not applied, for the reason above. Mend it and run ./deploy.sh production."
+    "$tree/deploy.sh" production --no-backup "$@" || exit 1
+}
+
+# Where a restore ends before its end, the service that it stopped runs again, or what stands still and the way back is said.
+end_restore() {
+    local runs="The service is stopped." next="Mend the reason and run ./deploy.sh production"
+    if [ -z "$RESTORED" ]; then
+        [ -n "$STOPPED" ] || return 0
+        systemctl start --no-block "$UNIT" || die "The service is stopped, and cannot be started. See: journalctl -u $UNIT -e"
+        say "The service is started again, with nothing changed."
+        return 0
+    fi
+    case "$(service_state)" in active | reloading | activating) runs="./deploy.sh status says what runs." ;; esac
+    if [ "$RESTORED" = "in part" ]; then next="Restore it again"; fi
+    warn "The backup is restored $RESTORED. $runs $next${BEFORE:+, or go back: deploy/backup.sh restore $BEFORE}"
 }
 
 # However this ends: half a backup would take the room of the next one, and the note has to have room, too.
@@ -262,6 +298,7 @@ leave() {
     trap '' INT TERM HUP
     rm -rf "$ASIDE" ${UNFINISHED:+"$UNFINISHED"}
     note_end
+    end_restore
 }
 
 [ "$(id -u)" -eq 0 ] || die "Settings and keys are readable by root only: sudo deploy/backup.sh $*"
@@ -274,7 +311,7 @@ trap 'put_back; exit 129' HUP
 case "${1:-help}:$#" in
     run:1) run_backup ;;
     test:1) test_newest ;;
-    before-restore:1) create "$BACKUPS/before-restore-$(date -u +%Y%m%d-%H%M%S).tar.gz" as-it-is ;;
+    before-restore:2) create "$2" as-it-is ;;
     before-update:1) create "$BACKUPS/before-update-$(date -u +%Y%m%d-%H%M%S).tar.gz" for-an-update ;;
     create:1) create_kept ;;
     create:2) create "$2" ;;

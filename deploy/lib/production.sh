@@ -11,6 +11,7 @@ production() {
     local began
     began="$(date +%s)"
     read_production_options "$@"
+    check_own_certificate
     check_system
     if [ "$DRY_RUN" = yes ]; then
         print_plan
@@ -30,6 +31,7 @@ production() {
     say "Ready after $(($(date +%s) - began)) s: $(service_address). The log of this run is $DEPLOY_LOG."
 }
 
+# Reads and checks the options, apart from the files that they name; a restore may bring those.
 read_production_options() {
     while [ $# -gt 0 ]; do
         case "$1" in

@@ -21,11 +21,11 @@ check_proxy_options() {
     esac
     [ -z "$CERTIFICATE" ] || [ -n "$CERTIFICATE_KEY" ] || die "--certificate requires --certificate-key FILE."
     [ -z "$CERTIFICATE_KEY" ] || [ -n "$CERTIFICATE" ] || die "--certificate-key requires --certificate FILE."
-    [ -z "$CERTIFICATE" ] || check_own_certificate
 }
 
 check_own_certificate() {
     local file
+    [ -n "$CERTIFICATE" ] || return 0
     for file in "$CERTIFICATE" "$CERTIFICATE_KEY"; do
         [ -r "$file" ] || die "$file cannot be read."
     done

@@ -81,7 +81,7 @@ check_in_sandbox() {
     if [ "$status" -ne 0 ]; then
         sed -n 's/^Error: /Error: /p' "$report" >&2
         [ -s "$report" ] || journalctl -u "$CHECK_UNIT" -n 10 -o cat --no-pager >&2 || true
-        die "This release cannot start with these settings on this machine; the running one is unchanged."
+        die "This release cannot start with these settings on this machine, and was not started."
     fi
 }
 

@@ -50,6 +50,7 @@ case "$*" in
     fi
     run_service ;;
 "is-active --quiet avito-ai.service") [ "$(cat "$state" 2>/dev/null)" = active ] ;;
+"start --no-block avito-ai.service") run_service ;;
 "stop avito-ai.service") echo inactive >"$state"; rm -f "$pid" ;;
 esac
 """

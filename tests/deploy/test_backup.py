@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.production_box import ProductionBox
+from tests.deploy.production_box import DEPLOY, ProductionBox, running
+from tests.e2e.gunicorn_process import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.linux]
 
@@ -233,13 +235,131 @@ def test_settings_alone_come_back_while_the_service_runs(used: ProductionBox, tm
     used.database.close()
 
 
-def test_what_is_restored_and_cannot_be_applied_is_said(keys: ProductionBox, tmp_path: Path) -> None:
-    """The files are there, and what to do."""
+def before_restore(box: ProductionBox) -> list[Path]:
+    return sorted((box.system / "var/backups/avito-ai").glob("before-restore-*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--setting-only",),
+        ("--settings_only",),
+        ("--settings-only", "--file-only"),
+        ("--dry-run",),
+        ("TEMPRATURE=0.5",),
+        ("--email", "me@example.com"),
+        ("--domain",),
+        ("--domain", "nowhere"),
+        ("settings-only",),
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_there_is_not_restores_nothing(used: ProductionBox, tmp_path: Path, words: tuple[str]) -> None:
+    """The service runs on, with its database, its settings and without another backup of them."""
     file = tmp_path / "copy.tar.gz"
-    backup(keys, "create", str(file))
-    done = backup(keys, "restore", str(file), "--no-such-option")
-    assert done.returncode == 1
-    assert "The backup is restored and not applied" in done.stderr
+    backup(used, "create", str(file))
+    with used.database:
+        used.database.execute("INSERT INTO kept VALUES ('of later')")
+    with (used.system / "etc/avito-ai/.env").open("a") as settings:
+        settings.write("TEMPERATURE=0.1\n")
+    done = backup(used, "restore", str(file), *words)
+    assert (done.returncode, "nothing was changed" in done.stderr) == (1, True), done.stderr
+    assert (kept(used), "TEMPERATURE=0.1" in used.settings) == (["of the backup", "of later"], True)
+    assert (used.asked("systemctl stop"), used.serving, before_restore(used)) == (0, used.current, [])
+    used.database.close()
+
+
+def test_a_certificate_of_the_backup_may_be_an_option(keys: ProductionBox, tmp_path: Path) -> None:
+    """On a machine where it is not yet."""
+    folder, archive = keys.system / "etc/avito-ai", str(tmp_path / "copy.tar.gz")
+    for name in ("cert.pem", "key.pem"):
+        (folder / name).write_text("of the site\n")
+    assert backup(keys, "create", archive).returncode == 0
+    for name in ("cert.pem", "key.pem"):
+        (folder / name).unlink()
+    words = ("--domain", "ai.example", "--certificate", f"{folder}/cert.pem", "--certificate-key", f"{folder}/key.pem")
+    done = backup(keys, "restore", archive, *words, "--files-only")
+    assert (done.returncode, (folder / "cert.pem").read_text()) == (0, "of the site\n"), done.stderr
+
+
+def test_what_is_restored_and_cannot_be_applied_is_said(used: ProductionBox, tmp_path: Path) -> None:
+    """That the service is stopped for it, and the command that goes back, which does."""
+    file = tmp_path / "copy.tar.gz"
+    backup(used, "create", str(file))
+    with used.database:
+        used.database.execute("INSERT INTO kept VALUES ('of later')")
+    used.database.close()
+    used.say("check-fails")
+    done = backup(used, "restore", str(file), "TEMPERATURE=0.5")
+    (before,) = before_restore(used)
+    last = done.stderr.splitlines()[-1]
+    assert (done.returncode, used.serving, kept(used)) == (1, None, ["of the backup"])
+    assert "The backup is restored and not applied. The service is stopped." in last
+    assert last.endswith(f"deploy/backup.sh restore {before}")
+    used.unsay("check-fails")
+    assert backup(used, "restore", str(before)).returncode == 0
+    assert (kept(used), used.serving) == (["of the backup", "of later"], used.current)
+
+
+def test_settings_that_cannot_be_applied_leave_the_service(used: ProductionBox, tmp_path: Path) -> None:
+    """It is not called stopped."""
+    file = tmp_path / "copy.tar.gz"
+    backup(used, "create", str(file))
+    lose(used)
+    used.say("check-fails")
+    done = backup(used, "restore", str(file), "--settings-only", "TEMPERATURE=0.5")
+    assert (done.returncode, used.serving, "is stopped" in done.stderr) == (1, used.current, False)
+    assert "The backup is restored and not applied. ./deploy.sh status says what runs." in done.stderr
+    used.database.close()
+
+
+def test_files_alone_leave_a_stopped_service_and_say_so(used: ProductionBox, tmp_path: Path) -> None:
+    """Nobody is to find out later."""
+    used.database.close()
+    file = str(tmp_path / "copy.tar.gz")
+    assert backup(used, "create", file).returncode == 0
+    done = backup(used, "restore", file, "--files-only")
+    assert (done.returncode, used.serving) == (0, None)
+    assert "Until then it is stopped." in done.stdout.splitlines()[-1]
+
+
+def test_a_restore_that_cannot_write_says_how_far_it_came(used: ProductionBox, tmp_path: Path) -> None:
+    """A disk that is full, for instance."""
+    used.database.close()
+    file, real = tmp_path / "copy.tar.gz", (used.bin / "tar").resolve()
+    assert backup(used, "create", str(file)).returncode == 0
+    used.tool("tar", f'case "$*" in "-C {used.system} -xpf -") exit 2 ;; esac; exec "{real}" "$@"')
+    done = backup(used, "restore", str(file))
+    (before,) = before_restore(used)
+    assert (done.returncode, used.serving) == (2, None)
+    last = done.stderr.splitlines()[-1]
+    assert "The backup is restored in part. The service is stopped. Restore it again" in last
+    assert last.endswith(f"deploy/backup.sh restore {before}")
+
+
+@pytest.mark.parametrize(("state", "starts"), [("active", 1), ("activating", 1), ("inactive", 0), ("failed", 0)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_restore_that_is_ended_before_its_database_changes_nothing(
+    used: ProductionBox, tmp_path: Path, number: signal.Signals, status: int, state: str, starts: int
+) -> None:
+    """A service that ran, or was about to, runs again; one that was stopped stays so."""
+    used.database.close()
+    file, waits, python = tmp_path / "copy.tar.gz", used.control / "waits", used.prefix / "current/.venv/bin/python"
+    assert backup(used, "create", str(file)).returncode == 0
+    before = used.settings
+    with (used.system / "etc/avito-ai/.env").open("a") as settings:
+        settings.write("TEMPERATURE=0.1\n")
+    used.say("state", state)
+    wait = f'case "$*" in *" restore "*) echo >"{waits}"; exec sleep 600 ;; esac\n'
+    python.write_text(python.read_text().replace("\n", f"\n{wait}", 1))
+    script = [*DEPLOY, str(used.root / "deploy/backup.sh"), "restore", str(file)]
+    with running(script, env=used.environ(), stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        until(waits.exists, 120)
+        os.killpg(process.pid, number)
+        assert process.wait(120) == status
+    assert used.settings == [*before, "TEMPERATURE=0.1"]
+    assert used.asked("systemctl start --no-block avito-ai.service") == starts
+    assert (used.control / "state").read_text().strip() == ("active" if starts else "inactive")
 
 
 def test_a_site_that_nginx_does_not_take_leaves_the_one_that_serves(keys: ProductionBox, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def unfinished(box: ProductionBox) -> list[str]:
     return sorted(file.name for file in folder(box).glob("*.new"))
 
 
-@pytest.mark.parametrize("command", ["run", "create", "before-update", "before-restore"])
+@pytest.mark.parametrize("command", ["run", "create", "before-update"])
 def test_a_backup_that_does_not_fit_leaves_nothing(box: ProductionBox, command: str) -> None:
     """However often it is tried, its room is free again; a night is noted."""
     assert backup(box, "run").returncode == 0
