@@ -231,17 +231,23 @@ restore() {
     RESTORED="" STOPPED=""
 }
 
+# Prints the STATE_DIR of the unpacked backup.
+state_of_backup() {
+    local state
+    state="$(setting_in "$ASIDE/check/etc/avito-ai/.env" STATE_DIR)"
+    echo "${state:-$STATE_DIR}"
+}
+
 # Removes from the unpacked backup what is not configuration: the database, its dump and the journals of usage.
 leave_out_database() {
     local state file
-    state="$(database setting "$ASIDE/settings" STATE_DIR)"
-    state="${state:-$STATE_DIR}"
+    state="$(state_of_backup)"
     databases | while read -r file; do rm -f "$ASIDE/check/${file#"$SYSTEM_ROOT/"}"; done
     rm -rf "$ASIDE/check/${state#"$SYSTEM_ROOT/"}/usage" "$ASIDE/check/${state#"$SYSTEM_ROOT/"}/avito-ai.dump"
 }
 
 put_files_back() {
-    local site=etc/nginx/sites-available/avito-ai.conf
+    local path site=etc/nginx/sites-available/avito-ai.conf
     if has_database; then
         stop_service
         database restore "$ASIDE/settings" "$ASIDE/check" || die "The database could not be restored, and nothing was changed."
@@ -252,13 +258,32 @@ put_files_back() {
         mv "$ASIDE/check/$site" "$ASIDE/site"
         restore_site "$SYSTEM_ROOT/$site"
     fi
+    of_the_service >"$ASIDE/of-the-service"
     (umask 022 && files_of "$ASIDE/check" | tar -C "$ASIDE/check" --null --files-from=- -cf - | tar -C "${SYSTEM_ROOT:-/}" -xpf -)
     chown -R "root:$SERVICE_USER" "$CONFIG_DIR"
     if [ -d "$STATE_DIR" ]; then chown -R "$SERVICE_USER:$SERVICE_USER" "$STATE_DIR"; fi
-    databases | while read -r file; do chown "$SERVICE_USER:$SERVICE_USER" "$file"; done
+    while read -r path; do chown "$SERVICE_USER:$SERVICE_USER" "$path"; done <"$ASIDE/of-the-service"
     chmod 750 "$CONFIG_DIR"
     chmod 640 "$SETTINGS_FILE"
     RESTORED="and not applied"
+}
+
+# Prints what of the backup the service writes to, wherever its settings have that, and the folders that have to be made for
+# it: a database needs to write beside its file, too.
+of_the_service() {
+    local state path
+    state="$ASIDE/check/$(state_of_backup | sed "s#^$SYSTEM_ROOT/*##")"
+    {
+        databases
+        if [ -d "$state" ]; then find "$state" -type f | sed "s#^$ASIDE/check#$SYSTEM_ROOT#"; fi
+    } | sort -u | while read -r path; do
+        echo "$path"
+        path="${path%/*}"
+        while [ -n "$path" ] && [ ! -d "$path" ]; do
+            echo "$path"
+            path="${path%/*}"
+        done
+    done
 }
 
 # nginx may not take a site of the backup, whose certificate may be gone; a start of nginx would then fail.

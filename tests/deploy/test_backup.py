@@ -396,6 +396,30 @@ def test_a_database_of_any_name_comes_back(used: ProductionBox, tmp_path: Path) 
     assert f"avito-ai:avito-ai {place}/keys.sqlite3" in log.read_text()
 
 
+def test_what_comes_back_elsewhere_belongs_to_the_service(used: ProductionBox, tmp_path: Path) -> None:
+    """Journals, databases and the folders that are made for them, and no folder that was there."""
+    srv, log, archive = used.system / "srv", tmp_path / "owners", tmp_path / "copy.tar.gz"
+    state, database, there = srv / "new/state", srv / "db/keys.sqlite3", srv / "there"
+    for folder in (state / "usage", database.parent, there):
+        folder.mkdir(parents=True)
+    (state / "usage/20260101t000000-0a.0.log").write_text("a line\n")
+    sqlite3.connect(database).execute("CREATE TABLE kept (value TEXT)").connection.close()
+    shutil.copy(database, there / "old.db")
+    with (used.system / "etc/avito-ai/.env").open("a") as file:
+        file.write(f'STATE_DIR = "{state}"  # mine\nDATABASE_URL=sqlite:///{database}\n')
+        file.write(f"ADMIN_KEY_FILE={there}/admin-key\n")
+    (there / "admin-key").write_text("0123456789abcdef\n")
+    assert backup(used, "create", str(archive)).returncode == 0
+    for folder in (srv / "new", srv / "db"):
+        shutil.rmtree(folder)
+    used.tool("chown", f'echo "$*" >>"{log}"')
+    done = backup(used, "restore", str(archive), "--files-only")
+    assert done.returncode == 0, done.stderr
+    owned = {line.split()[-1] for line in log.read_text().splitlines() if line.startswith("avito-ai:avito-ai ")}
+    journal = state / "usage/20260101t000000-0a.0.log"
+    assert owned == {str(path) for path in (state.parent, state, state / "usage", journal, database.parent, database)}
+
+
 def names_in(archive: Path) -> set[str]:
     """Return the files of a backup, as paths below the root."""
     with tarfile.open(archive) as files:
