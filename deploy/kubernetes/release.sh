@@ -7,15 +7,19 @@
 #   IMAGE    name:tag or name@sha256:..., as pulled by the cluster
 #   URL      URL of the service; one text is generated there
 #
-# A release that does not become ready is rolled back, with what the overlay itself deploys, and the exit status is 1. Environment: KUBECONFIG_TEXT, the
-# content of a kubeconfig file; ROLLOUT_TIMEOUT, the limit of the rollout (40m); COMPONENTS, names of folders of
+# A release that cannot be applied whole, does not become ready or is ended is rolled back, with what the overlay itself
+# deploys; the exit status is 1, or that of the signal. Environment: KUBECONFIG_TEXT, the content of a kubeconfig file;
+# ROLLOUT_TIMEOUT, the limit of the rollout (40m); COMPONENTS, names of folders of
 # components, separated by spaces, to add to the overlay; API_KEY, a client key, where the service asks for one at URL.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/overlays"
+# shellcheck source=deploy/lib/apart.sh
+. ../../lib/apart.sh
 
+STATUS=1
 die() {
     printf 'Error: %s\n' "$*" >&2
-    exit 1
+    exit "$STATUS"
 }
 
 SHARE=""
@@ -40,6 +44,7 @@ release="$(mktemp -d ./.release.XXXXXX)" tried=""
 # However the release ends: a canary that is left would keep its share of the requests, and nobody would judge it.
 leave() {
     trap '' INT TERM HUP
+    end_child
     if [ -n "$tried" ] && ! withdraw; then
         printf 'Error: The canary could not be removed and keeps its share of the requests. Remove it: %s\n' \
             "kubectl --namespace avito-ai delete ingress,$CANARY" >&2
@@ -87,10 +92,24 @@ revision() {
         --output 'jsonpath={.metadata.annotations.deployment\.kubernetes\.io/revision}'
 }
 
+# Waits until the controller has seen the deployment as it is now: only then its revision is that of the present state.
+observed() {
+    local attempt seen
+    for attempt in 0 1 2 4 8; do
+        sleep "$attempt"
+        seen="$(in_namespace get deployment "$1" --ignore-not-found \
+            --output 'jsonpath={.metadata.generation} {.status.observedGeneration}')" || continue
+        [ "${seen% *}" != "${seen#* }" ] || return 0
+    done
+}
+
 # Takes back what this release has changed, and nothing else: another undo would go back to an older release.
 roll_back() {
     local name before now undone="" first=""
+    trap '' INT TERM HUP
+    end_child
     while read -r name before; do
+        observed "$name"
         if ! now="$(revision "$name" || revision "$name")"; then
             printf 'Error: The revision of %s cannot be read; look whether it has to be undone.\n' "$name" >&2
             continue
@@ -132,9 +151,9 @@ patches:
         value: "$SHARE"
 YAML
     tried=yes
-    kubectl apply --kustomize "$release" --selector avito-ai/track=canary
-    in_namespace rollout status deployment/avito-ai-canary --timeout "${ROLLOUT_TIMEOUT:-40m}" &&
-        python3 ../../canary.py prometheus "${CANARY_SECONDS:-600}" "$PROMETHEUS" \
+    apart kubectl apply --kustomize "$release" --selector avito-ai/track=canary &&
+        apart in_namespace rollout status deployment/avito-ai-canary --timeout "${ROLLOUT_TIMEOUT:-40m}" &&
+        apart python3 ../../canary.py prometheus "${CANARY_SECONDS:-600}" "$PROMETHEUS" \
             'namespace="avito-ai",service="avito-ai"' 'namespace="avito-ai",service="avito-ai-canary"'
 }
 
@@ -160,9 +179,18 @@ for name in $(deployments); do
     before="$(revision "$name" || revision "$name")" || die "the revision of $name cannot be read; nothing was changed."
     printf '%s %s\n' "$name" "$before" >>"$release/revisions"
 done
-kubectl apply --kustomize "$release"
+# $1: the exit status.
+interrupted() {
+    STATUS="$1"
+    roll_back "The release of $IMAGE was ended"
+}
+
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
+trap 'interrupted 129' HUP
+apart kubectl apply --kustomize "$release" || roll_back "$IMAGE could not be applied whole"
 for name in $(deployments); do
-    in_namespace rollout status "deployment/$name" --timeout "${ROLLOUT_TIMEOUT:-40m}" </dev/null ||
+    apart in_namespace rollout status "deployment/$name" --timeout "${ROLLOUT_TIMEOUT:-40m}" ||
         roll_back "$name did not become ready with $IMAGE"
 done
 # Not on the command line, where other users of the machine would see it.
@@ -170,9 +198,13 @@ authorization() {
     if [ -n "${API_KEY:-}" ]; then printf 'header = "Authorization: Bearer %s"\n' "$API_KEY"; fi
 }
 
-if [ -n "$URL" ]; then
+generate() {
     authorization | curl --config - --fail --silent --show-error --retry 3 --retry-all-errors --max-time 60 "$URL/api/v1/text/generate" \
-        --header 'Content-Type: application/json' --data '{"prompt": "Привет!", "max_tokens": 10}' >/dev/null ||
-        roll_back "$URL did not generate a text"
+        --header 'Content-Type: application/json' --data '{"prompt": "Привет!", "max_tokens": 10}' >/dev/null
+}
+
+if [ -n "$URL" ]; then
+    apart generate || roll_back "$URL did not generate a text"
 fi
+trap - INT TERM HUP
 printf '%s serves.\n' "$IMAGE"

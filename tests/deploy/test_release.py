@@ -11,19 +11,29 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.deploy.production_box import DEPLOY, running
+from tests.e2e.gunicorn_process import until
+
 ROOT = Path(__file__).parents[2]
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 IMAGE = f"registry.example.com/avito-ai@{DIGEST}"
 KUBECTL = """#!/bin/sh
 echo "kubectl $*" >>"{log}"
+if [ -s "{folder}/waits" ] && echo "$*" | grep -q "$(cat "{folder}/waits")"; then
+    case "$*" in "apply "*) touch "{folder}/released" ;; esac
+    echo $$ >"{folder}/there"; sleep 600
+fi
 case "$*" in
 "apply --kustomize "*)
     [ ! -e "{folder}/applied" ] || mv "{folder}/applied" "{folder}/applied-before"
     cp "$3/kustomization.yaml" "{folder}/applied"
     [ -n "${{4:-}}" ] || touch "{folder}/released"
-    [ ! -f "$KUBECONFIG" ] || cp "$KUBECONFIG" "{folder}/kubeconfig" ;;
+    [ ! -f "$KUBECONFIG" ] || cp "$KUBECONFIG" "{folder}/kubeconfig"
+    [ ! -e "{folder}/apply-fails" ] ;;
+*"observedGeneration"*) if [ -e "{folder}/late" ]; then rm "{folder}/late"; echo "2 1"; else echo "2 2"; fi ;;
 *"get deployment "*)
-    if [ -e "{folder}/released" ] && [ ! -e "{folder}/unchanged-$5" ]; then echo 2
+    if [ -e "{folder}/released" ] && [ -e "{folder}/late" ]; then echo 1
+    elif [ -e "{folder}/released" ] && [ ! -e "{folder}/unchanged-$5" ]; then echo 2
     elif [ ! -e "{folder}/first" ]; then echo 1; fi ;;
 *"rollout status deployment/avito-ai-canary"*) [ ! -e "{folder}/canary-not-ready" ] ;;
 *"rollout status deployment/avito-ai-vllm"*) [ ! -e "{folder}/vllm-not-ready" ] ;;
@@ -34,6 +44,7 @@ esac
 """
 CURL = """#!/bin/sh
 echo "curl $*" >>"{log}"
+if grep -qs curl "{folder}/waits"; then echo $$ >"{folder}/there"; sleep 600; fi
 cat >"{folder}/curl-config"
 [ ! -e "{folder}/silent" ]
 """
@@ -44,7 +55,8 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log, self.bin = folder, folder / "calls", folder / "bin"
-        shutil.copytree(ROOT / "deploy/kubernetes", folder / "kubernetes")
+        for part in ("kubernetes", "lib"):
+            shutil.copytree(ROOT / "deploy" / part, folder / part)
         self.bin.mkdir()
         for name, text in (("kubectl", KUBECTL), ("curl", CURL)):
             (self.bin / name).write_text(text.format(log=self.log, folder=folder))
@@ -154,6 +166,73 @@ def test_what_the_overlay_deploys_is_awaited_and_taken_back_as_well(
     undone = [call.rpartition("/")[2] for call in cluster.calls() if "rollout undo" in call]
     assert (done.returncode, undone) == (1, changed), done.stderr
     assert f"the previous release was restored: {' '.join(changed)}." in done.stderr
+
+
+@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize("overlay", ["cpu-demo", "vllm"])
+def test_what_can_be_applied_in_part_only_is_taken_back(cluster: Cluster, overlay: str, late: bool) -> None:
+    """A quota, a webhook or a lost connection: what was applied is undone, once the controller has seen it."""
+    for name in ("apply-fails", *(["late"] if late else [])):
+        (cluster.folder / name).touch()
+    done = cluster.release(overlay, IMAGE)
+    changed = [*(VLLM if overlay == "vllm" else []), "avito-ai"]
+    undone = [call.rpartition("/")[2] for call in cluster.calls() if "rollout undo" in call]
+    assert (done.returncode, undone) == (1, changed), done.stderr
+    last = f"Error: {IMAGE} could not be applied whole; the previous release was restored: {' '.join(changed)}."
+    assert done.stderr.splitlines()[-1] == last
+    assert not any("rollout status" in call for call in cluster.calls())
+    assert cluster.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("already", "said"),
+    [("unchanged-avito-ai", "has changed no deployment"), ("first", "there is no previous release")],
+)
+def test_what_cannot_be_applied_is_not_called_a_rollback(cluster: Cluster, already: str, said: str) -> None:
+    """Nothing was changed, or there is nothing to go back to."""
+    for name in ("apply-fails", already):
+        (cluster.folder / name).touch()
+    done = cluster.release("cpu-demo", IMAGE)
+    assert (done.returncode, said in done.stderr) == (1, True)
+    assert not any("undo" in call for call in cluster.calls())
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("step", ["apply --kustomize", "rollout status", "curl"])
+def test_a_release_that_is_ended_is_taken_back(
+    cluster: Cluster, step: str, number: signal.Signals, status: int
+) -> None:
+    """At once, though what it runs would go on for long."""
+    (cluster.folder / "waits").write_text(step)
+    ended, said = ended_amid(cluster, number, "gpu", IMAGE, "https://ai.example.com")
+    last = f"Error: The release of {IMAGE} was ended; the previous release was restored: avito-ai."
+    assert (ended, said.splitlines()[-1]) == (status, last)
+    assert "rollout undo deployment/avito-ai" in cluster.calls()[-1]
+    assert cluster.leftovers() == []
+
+
+def ended_amid(cluster: Cluster, number: signal.Signals, *arguments: str) -> tuple[int, str]:
+    """End a release once one of its programs waits, which is to end with it; return its status and its errors."""
+    script = [*DEPLOY, str(cluster.folder / "kubernetes/release.sh"), *arguments]
+    environ = {"PATH": f"{cluster.bin}{os.pathsep}{os.environ['PATH']}", "PROMETHEUS": "http://prometheus:9090"}
+    there = cluster.folder / "there"
+    with running(script, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        until(lambda: there.exists() and there.read_text().endswith("\n"), 120)
+        (cluster.folder / "waits").write_text("")
+        process.send_signal(number)
+        said = process.communicate(timeout=120)[1].decode()
+    assert not Path("/proc", there.read_text().strip()).exists()
+    return process.returncode, said
+
+
+def test_a_canary_is_withdrawn_at_once(cluster: Cluster) -> None:
+    """Though it would be waited for, for long."""
+    with_judge(cluster, 0)
+    (cluster.folder / "waits").write_text("rollout status deployment/avito-ai-canary")
+    status, said = ended_amid(cluster, signal.SIGTERM, "--canary", "20", "gpu", IMAGE)
+    assert (status, "The watch was ended" in said) == (143, True)
+    assert "delete ingress --selector avito-ai/track=canary" in cluster.calls()[-2]
+    assert sum("apply" in call for call in cluster.calls()) == 1
 
 
 def test_vllm_is_ready_before_the_service_is_judged(cluster: Cluster) -> None:
