@@ -24,7 +24,7 @@ def packed(images: Sequence[bytes]) -> Markup | None:
     No letter of it has a meaning in HTML, and to look for such letters would hold the interpreter lock.
     """
     small = sum(map(len, images)) <= MAX_BYTES
-    return Markup(BETWEEN.join(map(base64_text.encoded, images))) if small else None  # nosec B704
+    return Markup(BETWEEN.join(map(base64_text.encoded, images))) if small else None  # nosec B704 # letters of base64
 
 
 def form_with_image() -> Form:
