@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from engine.backend import Backend, Generation
 from engine.errors import Message, NotReady, RetryLater
@@ -21,6 +22,9 @@ from engine.types import (
 
 FAILED = NotReady(Message("not_loadable", "The model could not be loaded."))
 NOT_LOADED = NotReady(Message("loading", "The model is still loading; try again later."))
+WAITING = Progress(Message("stage_waiting", "waiting"))
+STARTING = Progress(Message("stage_starting", "starting"))
+OTHERS_LOAD = Message("stage_others", "waiting for the other models")
 
 
 class DeferredBackend:
@@ -36,7 +40,7 @@ class DeferredBackend:
         self._info = info
         self._build, self._is_open = build, is_open
         self._backend: Backend | None = None
-        self._started = False
+        self._begun = self._started = False
         self._draining = False
         self._failed = False
 
@@ -49,7 +53,7 @@ class DeferredBackend:
 
     def start(self) -> None:
         """Build the backend and start it. Raises StartError."""
-        self._failed = False
+        self._begun, self._failed = True, False
         try:
             self._backend = self._build()
             self._backend.start()
@@ -90,10 +94,10 @@ class DeferredBackend:
         if self._draining and not self._started:
             return BackendState(Status.DRAINING, "The service is stopping.")
         if self._backend is None:
-            return BackendState(Status.LOADING, progress=Progress("waiting"))
+            return BackendState(Status.LOADING, progress=STARTING if self._begun else WAITING)
         state = self._backend.state()
         if state.status is Status.READY and not self._is_open():
-            return BackendState(Status.LOADING, progress=Progress("waiting for the other models"))
+            return BackendState(Status.LOADING, progress=replace(state.progress or WAITING, stage=OTHERS_LOAD))
         return state
 
     def stats(self) -> BackendStats:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from engine.cores import CORES
 from engine.counting import CountingRoom
 from engine.engine_core import Counters, EngineCore
 from engine.engine_loop import EngineLoop
-from engine.errors import NotReady, Overloaded, RetryLater, StartError
+from engine.errors import Message, NotReady, Overloaded, RetryLater, StartError
 from engine.faults import is_memory
 from engine.loading.control_groups import usable_cores
 from engine.loading.host import reserved_bytes
@@ -93,7 +94,7 @@ class LLMEngine:
         self._lock = threading.Lock()  # guards the three fields below
         self._status = Status.LOADING
         self._reason = "the model is loading"
-        self._progress = Progress("waiting to load")
+        self._progress = Progress(Message("stage_starting", "starting"))
 
     @property
     def info(self) -> ModelInfo:
@@ -164,7 +165,7 @@ class LLMEngine:
         if stalled > self._config.stall_seconds:
             hopeless = stalled > HOPELESS_STALL * self._config.stall_seconds
             return BackendState(Status.STALLED, "the model is stalled", restart_needed=hopeless)
-        return BackendState(status, reason)
+        return BackendState(status, reason, progress)
 
     def stats(self) -> BackendStats:
         core, counters = self._loop.core, self._counters
@@ -267,7 +268,7 @@ class LLMEngine:
             torch.cuda.set_device(torch.device(self._spec.device).index or 0)
         reserved = reserved_bytes(self._spec.device)
         loaded = self._load(self._spec, self._report, config.max_model_len)
-        self._report(Progress("allocating the KV cache"))
+        self._report(Progress(Message("stage_cache", "allocating the KV cache")))
         budget = plan_budget(loaded.model, config, loaded.max_model_len, self._spec)
         check_budget(self._spec, config, budget)
         self._cache_tokens = budget.cache_tokens // BLOCK * BLOCK
@@ -275,7 +276,7 @@ class LLMEngine:
         length = loaded.max_model_len
         with naming_damage(self._spec):
             self._runner = self._make_runner(loaded.model, num_blocks, config, length, self._report, self._spec)
-        self._report(Progress("checking the model"))
+        self._report(Progress(Message("stage_check", "checking the model")))
         check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded), loaded.max_model_len)
         self._runner.check(partial(self._probe, loaded))
         if not on_cpu:  # where memory is set apart, and kernels are chosen for each size
@@ -329,8 +330,9 @@ class LLMEngine:
         return sequence
 
     def _report(self, progress: Progress) -> None:
+        """Show a stage of the load; the bytes of an earlier one stay where it has none."""
         with self._lock:
-            self._progress = progress
+            self._progress = progress if progress.total_bytes else replace(self._progress, stage=progress.stage)
 
     def _move(self, status: Status, reason: str, only_from: Status | None = None, unless: Status | None = None) -> None:
         with self._lock:

@@ -67,6 +67,7 @@ class ModelSet:
         self.before_ready: Callable[[], None] = lambda: None
         self.loaded = False  # all models; before, none of them serves
         self._loader: threading.Thread | None = None
+        self._began: dict[str, float] = {}  # when the load of each model did, by the clock
 
     def __iter__(self) -> Iterator[tuple[str, Backend]]:
         return iter(self._backends.items())
@@ -77,7 +78,7 @@ class ModelSet:
 
     def states(self) -> dict[str, BackendState]:
         """Return the state of each model; never blocks."""
-        return {name: self._shown(backend.state()) for name, backend in self}
+        return {name: self._shown(name, backend.state()) for name, backend in self}
 
     def server_reports(self) -> dict[str, list[ServerReport]]:
         """Return what is known of each server elsewhere, by the model that it answers for."""
@@ -167,7 +168,12 @@ class ModelSet:
         self.image_decoder.stop()
         self.grammar_trials.stop()
 
-    def _shown(self, state: BackendState) -> BackendState:
+    def _shown(self, name: str, state: BackendState) -> BackendState:
+        if state.status is not Status.LOADING:
+            state = replace(state, progress=None)
+        elif state.progress is not None and name in self._began:
+            seconds = self._clock() - self._began[name]
+            state = replace(state, progress=replace(state.progress, seconds=seconds))
         announced = self._stop_announced and state.status is Status.READY
         return replace(state, status=Status.DRAINING) if announced else state
 
@@ -194,7 +200,7 @@ class ModelSet:
             gc.collect()  # what it has loaded refers to itself, and the next model needs the memory
 
     def _start_one(self, name: str, backend: Backend) -> None:
-        began = self._clock()
+        began = self._began[name] = self._clock()
         log.info("Loading %s (%s).", name, backend.info.served_id)
         try:
             backend.start()

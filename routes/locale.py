@@ -38,6 +38,11 @@ class Locale:
         general: str = self.texts["codes"][error_code]
         return general
 
+    def stage(self, stage: str) -> str:
+        """Return a stage of a load in this language; one without a key is shown as the start that it belongs to."""
+        starting: str = self.texts["progress"]["starting"]
+        return self.sentence(stage, "not_ready") if isinstance(stage, Message) else starting
+
     def _value(self, value: object, error_code: str) -> object:
         """Return a value of a message in this language: it may be a message itself."""
         return self.sentence(value, error_code) if isinstance(value, Message) else value

@@ -66,7 +66,9 @@ def index() -> FlaskResponse:
 def state() -> str:
     """Show the state of the service, for an open page to refresh."""
     locale = visitors_locale()
-    return render_template("_state.html", t=locale.texts, number=locale.number, **state_of_service())
+    return render_template(
+        "_state.html", t=locale.texts, number=locale.number, stage=locale.stage, **state_of_service()
+    )
 
 
 @pages.get("/manifest.webmanifest")
@@ -235,6 +237,7 @@ def _render(
         kept_field=kept_image.FIELD,
         kept=kept_image.packed(kept) if kept else None,
         number=locale.number,
+        stage=locale.stage,
         duration=locale.duration,
         request_id=request_state().request_id,
         limits=_limits(),

@@ -16,7 +16,7 @@ import aiohttp
 
 from config import Upstream
 from engine.backend import Generation
-from engine.errors import ContextTooLong, NotReady, RetryLater, StartError, Unsupported
+from engine.errors import ContextTooLong, Message, NotReady, RetryLater, StartError, Unsupported
 from engine.schedule.in_flight import Wake
 from engine.text.estimate import MOST_BYTES_A_TOKEN, prompt_tokens
 from engine.text.prompt_size import check_prompt_size
@@ -162,7 +162,7 @@ class UpstreamBackend:
         if draining:
             return BackendState(Status.DRAINING, "the service is stopping")
         if not started:
-            return BackendState(Status.LOADING, progress=Progress("asking the servers"))
+            return BackendState(Status.LOADING, progress=Progress(Message("stage_servers", "asking the servers")))
         if not self.fleet.alive:
             return BackendState(Status.STALLED, "no server that answers for the model can be reached")
         return BackendState(Status.READY)

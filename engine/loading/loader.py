@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from engine.errors import StartError
+from engine.errors import Message, StartError
 from engine.loading.checkpoint import ARCHITECTURES, Checkpoint, find_checkpoint, find_tokenizer
 from engine.loading.host import available_bytes
 from engine.loading.identity import identify
@@ -84,7 +84,7 @@ def load_model(
     checkpoint applies too. available: returns the free bytes of a device. decoder: of images, by default in the thread
     that brings them.
     """
-    report(Progress("checking the files"))
+    report(Progress(Message("stage_files", "checking the files")))
     checkpoint = find_checkpoint(
         spec.model_dir, spec.dir_setting, VISION_ARCHITECTURE if spec.vision else TEXT_ARCHITECTURE
     )

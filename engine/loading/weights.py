@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging as library_logging
 
-from engine.errors import StartError
+from engine.errors import Message, StartError
 from engine.loading.checkpoint import Checkpoint
 from engine.types import ModelSpec, Progress
 
@@ -87,7 +87,7 @@ class _ProgressCounter:
 
     def _report(self) -> None:
         now = time.monotonic()
-        self._progress(Progress("loading weights", self._loaded, self._total, now - self._started))
+        self._progress(Progress(Message("stage_weights", "loading weights"), self._loaded, self._total))
         if now - self._logged >= _LOG_EVERY or self._loaded == self._total:
             self._logged = now
             done, total = self._loaded / 1e6, self._total / 1e6

@@ -18,7 +18,10 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The progress of a load: its stage in a few words, bytes of weights, seconds since it began."""
+    """The progress of a load: its stage in a few words, bytes of weights, seconds since it began.
+
+    stage: a `Message` where pages translate it. seconds: filled in by the set of models, which begins each load.
+    """
 
     stage: str
     loaded_bytes: int = 0
@@ -28,7 +31,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class BackendState:
-    """What readiness and liveness report; restart_needed is True only if a restart of the process helps."""
+    """What readiness and liveness report; restart_needed is True only if a restart of the process helps.
+
+    progress: of the load, which may be over.
+    """
 
     status: Status
     reason: str = ""

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from app_production import create_app
 from config import settings_or_exit
-from engine.errors import ModelError, Overloaded
+from engine.errors import Message, ModelError, Overloaded
 from engine.types import Completion, Piece, Progress, QueuePosition, Status, Timings
 from models import ModelSet
 from tests.fakes import FakeMachine, ScriptedBackend
 
 FOLDER = Path(os.environ["TINY_FOLDER"])
+LOADING_WEIGHTS = Message("stage_weights", "loading weights")
 
 
 def script():
@@ -61,7 +62,7 @@ class PageBackend(ScriptedBackend):
 
     def state(self):
         scripted = script()
-        progress = Progress("weights", *scripted["progress"], 3.0) if "progress" in scripted else None
+        progress = Progress(LOADING_WEIGHTS, *scripted["progress"], 3.0) if "progress" in scripted else None
         return replace(super().state(), status=Status(scripted.get("status", "ready")), progress=progress)
 
     def stats(self):

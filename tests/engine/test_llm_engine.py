@@ -725,11 +725,12 @@ def test_a_load_takes_the_cores_that_are_left(start, text_model, monkeypatch, jo
 
 
 def test_progress_is_shown_while_loading(start, text_model, text_folder, runner):
-    """LOADING with the loader's own report; no request is taken; a failed start is DEAD."""
+    """LOADING with the loader's stage and the bytes of an earlier one; no request is taken; a failed start is DEAD."""
     gate, seen = Gate(), []
 
     def load(spec, report, limit):
         report(Progress("reading", 1, 2))
+        report(Progress("checking"))
         gate(None)
         raise StartError("no")
 
@@ -737,7 +738,7 @@ def test_progress_is_shown_while_loading(start, text_model, text_folder, runner)
     starter = threading.Thread(target=lambda: seen.append(pytest.raises(StartError, engine.start)))
     starter.start()
     gate.wait_until_held()
-    assert engine.state().progress == Progress("reading", 1, 2)
+    assert engine.state().progress == Progress("checking", 1, 2)
     with pytest.raises(NotReady):
         engine.submit(ask())
     gate.open()

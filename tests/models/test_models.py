@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from config import load_settings
 from engine.deferred import DeferredBackend
 from engine.errors import NotReady, StartError
-from engine.types import BackendState, Status
+from engine.types import BackendState, Progress, Status
 from models import ModelSet, build_models, selection
 from models.selection import DEMO_FOLDER, choose_checkpoints, engine_config, model_spec, planned_models
 from tests.checkpoints import write_text_checkpoint, write_vision_checkpoint
@@ -438,6 +438,49 @@ def test_deferred_backend_serves_only_once_it_is_open():
     opened.append(True)
     assert backend.state().status is Status.READY
     assert backend.would_refuse("client") is None
+
+
+class StagedBackend(LoadingBackend):
+    """A backend that reports stages while it loads, and keeps the last one; `at_each` is called at each."""
+
+    def __init__(self, stages, at_each):
+        super().__init__()
+        self.stages, self.at_each = stages, at_each
+
+    def start(self):
+        for progress in self.stages:
+            self.become(Status.LOADING, progress=progress)
+            self.at_each()
+        self.become(Status.READY, progress=progress)
+
+
+def test_a_load_has_its_bytes_and_its_time_at_every_stage():
+    """Seconds count from the start of a model, whatever it reports; one that has loaded keeps its bytes."""
+    clock, opened, seen = Clock(), [], []
+
+    def look():
+        progress = models.states()["avibe"].progress
+        seen.append((progress.stage, progress.loaded_bytes, progress.seconds))
+        clock.advance(2)
+
+    def build():
+        look()
+        return StagedBackend([Progress("weights", 3, 4), Progress("check", 4, 4)], look)
+
+    backend = DeferredBackend(ScriptedBackend("avibe").info, build, lambda: bool(opened))
+    models = ModelSet({"avibe": backend}, clock)
+    look()
+    models.start()
+    look()
+    assert seen == [
+        ("waiting", 0, 0.0),
+        ("starting", 0, 0.0),
+        ("weights", 3, 2.0),
+        ("check", 4, 4.0),
+        ("waiting for the other models", 4, 6.0),
+    ]
+    opened.append(True)
+    assert models.states()["avibe"] == BackendState(Status.READY)
 
 
 def test_deferred_backend_that_could_not_be_built_needs_a_restart():

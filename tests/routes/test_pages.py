@@ -8,13 +8,14 @@ from PIL import Image
 
 from config import load_settings
 from edge.errors import ERRORS
-from engine.errors import Overloaded
+from engine.errors import Message, Overloaded
 from engine.text import images
 from engine.types import Progress, Status
 from models import ModelSet
 from routes.locale import LOCALES
 from telemetry.metrics.machine import GpuFigures
 from tests.fakes import ScriptedBackend, image_bytes, multipart
+from tests.routes.test_locale import messages_in_the_code, placeholders
 
 RU = {"Accept-Language": "ru-RU,ru;q=0.9,en;q=0.5"}
 
@@ -188,9 +189,37 @@ def test_loading_is_shown_with_its_progress(client, avibe, avision):
     assert '<a href="/" target="look">' in page
     assert "3,814 of 15,258\N{NO-BREAK SPACE}MiB" in page
     assert 'data-status="loading"' in page
-    avibe.become(Status.READY)
-    avision.become(Status.LOADING)
-    assert "waiting" in client.get("/").text
+
+
+STAGES = sorted({found for found in messages_in_the_code() if found[0].startswith("stage_")})
+
+
+@pytest.mark.parametrize(("key", "template"), STAGES)
+def test_each_stage_of_a_load_is_shown_with_its_time_and_bytes(client, avibe, key, template):
+    """In the language of the visitor, whatever the stage: a load that has begun never reads as one that waits."""
+    values = {name: number for number, name in enumerate(placeholders(template), 9)}
+    stage = Message(key, template, **values)
+    avibe.become(Status.LOADING, progress=Progress(stage, 16_000_000_000, 16_000_000_000, 42.5))
+    for code, unit, bytes_shown in (("en", "s", "15,258 of 15,258"), ("ru", "с", "15\N{NO-BREAK SPACE}258 из")):
+        page = client.get("/state", headers={"Accept-Language": code}).text
+        said = LOCALES[code].sentence(stage, "not_ready")
+        assert f"{said}, 42\N{NO-BREAK SPACE}{unit}, {bytes_shown}" in page
+        assert page.count("<progress") == 1
+    avibe.become(Status.LOADING, progress=Progress(stage))
+    line = client.get("/state").text.partition("Avibe:")[2].partition("</li>")[0]
+    assert line.split() == stage.split()
+
+
+def test_a_model_that_has_no_stage_yet_starts_and_one_that_failed_is_named(settings, machine):
+    """A further version that was left out does not wait, and stops no other."""
+    from app_production import create_app
+
+    models = ModelSet({name: ScriptedBackend(name) for name in ("avibe", "avision", "avibe@b")})
+    models.get("avibe").become(Status.LOADING)
+    models.get("avibe@b").become(Status.DEAD)
+    page = create_app(settings, models, machine).test_client().get("/state").text
+    shown = [" ".join(line.partition("</li>")[0].split()) for line in page.split("<li>")[1:]]
+    assert shown == ["Avibe: starting", "Avision: ready", "Avibe@b: could not be loaded"]
 
 
 def test_a_page_with_an_answer_is_not_reloaded(client, avision):

@@ -19,6 +19,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
+from engine.errors import Message
 from engine.model.choice import Choice
 from engine.model.cuda.attention import AttentionWorkspace
 from engine.model.cuda.attention_plan import AttentionPlanner
@@ -257,7 +258,8 @@ class FlatStep:
         reserved = torch.cuda.memory_reserved(device)
         self._device_inputs.zero_()
         for done, tokens in enumerate(reversed(buckets)):
-            report(Progress(f"capturing CUDA graphs, {done} of {len(buckets)}"))
+            stage = Message("stage_graphs", "capturing CUDA graphs, {done} of {total}", done=done, total=len(buckets))
+            report(Progress(stage))
             layout = self._layout(tokens)
             self._graphs.capture(tokens, partial(self._compute, layout))
         for rows in {self._bucket_of_rows(rows) for rows in buckets}:
