@@ -20,7 +20,7 @@ from routes.openai.history import CHAT
 from routes.openai.messages import MAX_MESSAGES, Message
 from routes.openai.structured_output import ResponseFormat
 from routes.openai.tools import Tool, ToolChoice
-from routes.passed_over import REQUEST, STREAM_OPTIONS, TEMPLATE
+from routes.passed_over import REQUEST, STREAM_OPTIONS, TEMPLATE, same_in_json
 from routes.validation import BRANCH, conversation_of, few
 
 MAX_CHOICES = 8
@@ -102,6 +102,14 @@ class SamplingRequest(OpenaiRequest, GuidedRequest):
     min_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description="an integer of at least 0")
     return_token_ids: bool | None = Field(None, description="true or false")
     return_tokens_as_token_ids: bool | None = Field(None, description="true or false")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_best_of(cls, values: Any) -> Any:
+        """Pass over the choice of the best of as many answers as are shown."""
+        if isinstance(values, dict) and "best_of" in values and same_in_json(values["best_of"], values.get("n")):
+            return {name: value for name, value in values.items() if name != "best_of"}
+        return values
 
 
 class ChatTemplateKwargs(OpenaiRequest):
@@ -187,14 +195,6 @@ class CompletionRequest(SamplingRequest):
     max_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description="an integer of at least 1, or 0 with echo")
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = Field(None, description="an integer from 0 to 5")
     echo: bool | None = Field(None, description="true or false")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_best_of(cls, values: Any) -> Any:
-        """Pass over the choice of the best of as many answers as are shown."""
-        if isinstance(values, dict) and "best_of" in values and values["best_of"] == values.get("n"):
-            return {name: value for name, value in values.items() if name != "best_of"}
-        return values
 
 
 def json_limits(max_model_len: int) -> JsonLimits:

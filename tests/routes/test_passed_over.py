@@ -210,11 +210,18 @@ def test_another_value_of_such_a_field_is_refused_by_name(client, path, fields, 
     assert says in error["message"]
 
 
-def test_the_best_of_as_many_as_are_shown_is_all_of_them(client, avibe):
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize(
+    ("n", "best_of", "status"), [(2, 2, 200), (2, 1, 200), (2, 3, 400), (2, True, 400), (1, True, 400), (None, 2, 400)]
+)
+def test_the_best_of_as_many_as_are_shown_is_all_of_them(client, path, n, best_of, status):
     """So OpenAI's API wants it: at least `n`. More than that would be a choice."""
-    for best_of, status in ((2, 200), (3, 400), (True, 400)):
-        body = {"model": "avibe", "prompt": "x", "n": 2, "best_of": best_of}
-        assert client.post(TEXT, json=body).status_code == status
+    body = {"model": "avibe", "n": n, "best_of": best_of} | ROUTES[path]
+    assert client.post(path, json=body).status_code == status
+
+
+def test_log_probabilities_without_alternatives_are_shown(client):
+    """`logprobs: 0` of completions asks for those of the tokens alone."""
     assert client.post(TEXT, json={"model": "avibe", "prompt": "x", "logprobs": 0}).json["choices"][0]["logprobs"]
 
 

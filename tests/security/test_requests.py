@@ -40,8 +40,9 @@ def test_the_number_of_answers_is_bounded(client, avibe, path, number):
 
 
 def test_the_best_of_many_is_not_computed(client, avibe):
-    """`best_of` may only be 1."""
+    """`best_of` may only be 1, or as large as `n`, which has its own bound."""
     refused(ask(client, TEXT, best_of=10**6), "best_of")
+    refused(ask(client, TEXT, best_of=10**6, n=10**6), "n")
     assert avibe.submitted == []
 
 
