@@ -34,11 +34,11 @@ FAILURES: Mapping[FailureShape, Model] = {
 STATUSES = {
     400: "The request is not valid; the message names the field that is wrong, if it is one.",
     401: "The key is missing, wrong, disabled or expired.",
-    403: "This caller may not use this address, or this model.",
+    403: "This caller may not use this address, this model, or this form from another page.",
     404: "There is nothing at this address.",
     413: "The body, or an image in it, is too large.",
     415: "The content type, or the format of an image, is not supported.",
-    429: "The caller's rate limit is reached; `Retry-After`, and `retry_after` in the body, hold the seconds to wait.",
+    429: "A limit of requests or of wrong keys is reached; `Retry-After`, and `retry_after` in JSON, hold the seconds.",
     500: "The model failed on this request.",
     502: "The server that answers for the model failed, where it is another one.",
     503: "The service is at capacity or not ready; `Retry-After` holds the seconds to wait.",
@@ -150,11 +150,13 @@ def _parameters(rule: Rule, route: RouteBodies) -> list[dict[str, Any]]:
 def _responses(rule: Rule, row: Row, route: RouteBodies) -> dict[str, Any]:
     statuses = {400, 404} if PARAMETER.search(rule.rule) else {400}
     statuses |= {413, 415} if row.bodies else set()
-    statuses |= {429} if row.budget else set()
+    keyed = row.need not in (Need.OPEN, Need.PROBE)
+    statuses |= {401} if keyed else set()
+    statuses |= {403} if keyed or row.own_page or row.form_token else set()
+    statuses |= {429} if keyed or row.budget else set()  # wrong keys have a limit of their own
     statuses |= {500, 502, 503, 504} if row.budget is Budget.GENERATION else set()
     statuses |= {503, 504} if row.budget is Budget.COUNTING else set()
     statuses |= {404} if row.bodies and rule.rule.startswith("/v1") else set()
-    statuses |= {401, 403} if row.need not in (Need.OPEN, Need.PROBE) else set()
     success = {
         "description": "Success.",
         "content": {kind: _media_type(model, kind) for kind, model in route.responses.items()},

@@ -1,5 +1,6 @@
 """The description of the API: complete, generated from the models, and readable without JavaScript."""
 
+import copy
 import html
 import re
 
@@ -8,8 +9,9 @@ import pytest
 
 from app_production import create_app
 from config import load_settings
+from edge.authentication import TRIES_PER_MINUTE
 from edge.errors import ERRORS
-from edge.route_table import ROUTES, Budget
+from edge.route_table import ROUTES, Budget, Need
 from engine.errors import DeadlineExceeded, ModelError
 from routes.assets import FOLDER
 from routes.code_samples import ADDRESS
@@ -19,7 +21,7 @@ from routes.route_bodies import FILES
 from routes.sections import SECTIONS, section_of
 from routes.services import services
 from tests.fakes import FakeMachine, scripted_models
-from tests.good_requests import call
+from tests.good_requests import call, good_request, real_path
 
 
 def test_every_route_is_described(client):
@@ -141,6 +143,36 @@ def test_generation_can_end_in_every_failure_of_a_model(description):
         assert failures & told == (failures if row.budget is Budget.GENERATION else told & {504}), name
 
 
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A client, elsewhere, of a service that asks for keys."""
+    environ = {"AUTH": "keys", "ADMIN_KEY": "k" * 32, "STATE_DIR": str(tmp_path_factory.mktemp("keys"))}
+    client = create_app(load_settings(environ, None), scripted_models(), FakeMachine()).test_client()
+    client.environ_base["REMOTE_ADDR"] = "203.0.113.9"
+    return client
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_whatever_a_route_refuses_a_caller_with_is_described(guarded, description, name):
+    """No key, too many wrong ones, a form of another site's page: 401, 429 and 403, of open routes too."""
+    method, path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", name).split()
+    told = description["paths"][path][method.lower()]["responses"]
+    body = good_request(name.split()[1]) if ROUTES[name].bodies else {}
+
+    def status(**headers):
+        with guarded.open(real_path(name), method=method, headers=headers, **copy.deepcopy(body)) as response:
+            return response.status_code
+
+    keyless, foreign = status(), status(Origin="https://elsewhere.example")
+    wrong = next((429 for _ in range(TRIES_PER_MINUTE + 1) if status(Authorization="Bearer wrong") == 429), 401)
+    assert {str(one) for one in (keyless, foreign) if one in (401, 403, 429)} <= set(told)
+    if ROUTES[name].own_page:
+        assert (foreign, "403" in told) == (403, True)
+    elif ROUTES[name].need not in (Need.OPEN, Need.PROBE):
+        assert (keyless, wrong) == (401, 429)
+        assert {"401", "403", "429"} <= set(told)
+
+
 def test_every_operation_takes_a_request_id(description):
     """An optional parameter also has openapi-python-client import what it needs where a route reads several types."""
     (ours,) = description["components"]["parameters"].values()
@@ -242,7 +274,7 @@ def test_the_page_is_in_the_readers_language(client):
 def test_the_page_is_of_a_moderate_size(client):
     """With every field of every schema."""
     for language in LOCALES:
-        assert len(client.get("/api/docs", headers={"Accept-Language": language}).data) < 320_000
+        assert len(client.get("/api/docs", headers={"Accept-Language": language}).data) < 340_000
 
 
 def test_the_page_with_the_forms_links_to_the_description(client):
