@@ -215,6 +215,7 @@ HISTORY = PassedOver(
         ]
     ),
     notes=dict.fromkeys(("images", "image", "image_url", "input_image"), "Use parts of the type image_url.")
+    | dict.fromkeys(("prefix", "partial"), "Use continue_final_message of /v1/chat/completions.")
     | dict.fromkeys(
         ("tool_calls", "function_call"), "Calls belong to the assistant; in /v1/responses they are items of their own."
     ),

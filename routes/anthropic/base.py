@@ -27,6 +27,7 @@ COUNT = replace(REQUEST, hints=REQUEST.hints | hints("max_tokens temperature top
 HISTORY_HERE = replace(
     HISTORY,
     notes=dict.fromkeys(("images", "image", "image_url", "input_image"), "Use blocks of the type image.")
+    | dict.fromkeys(("prefix", "partial"), "A message of the assistant at the end is continued without it.")
     | dict.fromkeys(("tool_calls", "function_call"), "Use blocks of the type tool_use."),
 )
 # Of texts they are what an earlier answer had; of what can be cited, they ask for them in the next one.

@@ -255,6 +255,23 @@ def test_what_would_vanish_from_a_message_is_refused_by_name(client, avibe, more
         )
 
 
+@pytest.mark.parametrize("field", ["prefix", "partial"])
+@pytest.mark.parametrize(
+    ("path", "name", "instead"),
+    [
+        (CHAT, "messages", "Use continue_final_message of /v1/chat/completions."),
+        ("/v1/responses", "input", "Use continue_final_message of /v1/chat/completions."),
+        ("/v1/messages", "messages", "A message of the assistant at the end is continued without it."),
+    ],
+)
+def test_what_asks_for_the_end_of_a_message_says_what_to_use_instead(client, path, name, instead, field):
+    """Other services' marks of a message that is to be continued."""
+    begun = {"role": "assistant", "content": "x", field: True}
+    body = {"model": "avibe"} | ROUTES[path] | {name: [*HELLO, begun]}
+    error = client.post(path, json=body).json["error"]
+    assert error["message"].startswith(f"{name}[1].{field} must be false; other values are not supported. {instead}")
+
+
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
 def test_calls_of_a_chat_in_another_protocol_do_not_vanish(client, avibe, path):
     """A history that a program took from a chat is refused; the model would not see what it has called."""
