@@ -92,7 +92,6 @@ def test_a_client_cannot_bring_tensors(client, avibe, part):
         {"guided_json": {"type": "nonsense"}},
         {"guided_regex": "("},
         {"guided_grammar": "root ::= root root"},
-        {"guided_decoding_backend": "outlines"},
         {"thinking_token_budget": 1},
         {"custom_logit_processor": TENSOR},
         {"lora_path": "/tmp/adapter"},
