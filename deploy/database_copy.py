@@ -1,7 +1,9 @@
 """Copies the service's database for deploy/backup.sh, whole also while the service writes, and restores a dump.
 
     python database_copy.py copy SETTINGS_FILE STATE_DIR ROOT FOLDER   copy what the settings name into FOLDER, at its
-                                                                      path below ROOT; prints what it copied
+                                                                      path below ROOT, by its name if it is not there;
+                                                                      prints what it copied
+    python database_copy.py journals SETTINGS_FILE STATE_DIR ROOT FOLDER   copy the journals of usage alone
     python database_copy.py check FOLDER                              raise an error unless the copies in it are sound
     python database_copy.py restore SETTINGS_FILE FOLDER              restore the dump in FOLDER, whole or not at all,
                                                                       into the database that the settings name
@@ -65,6 +67,12 @@ def copy(settings: Path, state: Path, root: Path, folder: Path) -> None:
     else:
         _dump(url, folder / state.relative_to(root) / DUMP)
     # After the database: what it has of a journal, it never has again, and what is read twice is known by its position.
+    journals(settings, state, root, folder)
+
+
+def journals(settings: Path, state: Path, root: Path, folder: Path) -> None:
+    """Copy the journals of usage."""
+    state = Path(_read(settings).get("STATE_DIR") or state)
     if (state / JOURNALS).is_dir():
         shutil.copytree(state / JOURNALS, folder / (state / JOURNALS).relative_to(root), ignore=_gone)
 
@@ -144,7 +152,7 @@ def _copy_sqlite(file: Path, root: Path, folder: Path) -> None:
     if not file.is_file():
         print(f"There is no database {file} yet.", file=sys.stderr)
         return
-    target = folder / file.relative_to(root)
+    target = folder / (file.relative_to(root) if file.is_relative_to(root) else file.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(target)) as copied:
         source.backup(copied)
@@ -193,7 +201,13 @@ def _gone(folder: str, names: list[str]) -> set[str]:
     return {name for name in names if not name.endswith((".log", ".lock")) or not (Path(folder) / name).is_file()}
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"copy": copy, "check": check, "restore": restore, "setting": setting}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "copy": copy,
+    "journals": journals,
+    "check": check,
+    "restore": restore,
+    "setting": setting,
+}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@
 #   deploy/compose/update.sh backup     only back up
 #
 # A backup is a folder of $BACKUPS (./backups) that holds .env, the database and the journals of usage; the newest $KEEP
-# (14) are kept. The files of Compose are those of COMPOSE_FILE, in .env or the environment. ENGINE and COMPOSE replace
+# (14) are kept. A database that DATABASE_URL names and that neither a volume of the service nor the PostgreSQL of
+# deploy/compose/postgres.yaml holds is backed up where it runs, as DATABASE=elsewhere says; without that, nothing is
+# changed. The files of Compose are those of COMPOSE_FILE, in .env or the environment. ENGINE and COMPOSE replace
 # docker and `docker compose`; UPDATE_SECONDS (900) bounds the wait for a healthy service. If this is ended by a signal, the
 # old image serves, and the last line says so.
 set -euo pipefail
@@ -97,7 +99,9 @@ back_up() {
     folder="$BACKUPS/unfinished-${whole##*/}"
     (umask 077 && mkdir "$folder")
     if [ -f .env ]; then install -m 600 .env "$folder/env"; fi
+    (umask 077 && settings_of_database "$1" >"$folder/settings")
     copy_database "$1" "$folder" "$image" || die "The database could not be copied, and nothing was changed."
+    rm "$folder/settings"
     postgres="$(container_of postgres)"
     if [ -n "$postgres" ]; then
         "$ENGINE" exec "$postgres" pg_dump --username avito_ai --format=custom avito_ai >"$folder/avito-ai.dump" ||
@@ -109,12 +113,47 @@ back_up() {
     say "The backup is $whole."
 }
 
-# $1: a container; $2: a folder; $3: an image. Root of the new container may read the volume; what it writes is to belong to
-# whoever runs this.
+# $1: the container of the service. Prints what its environment says of the database, whatever Compose has read it from.
+settings_of_database() {
+    "$ENGINE" inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$1" | grep -E '^(DATABASE_URL|DATABASE_URL_FILE|STATE_DIR)=.' || true
+}
+
+# $1: a container; $2: a folder with its `settings`; $3: an image. False unless the folder has all that the service keeps,
+# apart from a database that is dumped or backed up elsewhere.
 copy_database() {
+    local url state name
+    url="$(with_volumes "$@" setting /backup/settings DATABASE_URL)" || return 1
+    state="$(sed -n 's/^STATE_DIR=//p' "$2/settings" | tail -n 1)"
+    state="${state:-/var/lib/avito-ai}"
+    case "$url" in
+        "" | sqlite:*) with_volumes "$@" copy /backup/settings "$state" "$state" /backup || return 1 ;;
+        *)
+            is_dumped "$url" || is_elsewhere || return 1
+            with_volumes "$@" journals /backup/settings "$state" "$state" /backup || return 1
+            ;;
+    esac
+    name="${url%%\?*}" name="${name##*/}"
+    case "$url" in sqlite:*) [ -n "$(find "$2" -name "$name" -type f)" ] || is_elsewhere || return 1 ;; esac
+}
+
+# True if the URL is of the PostgreSQL that runs here and of the database of it that is dumped.
+is_dumped() {
+    [[ "$1" =~ ^postgresql[^:]*://([^/@]*@)?postgres(:[0-9]+)?/avito_ai(\?.*)?$ ]] && [ -n "$(container_of postgres)" ]
+}
+
+is_elsewhere() {
+    [ "${DATABASE:-}" = elsewhere ] || {
+        printf '%s\n' "DATABASE_URL names a database that is neither in a volume of the service nor in the postgres that runs here." \
+            "If it is backed up where it is, say so: DATABASE=elsewhere deploy/compose/update.sh" >&2
+        return 1
+    }
+}
+
+# $1: a container; $2: a folder; $3: an image; the others: a command of database_copy.py. Root of the new container may read
+# the volumes; what it writes is to belong to whoever runs this.
+with_volumes() {
     "$ENGINE" run --rm --interactive --network none --user 0 --volumes-from "$1" --volume "$2:/backup" "$3" \
-        sh -ec 'python - copy /dev/null /var/lib/avito-ai /var/lib/avito-ai /backup; chown -R --reference=/backup /backup' \
-        <deploy/database_copy.py
+        sh -ec 'python - "$@"; chown -R --reference=/backup /backup' sh "${@:4}" <deploy/database_copy.py
 }
 
 # $1: a pattern. Prints the names of the folders that fit it.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,15 +23,34 @@ waits_at() { [ "$(cat waits 2>/dev/null)" != "$1" ] || { echo there >waits; slee
 waits_at "$1"
 as_root() { chmod -R u+w "${@: -1}" && "$@"; }
 id_of() { sed -n "s#^$1 ##p" images | tail -n 1; }
+# Runs what a container is started with, as far as Python is concerned: its paths are those of folders of the tree.
+within() {
+    local folder="$1" words=()
+    shift
+    until [ "$1" = sh ]; do shift; done
+    for word; do
+        word="${word//\/backup/$folder}"
+        words+=("${word//\/var\/lib\/avito-ai/$PWD/volume}")
+    done
+    [ ! -e "$folder/settings" ] || sed -i -e "s#/var/lib/avito-ai#$PWD/volume#" -e "s#:////srv/#:///$PWD/srv/#" \
+        -e "s#=\(/srv\|/run/secrets\)/#=$PWD\1/#" "$folder/settings"
+    mkdir -p outer
+    printf '#!/bin/sh\nshift; exec python3 "%s/copied-by" "$@"\n' "$folder" >outer/python
+    printf '#!/bin/sh\n' >outer/chown
+    chmod +x outer/*
+    PATH="$PWD/outer:$PATH" "${words[@]}"
+}
 case "$1 $2" in
     "ps "*)
         case "$*" in
             *service=avito-ai*) cat running && echo ;;
             *service=nginx*) [ ! -e site ] || echo site ;;
+            *service=postgres*) [ ! -e postgres ] || echo postgres ;;
         esac ;;
     "inspect --format")
         case "$3" in
             *Config.Image*) echo avito-ai:cpu ;;
+            *Config.Env*) cat environment ;;
             *RestartCount*) [ "$(cat running)" != ends ] && echo 0 || echo 3 ;;
             *) cat running ;;
         esac ;;
@@ -42,10 +63,11 @@ case "$1 $2" in
             for word; do case "$word" in /backups/*) as_root rm -rf "$folder/${word##*/}" ;; esac; done
         else
             [ ! -e no-copy ] || exit 1
-            cp /dev/stdin "$folder/copied-by"
-            mkdir "$folder/usage" && touch "$folder/usage/1.log"
+            cat >"$folder/copied-by"
+            within "$folder" "$@" || exit
             [[ "$*" = *"chown -R --reference=/backup /backup"* ]] || chmod 500 "$folder/usage"
         fi ;;
+    "exec postgres") echo PGDMP ;;
     "exec site") [ "$(cat running)" != no-site ] ;;
     "exec "*) case "$(cat running)" in old | no-site | pulled) ;; *) exit 1 ;; esac ;;
 esac
@@ -90,6 +112,9 @@ def tree(tmp_path: Path) -> Path:
     (tmp_path / "running").write_text("old")
     (tmp_path / "images").write_text("avito-ai:cpu old\n")
     (tmp_path / "calls").touch()
+    (tmp_path / "environment").write_text("PATH=/venv/bin\nSTATE_DIR=/var/lib/avito-ai\n")
+    (tmp_path / "volume/usage").mkdir(parents=True)
+    (tmp_path / "volume/usage/1.log").touch()
     return tmp_path
 
 
@@ -134,6 +159,107 @@ def test_an_update_backs_up_and_keeps_the_old_image(tree: Path) -> None:
     assert (backup.stat().st_mode & 0o077, (backup / "env").stat().st_mode & 0o077) == (0, 0)
     calls = (tree / "calls").read_text()
     assert calls.index("run --rm") < calls.index("image tag") < calls.index("pull") < calls.index("compose up")
+
+
+def database(file: Path) -> None:
+    """Make one of SQLite."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(file)) as made:
+        made.execute("CREATE TABLE kept (value TEXT)")
+
+
+def said(tree: Path, *lines: str) -> None:
+    """Give the service an environment."""
+    with (tree / "environment").open("a") as environment:
+        environment.writelines(f"{line}\n" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("line", "file", "copied"),
+    [
+        ("", "volume/avito-ai.db", "avito-ai.db"),
+        ("DATABASE_URL=", "volume/avito-ai.db", "avito-ai.db"),
+        (
+            "DATABASE_URL=sqlite:////var/lib/avito-ai/of/keys.sqlite3?timeout=9",
+            "volume/of/keys.sqlite3",
+            "of/keys.sqlite3",
+        ),
+        ("DATABASE_URL=sqlite:////srv/keys.db", "srv/keys.db", "keys.db"),
+        ("DATABASE_URL_FILE=/run/secrets/url", "srv/keys.db", "keys.db"),
+        ("STATE_DIR=/srv/state", "srv/state/avito-ai.db", "avito-ai.db"),
+    ],
+)
+def test_the_database_that_the_service_uses_is_in_the_backup(tree: Path, line: str, file: str, copied: str) -> None:
+    """As its container's environment says, and not what has the usual name."""
+    (tree / "run/secrets").mkdir(parents=True)
+    (tree / "run/secrets/url").write_text(f"sqlite:///{tree}/srv/keys.db\n")
+    database(tree / file)
+    (tree / file).with_name("usage").mkdir(exist_ok=True)
+    (tree / file).with_name("usage").joinpath("1.log").touch()
+    said(tree, line)
+    done = update(tree, "backup")
+    assert done.returncode == 0, done.stderr
+    (backup,) = backups(tree)
+    assert (backup / copied).read_bytes()[:15] == b"SQLite format 3"
+    assert sorted(path.name for path in backup.rglob("*.log")) == ["1.log"]
+    assert not (backup / "settings").exists()
+
+
+HERE, AWAY = "postgresql://avito_ai:secret@postgres:5432/avito_ai", "postgresql://me:secret@db.example.com/avito_ai"
+
+
+@pytest.mark.parametrize(
+    ("url", "postgres"),
+    [
+        (AWAY, False),
+        (AWAY, True),
+        (HERE, False),
+        ("postgres://me:secret@db.example.com/avito_ai", True),
+        ("postgresql://avito_ai:secret@postgres/another", True),
+        ("postgresql://avito_ai:secret@postgres.example.com/avito_ai", True),
+        ("mysql://me:secret@db.example.com/avito_ai", True),
+        ("sqlite:////tmp/keys.db", False),
+    ],
+)
+@pytest.mark.parametrize("by_file", [True, False])
+def test_a_database_that_cannot_be_copied_stops_an_update(tree: Path, url: str, postgres: bool, by_file: bool) -> None:
+    """It would be missing only when it is needed; the operator may say that it is backed up where it runs."""
+    (tree / "run/secrets").mkdir(parents=True)
+    (tree / "run/secrets/url").write_text(f"{url}\n")
+    said(tree, "DATABASE_URL_FILE=/run/secrets/url" if by_file else f"DATABASE_URL={url}")
+    if postgres:
+        (tree / "postgres").touch()
+    done = update(tree, "registry/new:2")
+    assert (done.returncode, (tree / "running").read_text()) == (1, "old")
+    assert "DATABASE=elsewhere deploy/compose/update.sh" in done.stderr
+    assert "The database could not be copied, and nothing was changed." in done.stderr
+    assert [folder.name[:10] for folder in backups(tree)] == ["unfinished"]
+    done = update(tree, "registry/new:2", DATABASE="elsewhere")
+    assert (done.returncode, (tree / "running").read_text()) == (0, "pulled"), done.stderr
+    (backup,) = backups(tree)
+    assert (backup / "usage/1.log").exists()
+    assert "secret" not in done.stdout + done.stderr + (tree / "calls").read_text()
+
+
+@pytest.mark.parametrize("url", [HERE, "postgres://avito_ai:secret@postgres/avito_ai?connect_timeout=3"])
+def test_the_postgres_that_runs_here_is_dumped(tree: Path, url: str) -> None:
+    """With the journals beside it, and without a word of a database that is missing."""
+    (tree / "postgres").touch()
+    (tree / "run/secrets").mkdir(parents=True)
+    (tree / "run/secrets/url").write_text(f"{url}\n")
+    said(tree, "DATABASE_URL_FILE=/run/secrets/url")
+    done = update(tree, "backup")
+    assert (done.returncode, done.stderr) == (0, "")
+    (backup,) = backups(tree)
+    assert ((backup / "avito-ai.dump").read_text(), (backup / "usage/1.log").exists()) == ("PGDMP\n", True)
+
+
+def test_a_file_of_the_url_that_cannot_be_read_stops_an_update(tree: Path) -> None:
+    """Which database it is, is not known."""
+    said(tree, "DATABASE_URL_FILE=/run/secrets/url")
+    done = update(tree, "registry/new:2")
+    assert (done.returncode, "The database could not be copied" in done.stderr) == (1, True)
+    assert (tree / "running").read_text() == "old"
 
 
 def test_backups_are_kept_in_the_callers_folder(tree: Path) -> None:
