@@ -7,13 +7,17 @@ web and mail addresses become links, and every heading has the level below the p
 from __future__ import annotations
 
 import importlib
-from collections.abc import MutableMapping, Sequence
+import re
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
+from markdown_it.rules_inline import StateInline, image, link
 from markdown_it.token import Token
 from markupsafe import Markup
+
+InlineRule = Callable[[StateInline, bool], bool]
 
 HEADING = "h3"
 DIRECTED = frozenset(("p", "ul", "ol", "blockquote"))
@@ -21,6 +25,7 @@ LONGEST = 40_000  # characters: the longest answers of most models, and a second
 MISSING = 256  # cells of a table that its rows lack: the library fills them in, and by itself very many
 NESTED = 20  # levels; the library looks at each bracket as often
 SCHEMES = ("http://", "https://", "mailto:")
+NOWHERE = re.compile(r"\(\s*\)$")  # the end of a link or an image without an address
 
 
 def rendered(text: str) -> Markup:
@@ -77,6 +82,18 @@ def _direction(token: Token) -> str:
     return ' dir="auto"' if token.nesting > 0 and token.level == 0 else ""
 
 
+def _with_address(rule: InlineRule) -> InlineRule:
+    """Return the rule of links or images for those that have an address; others are the text that they are."""
+
+    def found(state: StateInline, silent: bool) -> bool:
+        start = state.pos
+        there = rule(state, True) and not NOWHERE.search(state.src, start, state.pos)
+        state.pos = start
+        return there and rule(state, silent)
+
+    return found
+
+
 def _may_lead_there(url: str) -> bool:
     return url.lower().startswith(SCHEMES)
 
@@ -86,3 +103,5 @@ importlib.import_module("markdown_it.rules_block.table").MAX_AUTOCOMPLETED_CELLS
 _MARKDOWN = MarkdownIt("js-default", {"html": False, "breaks": True}, renderer_cls=_Renderer)
 _MARKDOWN.options["maxNesting"] = NESTED
 _MARKDOWN.validateLink = _may_lead_there  # type: ignore[method-assign]
+_MARKDOWN.inline.ruler.at("link", _with_address(link))
+_MARKDOWN.inline.ruler.at("image", _with_address(image))

@@ -28,6 +28,8 @@ ATTRIBUTES = {"a": {"href", "target", "rel"}, "pre": {"tabindex"}, "ol": {"start
         ("[a](javascript:alert(1))", '<p dir="auto">[a](javascript:alert(1))</p>'),
         ("[a](data:text/html,x)", '<p dir="auto">[a](data:text/html,x)</p>'),
         ("[a](//example.com)", '<p dir="auto">[a](//example.com)</p>'),
+        ("run f[a]() and ![b]( ) now", '<p dir="auto">run f[a]() and ![b]( ) now</p>'),
+        ("[[a]()](https://b.c)", ">[a]()</a></p>"),
         ("<script>alert(1)</script>", '<p dir="auto">&lt;script&gt;alert(1)&lt;/script&gt;</p>'),
         ("&lt;b&gt;", '<p dir="auto">&lt;b&gt;</p>'),
     ],

@@ -1,0 +1,135 @@
+"""What the scripts show of an answer's Markdown, beside what the server shows of it."""
+
+import random
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from routes.markdown import rendered
+
+pytestmark = pytest.mark.needs("chromium")
+
+# Each answer in pieces of one character, of three and whole: its text, what was said of it, its links and its depth.
+SHOWN = """async (answers) => {
+  const { writer } = await import(document.querySelector("[href*='/markdown.js']").href);
+  const shown = (text, size) => {
+    const root = Object.assign(document.createElement("div"), { className: "answer" });
+    let said = "";
+    const { write, end } = writer(root, (part) => { said += part; });
+    for (let at = 0; at < text.length; at += size) write(text.slice(at, at + size));
+    end();
+    for (const button of root.querySelectorAll("button")) button.remove();
+    const holds = (element) => element.matches("blockquote, ul, ol");
+    const around = (element) => element === root ? 0 : around(element.parentElement) + holds(element);
+    const links = [...root.querySelectorAll("a")].map((one) => one.getAttribute("href"));
+    const deep = [...root.querySelectorAll("*")].reduce((most, element) => Math.max(most, around(element)), 0);
+    return { text: root.textContent, said, links, deep };
+  };
+  return answers.map((text) => [1, 3, text.length + 1].map((size) => shown(text, size)));
+}"""
+WRITTEN = [
+    "Цена: [указать цену]\n- Контакт: [имя], файл foto_divana_1.jpg, [5000]",
+    "Call handlers[name](event) or handlers[name]() to run a[i](b)(c).",
+    "Оплата [по договору](см. ниже\n\nВторая часть ответа. [x](http://a.b и ещё\n\n# Конец",
+    "[a](http://a.b\n\n" + "Вторая часть ответа. " * 1000,
+    "[1], [2][3] and [[4]](https://a.b), ![alt](http://a.b/c.png), ![no](c.png), ![]",
+    "Сноска* и *ещё одна, __init__, snake_case_name, _так_, __и так, *a **b* c**, ***d***",
+    "`a_b[0]` ``c`d`` `не закрыт_, [a `]` b](https://x.y) \\[e\\] \\(f\\) \\_g\\_ $h_1$ и $$i_2$$",
+    "- [ ] task\n- [x] done\n- [X] as text\n- [y]\n\n| [a] | b_c |\n|---|---|\n| `d_e` | [f](g) \\| _h_ |",
+    "```py\nx[0](y) = a_b\n```\n\n    d[1]_e\n\n> [q](r\n> s_t\n\n1. [u\n2. v]\n\n* * *\n\n_ _ _\n\n***",
+    "**[жирная](https://x.y/a_(b))** <https://x.y/c_d> <br> a<b>c and <d_e@f.g>",
+    "[a" * 60 + "*a **b _c __d ~~e " * 40 + "[f](g" * 400,
+]
+PIECES = [
+    *"[]()_*\\ .",
+    "](",
+    "**",
+    "__",
+    "~~a",
+    "a~~",
+    "![",
+    "``",
+    "`x`",
+    "a",
+    "б",
+    "c_d",
+    "<",
+    "[a](http://z)",
+    "[b](x",
+    "(x)",
+    "[1]",
+]
+PIECES += [
+    "word",
+    "Цена: ",
+    "\nb",
+    "\n\nb",
+    "\n- b",
+    "\n* b",
+    "\n1. b",
+    "\n> b",
+    "\n## b",
+    "\n  - b",
+    "\n```\n[c_d](\n```\nb",
+]
+
+
+def made_up(count):
+    """Return texts of marks in any order, the same each time."""
+    dice = random.Random(7)
+    return ["q " + "".join(dice.choices(PIECES, k=dice.randint(1, 25))) for _ in range(count)]
+
+
+class _Text(HTMLParser):
+    """Collects the text of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.text = ""
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def marks(text):
+    """Return letters, brackets and underscores of a text; a box to tick is written as its mark."""
+    return "".join(re.findall(r"[^\W\d_]|[][_]", text.replace("☐", "[]").replace("☑", "[x]")))
+
+
+def of_the_server(answer):
+    """Return what the server shows."""
+    page = _Text()
+    page.feed(str(rendered(answer)).replace("<br>", "\n"))
+    return page.text
+
+
+@pytest.mark.parametrize("answers", [WRITTEN, made_up(700)], ids=["written", "made up"])
+def test_the_scripts_show_what_the_server_shows(service, open_page, answers):
+    """However the answer was cut; the same is read out."""
+    page = open_page(service.url)
+    for answer, shown in zip(answers, page.evaluate(SHOWN, answers), strict=True):
+        expected = marks(of_the_server(answer).replace("<br>", ""))
+        for one in shown:
+            assert marks(one["text"]) == expected, answer
+            assert marks(one["said"]) == marks(re.sub("[☐☑]", "", one["text"])), answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "address"),
+    [
+        ("См. https://avito.ru/x. Ещё", "https://avito.ru/x"),
+        ("(https://avito.ru/x)!", "https://avito.ru/x"),
+        ("**https://avito.ru/x_1**, «https://avito.ru/y»", "https://avito.ru/x_1 https://avito.ru/y"),
+        ("https://en.wikipedia.org/wiki/A_(b), [w](https://en.wikipedia.org/wiki/A_(b))", None),
+        ('[a](http://a.b "title") [c](<http://a.b>)', "http://a.b http://a.b"),
+        ("[https://a.b](https://c.d) <https://e.f>", "https://c.d https://e.f"),
+        ("[a](javascript:x) [b](/docs) [c]() [d]", ""),
+        ("[a](http://a.b", "http://a.b"),
+    ],
+)
+def test_a_link_leads_where_its_text_says(service, open_page, answer, address):
+    """Without the end of its sentence, and with its own parentheses; what leads nowhere is none."""
+    expected = ["https://en.wikipedia.org/wiki/A_(b)"] * 2 if address is None else address.split()
+    for shown in open_page(service.url).evaluate(SHOWN, [answer])[0]:
+        assert shown["links"] == expected
