@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from routes.markdown import rendered
+from tests.e2e.browser.steps import TEXT, finished
+from tests.e2e.browser.test_layout import overflow
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -28,6 +30,7 @@ SHOWN = """async (answers) => {
   };
   return answers.map((text) => [1, 3, text.length + 1].map((size) => shown(text, size)));
 }"""
+INNERMOST = """(answer) => Math.min(...[...answer.querySelectorAll("p, li, pre")].map((one) => one.clientWidth))"""
 WRITTEN = [
     "Цена: [указать цену]\n- Контакт: [имя], файл foto_divana_1.jpg, [5000]",
     "Call handlers[name](event) or handlers[name]() to run a[i](b)(c).",
@@ -133,3 +136,37 @@ def test_a_link_leads_where_its_text_says(service, open_page, answer, address):
     expected = ["https://en.wikipedia.org/wiki/A_(b)"] * 2 if address is None else address.split()
     for shown in open_page(service.url).evaluate(SHOWN, [answer])[0]:
         assert shown["links"] == expected
+
+
+def quotes(depth):
+    return ">" * depth + " a_b [c]"
+
+
+def lists(depth):
+    return "".join("  " * level + f"- a_b [c] {level}\n" for level in range(depth))
+
+
+@pytest.mark.parametrize(("nested", "most"), [(quotes, 17), (lists, 8)])
+def test_both_sides_nest_as_deep(service, open_page, nested, most):
+    """What is deeper is shown in the deepest block with scripts, and as the text that it is without."""
+    depths = [most - 1, most, most + 1, 24, 60]
+    pages = open_page(service.url).evaluate(SHOWN, [nested(depth) for depth in depths])
+    for depth, shown in zip(depths, pages, strict=True):
+        assert {one["deep"] for one in shown} == {min(depth, most)}
+        assert len(re.findall("<(?:blockquote|ul)", rendered(nested(depth)))) == (depth if depth <= most else 0)
+        assert {marks(one["text"]) for one in shown} == {marks(of_the_server(nested(depth)))}
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+@pytest.mark.parametrize("answer", [quotes(17), quotes(3000), lists(8), lists(20)], ids=["17", "3000", "8", "20"])
+def test_what_is_nested_deep_fits_a_phone(service, open_page, answer, scripts):
+    """Its indent ends where its text would have no room."""
+    service.script(pieces=[answer[at : at + 64] for at in range(0, len(answer), 64)])
+    page = open_page(service.url, java_script_enabled=scripts, viewport={"width": 320, "height": 700})
+    page.fill("#text-prompt", "x")
+    page.click("form[data-kind=text] [data-do=send]")
+    finished(page.locator(TEXT).first)
+    for width in (320, 390, 1280):
+        page.set_viewport_size({"width": width, "height": 700})
+        assert overflow(page) <= 0, width
+        assert page.locator(f"{TEXT} .answer").first.evaluate(INNERMOST) > 100
