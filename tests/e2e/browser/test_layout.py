@@ -79,6 +79,45 @@ def test_no_control_of_the_forms_is_cut(service, open_page, locale, width):
         assert overflow(page) <= 0
 
 
+# Whether a form and its button are in view, all of them, at some place of the page within a window of the form's top.
+REACHED = """(kind) => {
+  const form = document.querySelector(`form[data-kind=${kind}]`);
+  const inside = ({ top, bottom }) => top >= 0 && bottom <= innerHeight;
+  const parts = [form, form.querySelector("[data-do=send]")];
+  const seen = () => parts.every((part) => inside(part.getBoundingClientRect()));
+  scrollTo(0, 0);
+  const top = form.getBoundingClientRect().top;
+  for (let y = top - 20; y < top + innerHeight; y += 20) {
+    scrollTo(0, y);
+    if (seen()) return true;
+  }
+  return false;
+}"""
+
+
+ON_TOP = """(field) => {
+  const { left, top } = field.getBoundingClientRect();
+  return field.contains(document.elementFromPoint(left + 5, top + 15)); // its first line
+}"""
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 585), (1366, 650), (1093, 520), (1920, 950)])
+def test_what_sticks_fits_the_window(service, open_page, width, height):
+    """Beside a long answer, the form with its button stays in view in every template, with all of it within reach."""
+    service.script(pieces=["Paragraph of an answer that is long enough.\n\n"] * 40)
+    page = open_page(service.url, viewport={"width": width, "height": height})
+    choose(page)
+    finished(ask_text(page))
+    finished(ask_image(page))
+    for kind, template in TEMPLATES:
+        form = page.locator(f"form[data-kind={kind}]")
+        page.check(f"form[data-kind={kind}] [value={template}]")
+        assert page.evaluate(REACHED, kind), (kind, template)
+        for field in form.locator("textarea, select, summary").all():
+            field.focus()
+            assert not field.is_visible() or field.evaluate(ON_TOP), (kind, template)
+
+
 @pytest.mark.parametrize("locale", ["en-US", "ru-RU"])
 def test_the_description_fits_every_window(service, open_page, locale):
     """With everything unfolded, on a phone, a tablet and a desk."""
