@@ -43,8 +43,10 @@ FROM packages AS code
 WORKDIR /app
 COPY . .
 COPY --from=kernels /kernels engine/model/kernels
-# The root file system is read-only at run time, so Python's bytecode is compiled here.
-RUN /venv/bin/python -m compileall -q --invalidation-mode unchecked-hash .
+# The checkout has the modes of its umask, and the service is a user of its own. The root file system is read-only at run
+# time, so Python's bytecode is compiled here.
+RUN chmod -R u=rwX,go=rX . \
+    && /venv/bin/python -m compileall -q --invalidation-mode unchecked-hash .
 
 FROM ${BASE}
 ARG VARIANT

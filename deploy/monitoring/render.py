@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
-import shutil
 import signal
 import sys
 import textwrap
@@ -91,28 +91,31 @@ def render(settings: Mapping[str, str], output: Path) -> None:
     for source in sorted(HERE.rglob("grafana/dashboards/*.json")):
         _write(source, output, lambda text: text, RUNBOOK)
     _write_for_kubernetes(output)
-    targets = output / "prometheus/targets"
-    targets.mkdir(parents=True, exist_ok=True)
     for name, content in _targets(settings).items():
-        (targets / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        _put(output, f"prometheus/targets/{name}.json", json.dumps(content, indent=2) + "\n")
 
 
 def _write(source: Path, output: Path, fill: Callable[[str], str], runbook: str) -> None:
-    target = output / str(source.relative_to(HERE)).replace(".template", "")
+    text = fill(source.read_text(encoding="utf-8")).replace(f"{RUNBOOK}#", f"{runbook}#")
+    _put(output, str(source.relative_to(HERE)).replace(".template", ""), text)
+
+
+def _put(output: Path, name: str, text: str) -> None:
+    """Write a file, which the programs read as users of their own, whatever the modes of this tree."""
+    target = output / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    text = fill(source.read_text(encoding="utf-8"))
-    target.write_text(text.replace(f"{RUNBOOK}#", f"{runbook}#"), encoding="utf-8")
-    shutil.copymode(source, target)
+    for folder in (output / part for part in Path(name).parents):
+        folder.chmod(folder.stat().st_mode & 0o7777 | 0o755)
+    target.write_text(text, encoding="utf-8")
+    target.chmod(0o644)
 
 
 def _write_for_kubernetes(output: Path) -> None:
     """Write each file of rules as a PrometheusRule object for the Prometheus operator as well."""
-    folder = output / "kubernetes"
-    folder.mkdir(exist_ok=True)
     for source in sorted(HERE.glob("prometheus/rules/*.yml")):
         rules = (output / "prometheus/rules" / source.name).read_text(encoding="utf-8")
         text = PROMETHEUS_RULE.format(name=source.stem) + textwrap.indent(rules, "  ")
-        (folder / f"{source.stem}-rules.yml").write_text(text, encoding="utf-8")
+        _put(output, f"kubernetes/{source.stem}-rules.yml", text)
 
 
 def _targets(settings: Mapping[str, str]) -> dict[str, list[dict[str, object]]]:
@@ -228,6 +231,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--output", type=Path, required=True, help="the folder to write into")
     chosen = parser.parse_args(arguments)
+    os.umask(0o022)  # for the folders above the output
     try:
         settings = read_settings("\n".join([chosen.settings.read_text(encoding="utf-8"), *chosen.set]))
         render(settings, chosen.output)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import fnmatch
 import math
+import os
 import re
+import shutil
+import stat
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -274,6 +277,45 @@ def test_vllm_can_write_where_its_home_is() -> None:
         assert given[cache] in folders
         assert service["depends_on"]["vllm-caches"] == {"condition": "service_completed_successfully"}
     assert caches["cap_add"] == ["CHOWN"]
+
+
+@pytest.mark.linux
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone gives files away")
+@pytest.mark.parametrize("given", [True, False])
+def test_the_monitoring_reads_a_checkout_of_somebody_else(tmp_path: Path, given: bool) -> None:
+    """Whose umask lets nobody else read it: by the capabilities that it has, and by no fewer."""
+    monitoring = SERVICES["monitoring"]
+    checkout, output = tmp_path / "monitoring", tmp_path / "output"
+    shutil.copytree(ROOT / "deploy/monitoring", checkout)
+    shutil.copy(ROOT / "deploy/compose/monitoring.env", checkout)
+    for path in (checkout, *checkout.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o077)
+        os.chown(path, 1000, 1000)
+    capabilities = ["-all", *(f"+{name.lower()}" for name in monitoring["cap_add"])] if given else ["-all"]
+    command = ["setpriv", f"--bounding-set={','.join(capabilities)}", "--inh-caps=-all", "python3"]
+    words = [str(checkout / "render.py"), "--settings", str(checkout / "monitoring.env"), "--output", str(output)]
+    done = subprocess.run([*command, *words], capture_output=True, check=False, timeout=600)
+    assert (done.returncode == 0, (output / "prometheus/prometheus.yml").exists()) == (given, given), done.stderr
+
+
+def test_everybody_reads_the_code_of_the_image_whatever_the_umask(tmp_path: Path) -> None:
+    """The checkout may be readable by its owner only; the service is a user of its own."""
+    code = text("Dockerfile").partition("AS code\n")[2].partition("\nFROM ")[0].splitlines()
+    (step,) = [number for number, line in enumerate(code) if line.startswith("RUN chmod ")]
+    assert max(number for number, line in enumerate(code) if line.startswith("COPY ")) < step
+    assert "compileall" in code[step + 1]  # whose files have the modes of their sources
+    (tmp_path / "deploy").mkdir()
+    for name, mode in (("config.py", 0o600), ("deploy/engine.sh", 0o700)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    (tmp_path / "deploy").chmod(0o700)
+    subprocess.run(
+        ["sh", "-ec", code[step].removeprefix("RUN ").removesuffix("\\")], cwd=tmp_path, check=True, timeout=600
+    )
+    found = [
+        stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (".", "deploy", "config.py", "deploy/engine.sh")
+    ]
+    assert found == [0o755, 0o755, 0o644, 0o755]
 
 
 def test_only_the_site_is_reached_from_outside() -> None:
