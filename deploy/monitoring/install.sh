@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs Debian's or Ubuntu's Prometheus, Alertmanager and blackbox exporter and runs them with the configuration that
 # render.py makes from /etc/avito-monitoring.env. May be run again at any time; if one of the programs rejects the new
-# configuration, the previous one is restored.
+# configuration or does not run with it, or this is ended, the previous one is restored.
 set -euo pipefail
 umask 022 # the programs are users of their own, and read what is written here
 
@@ -10,6 +10,8 @@ SETTINGS=/etc/avito-monitoring.env
 CONFIGURED=/etc/avito-monitoring
 UNITS=(prometheus prometheus-alertmanager prometheus-blackbox-exporter)
 PATIENCE=60 # seconds within which a started program must respond
+# Whether the programs may run with the new configuration.
+STARTED=""
 
 say() { printf '==> %s\n' "$*"; }
 die() {
@@ -22,13 +24,18 @@ main() {
     command -v apt-get >/dev/null || die "This is for Debian and Ubuntu; elsewhere install the three programs and use the configuration that render.py writes."
     first_settings
     remember
-    python3 "$HERE/render.py" --settings "$SETTINGS" --output "$CONFIGURED" || give_up "The settings in $SETTINGS are wrong; nothing was changed."
+    trap 'leave $?' EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    python3 "$HERE/render.py" --settings "$SETTINGS" --output "$CONFIGURED" || die "The settings in $SETTINGS are wrong; nothing was changed."
     install_units
     install_packages
     check_secrets
     check_configuration
-    rm -rf "$CONFIGURED.before"
     start
+    trap - EXIT HUP INT TERM
+    rm -rf "$CONFIGURED.before"
     say "Running. Alerts and targets: $(setting PROMETHEUS_URL http://127.0.0.1:9090). After changing $SETTINGS, run this again."
     say "For Grafana, use $CONFIGURED/grafana/provisioning as its provisioning folder."
 }
@@ -46,23 +53,32 @@ setting() {
     printf '%s\n' "${value:-$2}"
 }
 
+# What a run that was killed has remembered stays: only with that the programs have run.
 remember() {
-    rm -rf "$CONFIGURED.before"
-    if [ -e "$CONFIGURED" ]; then cp -a "$CONFIGURED" "$CONFIGURED.before"; fi
+    [ -e "$CONFIGURED" ] && [ ! -e "$CONFIGURED.before" ] || return 0
+    rm -rf "$CONFIGURED.new"
+    cp -a "$CONFIGURED" "$CONFIGURED.new"
+    mv "$CONFIGURED.new" "$CONFIGURED.before"
 }
 
-# The programs' units go back with the configuration: they name addresses that it has.
-give_up() {
+# Ends a run. $1: its exit status. The programs' units go back with the configuration: they name addresses that it has.
+# Where there was none before, what does not run is left to be looked at.
+leave() {
     local unit
-    rm -rf "$CONFIGURED"
+    [ "$1" -ne 0 ] || return 0
+    trap '' HUP INT TERM
+    set +e
     if [ -e "$CONFIGURED.before" ]; then
+        rm -rf "$CONFIGURED"
         mv "$CONFIGURED.before" "$CONFIGURED"
         install_units
-    else
+        [ -z "$STARTED" ] || systemctl restart "${UNITS[@]}"
+        printf '%s\n' "The previous configuration is restored." >&2
+    elif [ -z "$STARTED" ]; then
+        rm -rf "$CONFIGURED"
         for unit in "${UNITS[@]}"; do rm -f "/etc/systemd/system/$unit.service.d/avito-ai.conf"; done
         systemctl daemon-reload
     fi
-    die "$*"
 }
 
 # Before the packages, which start their programs at once: those then listen on the right addresses.
@@ -84,10 +100,13 @@ install_packages() {
     [ ${#missing[@]} -gt 0 ] || return 0
     say "Installing ${missing[*]}"
     apt_get install "${missing[@]}" || { apt-get update --quiet && apt_get install "${missing[@]}"; } ||
-        give_up "apt could not install them; see its output above."
+        die "apt could not install them; see its output above."
 }
 
 apt_get() { DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet --no-install-recommends "$@"; }
+
+# Runs a command as the user that the programs run as.
+as_program() { runuser -u prometheus -- "$@"; }
 
 # The programs read them as their own user, and only with the first scrape or notification.
 check_secrets() {
@@ -95,22 +114,23 @@ check_secrets() {
     for name in ADMIN_KEY_FILE SMTP_PASSWORD_FILE SLACK_WEBHOOK_FILE PAGERDUTY_KEY_FILE; do
         file="$(setting "$name" "")"
         [ -n "$file" ] || continue
-        runuser -u prometheus -- test -r "$file" ||
-            give_up "$name: $file cannot be read by the user prometheus. Try: chown prometheus: $file && chmod 400 $file"
+        as_program test -r "$file" ||
+            die "$name: $file cannot be read by the user prometheus. Try: chown prometheus: $file && chmod 400 $file"
     done
 }
 
 check_configuration() {
-    promtool check config "$CONFIGURED/prometheus/prometheus.yml" >/dev/null || give_up "Prometheus rejects its configuration."
-    amtool check-config "$CONFIGURED/alertmanager/alertmanager.yml" >/dev/null || give_up "Alertmanager rejects its configuration."
-    prometheus-blackbox-exporter --config.check --config.file="$CONFIGURED/blackbox/blackbox.yml" 2>/dev/null ||
-        give_up "The blackbox exporter rejects its configuration."
+    as_program promtool check config "$CONFIGURED/prometheus/prometheus.yml" >/dev/null || die "Prometheus rejects its configuration."
+    as_program amtool check-config "$CONFIGURED/alertmanager/alertmanager.yml" >/dev/null || die "Alertmanager rejects its configuration."
+    as_program prometheus-blackbox-exporter --config.check --config.file="$CONFIGURED/blackbox/blackbox.yml" 2>/dev/null ||
+        die "The blackbox exporter rejects its configuration."
 }
 
 start() {
+    STARTED=yes
     systemctl reset-failed "${UNITS[@]}" 2>/dev/null || true
     systemctl enable --quiet "${UNITS[@]}"
-    systemctl restart "${UNITS[@]}"
+    systemctl restart "${UNITS[@]}" || die "They cannot be started. See: journalctl -u prometheus* -e"
     answers "$(setting PROMETHEUS_URL http://127.0.0.1:9090)/-/ready" prometheus
     answers "http://$(setting ALERTMANAGER_TARGET 127.0.0.1:9093)/-/ready" prometheus-alertmanager
     answers "http://$(setting BLACKBOX_TARGET 127.0.0.1:9115)/-/healthy" prometheus-blackbox-exporter
