@@ -29,7 +29,10 @@ class ServerSettings(Group):
     )
     port: int = setting(8085, whole(1, 65535), "port to listen on")
     workers: int = setting(
-        1, whole(1, 64), "worker processes; only 1 is accepted, because each would load the weights again"
+        1,
+        whole(1, 64),
+        "worker processes; only 1 is accepted, because each would have weights, limits, streams and stored responses "
+        "of its own",
     )
     threads: int = setting(
         None,

@@ -103,8 +103,11 @@ def is_loopback(host: str) -> bool:
 def _process(settings: Settings) -> Iterator[str]:
     server, engine = settings.server, settings.engine
     if server.workers > 1:
+        loads = any(versions.model not in settings.model.upstreams for versions in versions_of(settings.model))
+        loads = loads or any(one.loads for one in settings.model.upstreams.values())
+        each = "load the weights again" if loads else "have limits, streams and stored responses of its own"
         yield (
-            f"WORKERS={server.workers}: expected 1, because each worker would load the weights again; "
+            f"WORKERS={server.workers}: expected 1, because each worker would {each}; "
             "to serve more, raise MAX_NUM_SEQS or run more copies of the service"
         )
     needed = threads_needed(engine, settings.model)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from config import DEMO, SETTINGS, SettingsError, load_settings
 
 KEY = "correct-horse-battery"
+SERVER = "http://127.0.0.1:1/v1"
 
 
 def load(env_file=None, has_gpu=lambda: False, **environ):
@@ -130,6 +131,24 @@ def test_all_mistakes_are_reported_at_once():
         "PREFIX_CACHE='maybe': expected true or false",
     )
     assert found[4].startswith("WORKERS=4: expected 1, because each worker would load the weights again")
+
+
+@pytest.mark.parametrize(
+    ("upstreams", "reason"),
+    [
+        ({}, "load the weights again"),
+        ({"VIBE_UPSTREAM": SERVER}, "load the weights again"),
+        ({"VIBE_UPSTREAM": SERVER, "VISION_UPSTREAM": SERVER}, "have limits, streams and stored responses of its own"),
+        (
+            {"VIBE_UPSTREAM": SERVER, "VISION_UPSTREAM": SERVER, "VISION_UPSTREAM_ROLE": "first"},
+            "load the weights again",
+        ),
+    ],
+)
+def test_why_there_is_one_worker_depends_on_where_the_models_are(upstreams, reason):
+    """No weights are loaded where servers elsewhere answer for every model."""
+    (found,) = mistakes(WORKERS="2", **upstreams)
+    assert found.startswith(f"WORKERS=2: expected 1, because each worker would {reason}; to serve more, ")
 
 
 @pytest.mark.parametrize(
