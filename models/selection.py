@@ -26,7 +26,7 @@ from engine.loading.device import (
     find_gpus,
     find_torch_support,
 )
-from engine.model.kernels.build import level_of
+from engine.model.kernels.build import level_of, obtainable
 from engine.text.grammar_trials import GrammarProcesses
 from engine.text.image_decoder import ImageDecoder
 from engine.text.image_workers import ImageWorkers
@@ -141,9 +141,9 @@ def model_spec(name: str, chosen: ChosenCheckpoint, settings: Settings, device: 
 
 
 def _default_dtype(name: str, chosen: ChosenCheckpoint, device: str, quant: str) -> str:
-    """Return the dtype of a device; on a processor, that of the checkpoint where kernels compute its weights."""
+    """Return the dtype of a device; on a processor, that of the checkpoint where our kernels compute it."""
     model, usual = model_of(name), DTYPES[device.partition(":")[0]]
-    if device != "cpu" or level_of() is None:
+    if device != "cpu" or not obtainable(level_of()):
         return usual
     try:
         stored = find_checkpoint(chosen.model_dir, SETTING_PREFIX[model], ARCHITECTURES[model]).stored_dtype

@@ -42,7 +42,7 @@ class ModelSettings(Group):
         None,
         kinds.choice(*DTYPES),
         "dtype of both models",
-        unset="float16 on CUDA; on a processor bfloat16 for checkpoints stored so, else float32",
+        unset="float16 on CUDA; on a processor bfloat16 for checkpoints stored so where our kernels run, else float32",
     )
     vibe_dtype: str | None = setting(None, kinds.choice(*DTYPES), "dtype of Avibe", unset="DTYPE")
     vision_dtype: str | None = setting(None, kinds.choice(*DTYPES), "dtype of Avision", unset="DTYPE")

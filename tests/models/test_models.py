@@ -354,6 +354,16 @@ def test_a_processor_keeps_the_bits_that_its_kernels_compute(stored, quant, give
     assert model_spec("avibe", choose_checkpoints(found)["avibe"], found, "cuda").dtype == (given or "float16")
 
 
+def test_without_kernels_a_processor_computes_in_float32(tmp_path, monkeypatch):
+    """torch alone would gain nothing from bfloat16; a setting wins."""
+    monkeypatch.setattr(selection, "obtainable", lambda level: False)
+    (tmp_path / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
+    save_file({"weight": torch.zeros(4, 4, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
+    for given, expected in (("", "float32"), ("bfloat16", "bfloat16")):
+        found = settings(VIBE_MODEL_DIR=str(tmp_path), VIBE_DTYPE=given)
+        assert model_spec("avibe", choose_checkpoints(found)["avibe"], found, "cpu").dtype == expected
+
+
 def test_each_model_has_the_limits_of_its_device(monkeypatch):
     """A model on the CPU beside one on a GPU: dtype, step and cache follow each one's device."""
     monkeypatch.setattr(selection, "choose_devices", lambda *_: {"VIBE_DEVICE": "cuda:1", "VISION_DEVICE": "cpu"})

@@ -71,9 +71,14 @@ def library_name(level: str) -> str:
     return f"kernels-{level}-{hashlib.sha256(inputs).hexdigest()[:12]}.so"
 
 
+def obtainable(level: str | None, folder: Path = HERE, compilers: Sequence[str] = COMPILERS) -> bool:
+    """Return whether the kernels for a level are compiled, or a compiler is here that could; compiles nothing."""
+    return level is not None and ((folder / library_name(level)).exists() or _compiler(compilers) is not None)
+
+
 def compile_to(target: Path, level: str, compilers: Sequence[str] = COMPILERS) -> None:
     """Compile the kernels for a level. Raises OSError if that fails; `target` then does not exist."""
-    compiler = next(filter(None, map(shutil.which, compilers)), None)
+    compiler = _compiler(compilers)
     if compiler is None:
         raise FileNotFoundError(f"no C compiler is installed ({', '.join(compilers)})")
     with tempfile.TemporaryDirectory(prefix=BUILDING, dir=target.parent) as folder:
@@ -87,6 +92,10 @@ def compile_to(target: Path, level: str, compilers: Sequence[str] = COMPILERS) -
         os.replace(output, target)
     for old in set(target.parent.glob(f"kernels-{level}-*.so")) - {target}:
         old.unlink(missing_ok=True)  # compiled from an earlier source
+
+
+def _compiler(compilers: Sequence[str]) -> str | None:
+    return next(filter(None, map(shutil.which, compilers)), None)
 
 
 def main(levels: Sequence[str], folder: Path = HERE, compilers: Sequence[str] = COMPILERS) -> str | None:

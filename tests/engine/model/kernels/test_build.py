@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.model.kernels.build import FLAGS, HEADERS, HERE, LEVELS, SOURCES, compile_to, level_of, library_name, main
+from engine.model.kernels.build import (
+    FLAGS,
+    HEADERS,
+    HERE,
+    LEVELS,
+    SOURCES,
+    compile_to,
+    level_of,
+    library_name,
+    main,
+    obtainable,
+)
 from engine.model.kernels.library import load_from, load_kernels
 from engine.model.kernels.packed import Arena
 
@@ -90,6 +101,24 @@ def test_the_library_is_kept_beside_the_source(tmp_path):
     assert load_from(tmp_path, level) is not None
     assert [path.name for path in tmp_path.iterdir()] == [library_name(level)]
     assert load_from(tmp_path, level, ["no-compiler-of-this-name"]) is not None
+
+
+@pytest.mark.parametrize(
+    ("level", "compiled", "compilers", "expected"),
+    [
+        ("x86-64-v3", False, ["sh"], True),
+        ("x86-64-v3", False, ["no-compiler-of-this-name"], False),
+        ("x86-64-v3", True, ["no-compiler-of-this-name"], True),
+        (None, True, ["sh"], False),
+    ],
+)
+def test_whether_there_are_kernels_is_known_without_compiling(tmp_path, level, compiled, compilers, expected):
+    """A library, or what would make one, for a processor that is supported."""
+    if compiled:
+        (tmp_path / library_name("x86-64-v3")).touch()
+    before = os.listdir(tmp_path)
+    assert obtainable(level, tmp_path, compilers) is expected
+    assert os.listdir(tmp_path) == before
 
 
 def test_each_level_has_its_own_library_name():
