@@ -37,7 +37,8 @@ class Conversation {
       if (event.submitter?.name === "follow_up") return; // of an answer that the server rendered, and goes on with
       event.preventDefault();
       if (this.running || !this.typing.valid()) return;
-      if (!this.image || this.image.files.length) this.begin(this.question());
+      if (this.image?.adding) this.sendPrepared();
+      else if (!this.image || this.image.files.length) this.begin(this.question());
       else this.image.input.focus();
     });
     this.form.addEventListener("keydown", (event) => {
@@ -45,6 +46,17 @@ class Conversation {
     });
     // The second click of a double click on the button whose place it takes was not meant for it.
     this.stop.addEventListener("click", (event) => event.detail > 1 || (this.running && this.halt(this.running)));
+  }
+
+  // Sends once all pictures are prepared, unless one is refused meanwhile.
+  async sendPrepared() {
+    const remark = this.form.querySelector("[data-preparing]");
+    if (!remark.hidden) return;
+    remark.hidden = false;
+    say(texts.preparing);
+    const allRight = await this.image.prepared();
+    remark.hidden = true;
+    if (allRight) this.form.requestSubmit(this.send);
   }
 
   question() {

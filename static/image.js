@@ -13,6 +13,7 @@ export class ImageField {
     this.limits = Object.fromEntries(LIMITS.map((name) => [name, Number(this.zone.dataset[name] ?? NaN)]));
     this.types = this.zone.dataset.types.split(" ");
     this.pictures = []; // { file, url, element }
+    this.adding = null; // a promise while pictures are prepared
     this.listen();
     this.takeBack(form);
   }
@@ -36,12 +37,28 @@ export class ImageField {
     const bytes = kept.value.split(",").map((text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)));
     this.zone.querySelector("[data-kept]").remove();
     kept.remove();
-    this.input.required = true;
     this.take(bytes.map((one) => new File([one], "")));
   }
 
-  // Adds files, and shows the server's message for what is wrong with one of them.
+  // Meanwhile the field may be empty.
   async take(files) {
+    const all = Promise.allSettled([this.adding, this.addAll(files)]);
+    this.adding = all;
+    this.input.required = false;
+    await all;
+    if (this.adding !== all) return;
+    this.adding = null;
+    this.input.required = true;
+  }
+
+  // Resolves when all pictures are prepared, to whether nothing was wrong with them.
+  async prepared() {
+    while (this.adding) await this.adding;
+    return this.problem.hidden;
+  }
+
+  // Adds files, and shows the server's message for what is wrong with one of them.
+  async addAll(files) {
     this.say("");
     for (const file of files) {
       const picture = this.full ? {} : await prepared(file, this.limits, this.types);

@@ -191,6 +191,61 @@ def test_an_upload_shows_how_far_it_is(service, open_page):
     expect(exchange.locator("progress")).to_be_hidden()
 
 
+# Chooses, pastes or drops files, and presses the button twice before any is prepared; "preview": when the first one is.
+HURRY = """([way, files]) => {
+  const send = () => document.querySelector("form[data-kind=image] [data-do=send]").click();
+  const carrier = new DataTransfer();
+  for (const [data, name] of files) {
+    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+    carrier.items.add(new File([bytes], name, { type: "image/jpeg" }));
+  }
+  const input = document.getElementById("image-file");
+  if (way === "paste") document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: carrier }));
+  else if (way === "drop") document.dispatchEvent(new DragEvent("drop", { dataTransfer: carrier }));
+  else {
+    input.files = carrier.files;
+    input.dispatchEvent(new Event("change"));
+  }
+  const previews = document.querySelector(".previews");
+  const watch = new MutationObserver(() => { watch.disconnect(); send(); });
+  if (way === "preview") watch.observe(previews, { childList: true });
+  else for (const _ of [1, 2]) send();
+  return document.querySelector("[data-preparing]")?.hidden === false;
+}"""
+
+
+def photos(count):
+    """Return large photos as a page takes them."""
+    data = base64.b64encode(image_bytes(size=(4000, 3000), kind="JPEG")).decode()
+    return [[data, f"{number}.jpg"] for number in range(count)]
+
+
+@pytest.mark.parametrize("way", ["choose", "paste", "drop", "preview"])
+def test_a_question_waits_for_its_pictures(service, open_page, way):
+    """Each large photo belongs to it, however soon it is sent; once, with the text that stands there by then."""
+    page = open_page(service.url)
+    page.fill("#image-prompt", "Compare them")
+    assert page.evaluate(HURRY, [way, photos(4)]) is (way != "preview")
+    exchange = page.locator(IMAGE)
+    finished(exchange)
+    expect(exchange.locator(".thumbnail")).to_have_count(4)
+    assert len(service.images()) == 4
+    expect(page.locator("[data-preparing]")).to_be_hidden()
+
+
+def test_a_question_does_not_leave_out_what_is_refused_meanwhile(service, open_page):
+    """The page says what is wrong with it, and sends what is left when it is asked again."""
+    page = open_page(service.url)
+    page.fill("#image-prompt", "Compare them")
+    page.evaluate(HURRY, ["choose", [*photos(1), [base64.b64encode(b"x").decode(), "two.jpg"]]])
+    expect(page.locator("#image-problem")).to_contain_text("two.jpg: The image is damaged")
+    expect(page.locator("[data-preparing]")).to_be_hidden()
+    expect(page.locator(IMAGE)).to_have_count(0)
+    page.click("form[data-kind=image] [data-do=send]")
+    finished(page.locator(IMAGE))
+    assert len(service.images()) == 1
+
+
 def test_a_phone_offers_its_camera(service, open_page):
     """Only on touch screens; a photo is checked like any other image."""
     assert open_page(service.url).locator("[data-do=photograph]").is_hidden()
