@@ -1,6 +1,7 @@
 """The static files of the page, at addresses that change with their contents, so that browsers cache them forever.
 
 The fingerprint is part of the path and covers the whole folder, since modules import each other by relative names.
+While two releases run side by side, one is asked for the files of the other: it sends its own, which nobody keeps.
 Texts are compressed at their first request and kept so, a few ten KiB in all.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +22,7 @@ from routes.site_address import site_address
 
 FOLDER = Path(__file__).parent.parent / "static"
 CACHE_FOREVER = "public, max-age=31536000, immutable"
+NEVER = "no-store"
 A_DAY = "public, max-age=86400"  # of what browsers ask for at an address that never changes
 
 TEXTS = {".css", ".js", ".svg"}
@@ -38,16 +41,17 @@ def fingerprint(folder: Path) -> str:
 
 
 FINGERPRINT = fingerprint(FOLDER)
+ANY_FINGERPRINT = re.compile("[0-9a-f]{12}")
 
 
 @assets.get("/static/<path:filename>")
 def static(filename: str) -> Response:
-    """Return a static file; with the current fingerprint in its address it may be cached forever."""
+    """Return a static file; with this release's fingerprint it may be cached forever, with another's not at all."""
     version, _, name = filename.partition("/")
-    if version != FINGERPRINT:
+    if not ANY_FINGERPRINT.fullmatch(version):
         return _sent(filename)
     response = _sent(name)
-    response.headers["Cache-Control"] = CACHE_FOREVER
+    response.headers["Cache-Control"] = CACHE_FOREVER if version == FINGERPRINT else NEVER
     return response
 
 

@@ -20,6 +20,25 @@ def test_static_files_are_served(client):
         assert (kept.status_code, kept.headers["Cache-Control"]) == (200, "public, max-age=31536000, immutable")
         plain = client.get(f"/static/{name}", buffered=True)
         assert (plain.data, plain.headers["Cache-Control"]) == (kept.data, "no-cache")
+
+
+@pytest.mark.parametrize("name", ["style.css", "app.js", "icon.png", "vendor/streaming-markdown.js"])
+def test_each_release_sends_its_own_files_for_those_of_another(client, name):
+    """Of two that run side by side, each sends its own files for those of the other, and nobody keeps them."""
+    response = client.get(f"/static/0123456789ab/{name}", buffered=True, headers={"Accept-Encoding": "gzip"})
+    assert (response.status_code, response.headers["Cache-Control"]) == (200, "no-store")
+    own = client.get(f"/static/{assets.FINGERPRINT}/{name}", buffered=True, headers={"Accept-Encoding": "gzip"})
+    assert (response.data, response.headers["Content-Type"]) == (own.data, own.headers["Content-Type"])
+
+
+@pytest.mark.parametrize(
+    "version",
+    ["0123456789a", "0123456789abc", "0123456789aB", "0123456789ag", "..", "0123456789ab/0123456789ab", "١" * 12],
+)
+def test_what_is_no_fingerprint_is_not_found(client, version):
+    """Nor is a file that this release does not have, or one outside of the folder."""
+    assert client.get(f"/static/{version}/style.css").status_code == 404
+    for name in ("none.css", "../app_production.py", "", "vendor"):
         assert client.get(f"/static/0123456789ab/{name}").status_code == 404
 
 
