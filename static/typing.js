@@ -17,7 +17,7 @@ export class Typing {
     this.draft = `draft-${form.dataset.kind}`;
     this.field.value ||= readDraft(this.draft);
     form.addEventListener("input", (event) => this.changed(event));
-    form.addEventListener("invalid", ({ target }) => tellInOwnWords(target), true);
+    form.addEventListener("invalid", ({ target }) => tell(target), true);
     this.undo.addEventListener("click", () => this.bringBack());
     for (const example of form.querySelectorAll("[data-example]")) {
       example.addEventListener("click", (event) => {
@@ -67,7 +67,8 @@ export class Typing {
   }
 }
 
-// The browser's own message is in the language of the browser, which need not be that of the page.
-function tellInOwnWords(field) {
+// Lets the browser show what is wrong with a field: at the field, which may be folded, and in the language of the page, not its own.
+function tell(field) {
+  field.closest("details")?.setAttribute("open", "");
   if (field.dataset.invalid) field.setCustomValidity(field.dataset.invalid);
 }

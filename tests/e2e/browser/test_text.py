@@ -130,6 +130,26 @@ def test_length_and_temperature_reach_the_model(service, open_page):
     expect(whole.locator("[data-do=continue]")).to_be_hidden()
 
 
+@pytest.mark.parametrize("kind", ["text", "image"])
+@pytest.mark.parametrize(("field", "wrong"), [("length", "99999"), ("length", "1.5"), ("temperature", "3")])
+def test_a_wrong_number_that_is_folded_away_is_shown(service, open_page, kind, field, wrong):
+    """Where the form cannot be sent because of it, it unfolds and has the focus; corrected, it is sent."""
+    page = open_page(service.url)
+    if kind == "image":
+        choose(page)
+    summary = page.locator(f"#{kind}-form details summary")
+    summary.click()
+    page.fill(f"#{kind}-{field}", wrong)
+    summary.click()
+    expect(page.locator(f"#{kind}-{field}")).to_be_hidden()
+    page.fill(f"#{kind}-prompt", "Hello")
+    page.click(f"#{kind}-form [data-do=send]")
+    expect(page.locator(f"#{kind}-{field}")).to_be_focused()
+    page.fill(f"#{kind}-{field}", "1")
+    page.click(f"#{kind}-form [data-do=send]")
+    finished(page.locator(f"[data-exchanges={kind}] .exchange"))
+
+
 def test_both_forms_answer_at_the_same_time(service, open_page):
     """Requests to the two models run concurrently."""
     service.script(pieces=["Open"], hold=True)
