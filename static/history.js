@@ -19,6 +19,7 @@ function database() {
     request.onupgradeneeded = () => STORES.forEach((name) => request.result.createObjectStore(name, { keyPath: "id" }));
     request.onsuccess = () => {
       request.result.onversionchange = close; // another tab removes it
+      request.result.onclose = () => (opened = undefined); // the browser has closed it: it is opened anew when it is needed
       resolve(request.result);
     };
     request.onerror = () => reject(request.error);

@@ -176,6 +176,20 @@ def test_the_history_is_bounded(service, open_page):
     expect(page.locator(PAST)).to_have_count(50)
 
 
+def test_what_the_browser_has_removed_is_kept_again(service, open_page):
+    """As when it needs room, or its user clears it: the next question is kept without a reload."""
+    page = open_page(service.url)
+    finished(ask_text(page, "One"))
+    page.wait_for_function("document.querySelector('#history').checkVisibility()")
+    line = page.context.new_cdp_session(page)
+    line.send("Storage.clearDataForOrigin", {"origin": service.url, "storageTypes": "indexeddb"})
+    for question in ("Two", "Three"):
+        finished(ask_text(page, question))
+    page.wait_for_function(f"() => ({STORED})().then(([kept]) => kept === 2)", polling=100)
+    page.reload()
+    expect(page.locator(PAST)).to_have_count(2)
+
+
 def test_a_browser_that_keeps_nothing_answers_all_the_same(service, open_page):
     """As some do in private windows."""
     page = open_page("about:blank")
