@@ -58,6 +58,20 @@ class Work:
         self.left = most
 
 
+class _Spending:
+    """Counts the work of one schema, and refers to nothing of it, so that nothing refers to itself."""
+
+    def __init__(self, work: Work) -> None:
+        self._work, self._at = work, ""
+
+    def spend(self, amount: int, pointer: str) -> None:
+        """Count work. Raises SchemaRefused once it is too much."""
+        self._work.left -= amount
+        self._at = pointer or self._at
+        if self._work.left < 0:
+            raise SchemaRefused(COMPLEX, self._at)
+
+
 class Expander:
     """The states of one schema. Raises SchemaRefused for what cannot be expanded, or only with too much work.
 
@@ -65,7 +79,7 @@ class Expander:
     """
 
     def __init__(self, schema: Any, work: Work | None = None) -> None:
-        self._work, self._spent_at = Work() if work is None else work, ""
+        self.spend = _Spending(Work() if work is None else work).spend
         self.document = Document(schema, self.spend)
         self._conditions: dict[Any, Condition] = {}
         self._memo: dict[tuple[State, bool], Expansion] = {}
@@ -130,13 +144,6 @@ class Expander:
     def is_never(self, state: State) -> bool:
         """Return whether a state says itself that nothing satisfies it."""
         return self.never[0] in state
-
-    def spend(self, amount: int, pointer: str) -> None:
-        """Count work. Raises SchemaRefused once it is too much."""
-        self._work.left -= amount
-        self._spent_at = pointer or self._spent_at
-        if self._work.left < 0:
-            raise SchemaRefused(COMPLEX, self._spent_at)
 
     def expand(self, state: State, upper: bool = False) -> Shapes:
         """Return the shapes of a state."""
