@@ -47,10 +47,11 @@ class PriorityQueues:
         preferred = self._starts.preferred(_slots(held))
         return [self._queues[one].peek(held.get(one, {})) for one in preferred if self._queues[one]]
 
-    def take(self, head: Sequence, held: Held) -> None:
-        """Remove one of `heads`, which starts."""
+    def take(self, head: Sequence, held: Held, in_turn: bool) -> None:
+        """Remove one of `heads`, which starts. in_turn: it is the first, or that one's turn is yet to come."""
         priority = head.request.priority
-        self._starts.count(priority)
+        if in_turn:
+            self._starts.count(priority)
         taken = self._queues[priority].take(held.get(priority, {}))
         assert taken is head
         self.tokens -= head.num_prompt

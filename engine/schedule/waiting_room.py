@@ -190,7 +190,7 @@ class WaitingRoom:
             heads = self._queue.heads(held)
             if not heads or (sequence := choose(heads)) is None:
                 return None
-            self._queue.take(sequence, held)
+            self._queue.take(sequence, held, in_turn=sequence is heads[0])
             self._before.pop(id(sequence.request), None)
             if sequence.request.priority is Priority.BATCH:
                 self._in_flight.wake_batch()
