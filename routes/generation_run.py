@@ -45,6 +45,8 @@ TRACE_PARENT = re.compile(
     r"((?<!^00.{53})-.*)?"
 )
 
+IDLE_SECONDS = 10.0  # after which a wait for the pieces of whole answers begins anew
+
 Prompts = Sequence[tuple[Prompt, SamplingParams]]
 Naming = Callable[[], AbstractContextManager[None]]
 # By that of a client key.
@@ -242,6 +244,32 @@ class Run:
         finally:
             self.close()
 
+    @property
+    def knows_tokens(self) -> bool:
+        """Whether the pieces tell of their tokens: a server elsewhere may answer otherwise, which counts by itself."""
+        return not self._keeps_body
+
+    def read(self, take: Callable[[int, Piece], object]) -> list[Completion]:
+        """Wait for all answers as `results` does, and give their pieces to `take` as they come.
+
+        Where a server elsewhere may answer, each is one piece: one that is taken in parts is not asked for again.
+        """
+        if self._keeps_body:
+            completions = self.results()
+            for number, completion in enumerate(completions):
+                take(number, Piece(completion.text, logprobs=completion.logprobs))
+            return completions
+        self.wait_for_begin()
+        try:
+            turns.leave()
+            for number, piece in self.pieces(IDLE_SECONDS):
+                if piece is not None:
+                    take(number, piece)
+            turns.take()
+            return [self.completion(number) for number in range(len(self))]
+        finally:
+            self.close()
+
     def _awaited(self, number: int) -> Completion:
         turns.leave()
         with suppress(ServiceError):  # which `completion` raises
@@ -344,8 +372,16 @@ class Run:
         while len(mailbox):
             event = mailbox.wait(idle)
             if event is not None and event[1] is None:
-                self._generations[event[0]].result()  # raises its error
+                self._check_end(event[0])
             yield event or (0, Piece(""))
+
+    def _check_end(self, number: int) -> None:
+        """Raise the error that an answer has ended with, if it has, and record it."""
+        try:
+            self._generations[number].result()
+        except ServiceError as error:
+            self._note(error)
+            raise
 
 
 def _generation_request(

@@ -7,6 +7,7 @@ engine's interface knows who has answered. What is no answer raises UpstreamFail
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ FILTERS = "content_filter safety sensitive refusal recitation language blocklist
 FILTERS += "image_safety image_prohibited_content image_recitation".split()
 STOPS = ("stop_reason", "matched_stop")  # where vLLM and SGLang say which stop string has ended an answer, or null
 THINK, THINK_END = "<think>\n", "\n</think>\n\n"
+WITHIN = re.compile(r"<think>.*?</think>\n*", re.DOTALL)  # content
 MOST_BYTES = 64 * 1024  # of an answer, beside MOST_BYTES_A_TOKEN for each of its tokens
 MOST_BYTES_A_TOKEN = 128
 MOST_DATA_A_TOKEN, MOST_DATA_A_SCORE = 2048, 512  # bytes of events for each token, and for each of its alternatives
@@ -111,8 +113,10 @@ class AnswerReader:
 
     @property
     def said(self) -> str:
-        """The text behind the reasoning that it begins with."""
-        return self.text[self._reasoning :]
+        """The text behind the reasoning that it begins with, which some servers leave among the content."""
+        said = self.text[self._reasoning :]
+        within = WITHIN.match(said) if self._thinks and not self._reasoning else None
+        return said if within is None else said[within.end() :]
 
     def read(self, data: bytes) -> Piece | None:
         """Take the data of one event; return the part of the answer that it holds.

@@ -83,7 +83,8 @@ class ConversationBuilder:
         self._info = info
         self._messages: list[dict[str, Any]] = []
         self._shown: list[_Shown] = []
-        self._calls: list[str] = []  # ids of the last answer's calls, as far as no result has been added for them
+        self._calls: list[str] = []  # ids of the last answer's calls, behind those that have results or notes
+        self._noted: dict[str, dict[str, Any]] = {}  # by the id of such a call, the note that stands for its result
         self._results: list[_Result] = []  # that follow each other, until they are in order
         self._turn = 0
         self._asked = False  # whether the new question has begun
@@ -116,7 +117,8 @@ class ConversationBuilder:
     def assistant(self, content: Content, calls: Sequence[PastCall] = ()) -> None:
         """Add an earlier answer. Its calls become text for a model whose chat template has none."""
         self._add_results()
-        self._calls = [call.id for call in calls]
+        if calls:  # what is said between calls and their results may be an answer of its own
+            self._calls, self._noted = [call.id for call in calls], {}
         if not calls:
             self._add("assistant", content)
         elif self._info.uses_tools:
@@ -137,6 +139,9 @@ class ConversationBuilder:
 
     def _add_results(self) -> None:
         results, self._results = self._results, []
+        late = {id(self._noted.pop(result.call_id)) for result in results if result.call_id in self._noted}
+        if late:  # their notes go
+            self._messages = [message for message in self._messages if id(message) not in late]
         place = {call: number for number, call in enumerate(self._calls)}
         by_call = {result.call_id: result for result in results}
         each_known = by_call.keys() <= place.keys() and len(by_call) == len(results) and len(place) == len(self._calls)
@@ -146,6 +151,8 @@ class ConversationBuilder:
             self._calls = self._calls[end:]
         for result in results:
             self._add_result(result)
+            if result.content is NO_RESULT:
+                self._noted[result.call_id] = self._messages[-1]
 
     def _add_result(self, result: _Result) -> None:
         if self._info.uses_tools:

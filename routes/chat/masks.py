@@ -31,10 +31,12 @@ def mask_of(
     """
     if toolbox.forced and thinking:
         raise ValidationError(f"{names.reasoning} cannot be combined with a forced call.", names.reasoning)
-    constrained = answer_format is not None or toolbox.forced or bool(toolbox.strict_schemas())
+    fixed = answer_format is not None or toolbox.forced
+    constrained = fixed or bool(toolbox.strict_schemas())
     lengthens = names.ignore_eos if sampling.ignore_eos else names.min_tokens if sampling.min_tokens else None
     if constrained and lengthens:
-        raise ValidationError(f"{lengthens} cannot be combined with an answer of a fixed form.", lengthens)
+        other = "an answer of a fixed form" if fixed else "strict functions"
+        raise ValidationError(f"{lengthens} cannot be combined with {other}.", lengthens)
     if backend.info.elsewhere:  # it is told the rules
         _check_sizes(answer_format, toolbox, names)
         return lambda: None

@@ -14,7 +14,7 @@ from engine.text.schema.elsewhere import outcome_of
 from engine.text.schema.expander import Work
 from engine.types import ModelInfo
 from routes.chat.names import FieldNames
-from routes.chat.output import CALL, CALL_END, MAY_REASON, REASONING, THINK
+from routes.chat.output import CALL, CALL_END, REASONING, THINK
 from routes.chat.schemas import WORK_OF_A_REQUEST, Rewriter, any_object_rule, json_rule
 
 MAX_TOOLS = 128
@@ -152,12 +152,12 @@ class Toolbox:
 
         thinking: it may begin with reasoning, in which nothing is a call. Raises as `lark` does.
         """
-        begin, rest = f"/(.|\\n)*{CALL}/", "(begin called)* text" if self.parallel else "(text | begin called)"
-        lines = [f"start: {rest}"]
+        rest = "(begin called)* text" if self.parallel else "(text | begin called)"
+        lines = [f"start: {rest}", "text: /(.|\\n)*/", f"begin[lazy]: /(.|\\n)*{CALL}/"]
         if thinking:
-            begin += f" & ~/{THINK}(.|\\n)*/"
-            lines = [f"start: {MAY_REASON} {rest}", REASONING]
-        lines += ["text: /(.|\\n)*/", "begin[lazy]: BEGIN", f"BEGIN: {begin}"]
+            more = " (begin called)* text" if self.parallel else ""
+            lines[0] = f"start: reasoning line_breaks {rest} | text | first called{more}"
+            lines += [REASONING, "first[lazy]: FIRST", f"FIRST: /(.|\\n)*{CALL}/ & ~/{THINK}(.|\\n)*/"]
         return "\n".join([*lines, self._called_lark(Schemas.STRICT, rewriter)])
 
     def _called_lark(self, schemas: Schemas, rewriter: Rewriter) -> str:

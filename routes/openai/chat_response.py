@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from engine.types import Completion
+from engine.types import Completion, Piece
 from routes import sse
 from routes.chat.output import ParsedAnswer
 from routes.chat.reasoning_tokens import ReasoningTokens
@@ -30,21 +30,22 @@ class ChatResponse(RunResponse):
         self._reasoning = [ReasoningTokens() for _ in range(len(chat.run))]
 
     def wait(self) -> list[Completion]:
-        if not self._chat.thinking:
+        if not self._counts_reasoning:
             return super().wait()
-        run, parsers = self._run, [self._chat.new_parser() for _ in self._reasoning]
-        try:
-            run.wait_for_begin()
-            for index, piece in run.pieces(sse.KEEP_ALIVE_SECONDS):  # what a token belongs to is known while it comes
-                if piece is not None:
-                    self._reasoning[index].feed(parsers[index], piece.text, len(piece.token_ids))
-            return [run.completion(index) for index in range(len(run))]
-        finally:
-            run.close()
+        parsers = [self._chat.new_parser() for _ in self._reasoning]
+
+        def count(index: int, piece: Piece) -> None:  # what a token belongs to is known while it comes
+            self._reasoning[index].feed(parsers[index], piece.text, len(piece.token_ids))
+
+        return self._run.read(count)
+
+    @property
+    def _counts_reasoning(self) -> bool:
+        return self._chat.thinking and self._run.knows_tokens
 
     @property
     def _reasoning_tokens(self) -> int | None:
-        return sum(one.total for one in self._reasoning) if self._chat.thinking else None
+        return sum(one.total for one in self._reasoning) if self._counts_reasoning else None
 
     def whole(self, completions: Sequence[Completion]) -> ChatCompletion:
         """Return the body with all answers."""

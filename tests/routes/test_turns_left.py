@@ -15,6 +15,7 @@ from edge import turns
 from edge.route_table import ROUTES, Need
 from edge.shared_windows import SharedWindows, StoredWindows
 from engine.errors import Overloaded
+from routes.generation_run import Run
 from routes.services import services
 from tests.edge.limit_storage import ListedEntries
 from tests.fakes import image_bytes, multipart
@@ -162,3 +163,20 @@ def test_schemas_for_a_server_elsewhere_are_tried_without_a_turn(client, avibe, 
     body = good_request(CHAT)["json"] | fields
     assert client.post(CHAT, json=body).status_code == 200
     assert seen == [not (fields and elsewhere)]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "Hi"}], "reasoning_effort": "high"}),
+        ("/v1/responses", {"input": "Hi", "reasoning": {"effort": "high"}}),
+    ],
+)
+def test_the_parts_of_a_whole_answer_are_waited_for_without_a_turn(client, monkeypatch, turn, path, fields):
+    """Whatever else took it before; the body is written in its turn."""
+    seen, pieces = [], Run.pieces
+    monkeypatch.setattr(Run, "wait_for_begin", lambda run: turn.take())
+    monkeypatch.setattr(Run, "pieces", lambda run, idle: (seen.append(turn.held), pieces(run, idle))[1])
+    assert client.post(path, json={"model": "avibe"} | fields).status_code == 200
+    assert seen == [False]
+    assert turn.held

@@ -130,6 +130,25 @@ def test_the_form_is_that_of_the_text_behind_reasoning(
             generation.result()
 
 
+@pytest.mark.parametrize("thinking", [True, False])
+def test_reasoning_that_a_server_leaves_in_the_content_is_none_of_the_form(
+    server: FakeUpstream, opened: Open, thinking: bool
+) -> None:
+    """A server without a parser for it; where none was asked for, it is text that breaks the form."""
+    server.script.raw = [
+        part({"content": '<think>\nx\n</think>\n\n{"a": 1}'}),
+        part(finish_reason="stop"),
+        event("[DONE]"),
+    ]
+    prompt = ChatPrompt(({"role": "user", "content": "Hi"},), thinking=thinking)
+    asked = replace(asking(rules=AnswerRules("response_format", SCHEMA)), prompt=prompt)
+    if thinking:
+        assert opened(retries=0).submit(asked).result().text.endswith('{"a": 1}')
+    else:
+        with pytest.raises(UpstreamFailed):
+            opened(retries=0).submit(asked).result()
+
+
 @pytest.mark.parametrize(("strict", "kept"), [({"look": True}, False), ({"look": False}, True), (None, True)])
 def test_a_free_call_of_a_strict_function_is_held_to_its_schema(
     server: FakeUpstream, opened: Open, strict: dict[str, bool] | None, kept: bool

@@ -50,16 +50,14 @@ class Answer:
     def whole(self) -> ResponseObject:
         """Wait for the answer; return the finished object. Raises the error that it fails with."""
         try:
-            self._run.wait_for_begin()
             output = self._output(NoEvents())
             if self._chat.plain:
-                completion = self._run.completion(0)
+                (completion,) = self._run.results()
                 output.feed(completion.text, completion.output_tokens, completion.logprobs)
             else:  # what a token belongs to is known while it comes
-                for _, piece in self._run.pieces(sse.KEEP_ALIVE_SECONDS):
-                    if piece is not None:
-                        output.feed(piece.text, len(piece.token_ids), piece.logprobs)
-                completion = self._run.completion(0)
+                (completion,) = self._run.read(
+                    lambda _, piece: output.feed(piece.text, len(piece.token_ids), piece.logprobs)
+                )
             output.finish(_complete(completion))
             return self._ended(output, completion, _usage(completion, output.reasoning_tokens))
         finally:

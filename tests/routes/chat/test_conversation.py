@@ -107,6 +107,32 @@ def test_each_answer_has_its_own_results():
     assert told == ["a1", "b1", "Look.", "c1", "a2", "b2", "Look.", "c2"]
 
 
+def test_a_result_that_comes_later_takes_the_place_of_no_note():
+    """A program may send a picture of a result between two of them."""
+    for info in (TEXT, VISION):
+        builder = ConversationBuilder(info)
+        builder.assistant("", [PastCall(call, "look", "{}") for call in "abc"])
+        builder.tool_result("b", "of b")
+        builder.user("Look.", earlier=True)
+        builder.tool_result("c", "of c")
+        builder.tool_result("a", "of a")
+        shown = str([message["content"] for message in builder.messages[1:]])
+        assert NO_RESULT not in shown
+        assert [shown.index(text) for text in ("of b", "Look.", "of c", "of a")] == sorted(
+            shown.index(text) for text in ("of a", "of b", "of c", "Look.")
+        )
+
+
+def test_what_is_said_between_calls_and_results_changes_no_order():
+    """As an answer of its own, where a protocol has texts behind calls."""
+    builder = ConversationBuilder(TEXT)
+    builder.assistant("", [PastCall(call, "look", "{}") for call in "ab"])
+    builder.assistant("I have looked.")
+    for call in "ba":
+        builder.tool_result(call, f"of {call}")
+    assert [message["content"] for message in builder.messages[2:]] == ["of a", "of b"]
+
+
 def test_images_of_results_follow_their_order():
     """The first placeholder in a prompt is that of the first image."""
     builder = ConversationBuilder(VISION)

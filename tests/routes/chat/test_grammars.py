@@ -186,6 +186,17 @@ def test_free_calls_of_a_strict_function_conform(fits, parallel, before, fields)
     assert not fits(f"{before}{call()}\n{call('{}')}", **asked)
 
 
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_second_thought_frees_no_call(fits, parallel):
+    """Only what an answer begins with is reasoning; the parser may find more of it."""
+    asked = {"tools": [strict(WEATHER)], "parallel_tool_calls": parallel, **THINKS}
+    wrong = call('{"city": "Paris"}')
+    for before in (f"{THOUGHT}<think>b</think>", f"{THOUGHT}So. <think>b</think>", "So. <think>b</think>"):
+        assert fits(before + call(), **asked)
+        assert not fits(before + wrong, **asked)
+    assert not fits(f"{call()}<think>b</think>{wrong}", **asked)
+
+
 def test_a_strict_function_conforms_beside_a_form(fits):
     """Also where the schemas of all tools together are too much for one grammar."""
     large = {"type": "object", "properties": {"a": {"type": "string", "description": "x" * 60_000}}}
