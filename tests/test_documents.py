@@ -180,7 +180,7 @@ def test_settings_that_are_named_exist() -> None:
     known |= {f"{setting.name}_FILE" for setting in SETTINGS if setting.secret}
     known |= {"ENV_FILE", "PYTHON", "TORCH_INDEX_URL", "TMPDIR", "VARIANT", "PYTORCH_ALLOC_CONF", "GPU_SOAK_SECONDS"}
     known |= OLD_NAMES
-    known |= MONITORING_SETTINGS.keys() | FOREIGN | {"COMPONENTS", "AFFINITY", "BALANCE"}
+    known |= MONITORING_SETTINGS.keys() | FOREIGN | {"COMPONENTS", "AFFINITY", "BALANCE", "DATABASE"}
     pattern = re.compile(r"\b([A-Z][A-Z_]{2,})=")
     named = {found for name in DOCUMENTS for found in pattern.findall(text(name))}
     assert named - known == set()
