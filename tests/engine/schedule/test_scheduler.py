@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.errors import DeadlineExceeded, RequestAborted
 from engine.model.choice import Choice
-from engine.schedule.block_pool import BLOCK, BlockPool, blocks_for
+from engine.schedule.block_pool import BLOCK, BlockPool
 from engine.schedule.plan import Plan
 from engine.schedule.priority_queues import BATCH_EVERY, INTERACTIVE_EVERY
 from engine.schedule.scheduler import Scheduler
@@ -674,10 +675,10 @@ class TestBlocks:
     @pytest.mark.parametrize("ahead", [1, 8, 15, 16, 17, 64])
     def test_sequences_that_grow_by_many_tokens_give_way_in_time(self, ahead):
         """However many drafts of a step hold, each finds the blocks that the next one may need."""
-        blocks = 3 + 2 * blocks_for(2 + ahead)
-        for taken in range(blocks // 2):
-            floor = Floor(slots=3, blocks=blocks, budget=400, ahead=ahead, drafted=lambda: ahead)
-            rows = [floor.come(client, tokens=2 + taken, max_tokens=(blocks - 2) * BLOCK) for client in "abc"]
+        for blocks, tokens in product((6, 12), range(1, 2 * BLOCK, 3)):
+            floor = Floor(slots=4, blocks=blocks, budget=400, ahead=ahead, drafted=lambda: ahead)
+            lengths = [tokens + 3 * number for number in range(4)]
+            rows = [floor.come(str(one), tokens=one, max_tokens=blocks * BLOCK - one) for one in lengths]
             while any(one.num_output < one.sampling.max_tokens for one in rows):
                 floor.step()
                 for one in [*floor.scheduler.running]:
