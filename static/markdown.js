@@ -16,10 +16,10 @@ const LEVELS = new Map([[smd.BLOCKQUOTE, 1], [smd.LIST_UNORDERED, 2], [smd.LIST_
 const MASKED = "\\<`_*~$[!h>|"; // each is fed as a character that stands for nothing, from U+FDD0 on
 const MASKS = /[\ufdd0-\ufdef]/g;
 
-// The marks of a block at the beginning of a line: quotes, and a rule, a fence of code or an item.
-const QUOTES = `^(?:[ \\t]*>){0,${NESTED}}[ \\t]*`;
-const MARKS = new RegExp(`${QUOTES}(?:(?:\\*[ \\t]*){3,}(?=\\n?$)|(?:_[ \\t]*){3,}(?=\\n?$)|\`{3,}(?=[^\`\\n]*\\n?$)|(?:[-+*]|\\d{1,9}\\.) (?:\\[[ x]\\] )?)?`);
-const MAYBE_MARKS = /^[ \t>]*(?:(?:\*[ \t]*)+|(?:_[ \t]*)+|`{1,2}|`{3,}[^`\n]*|(?:[-+*]|\d{1,9}\.?)|(?:[-+*]|\d{1,9}\.) (?:\[(?:[ x]\]?)?)?)?$/;
+// The marks of blocks at the beginning of a line: quotes, then a rule, a fence of code or an item.
+const QUOTES = new RegExp(`^(?:[ \\t]*>){0,${NESTED}}[ \\t]*`);
+const BLOCK = /^(?:(?:\*[ \t]*){3,}(?=\n?$)|(?:_[ \t]*){3,}(?=\n?$)|`{3,}(?=[^`\n]*\n?$)|(?:[-+*]|\d{1,9}\.) (?:\[[ x]\] )?)/;
+const MAYBE_BLOCK = /^[ \t>]*(?:(?:\*[ \t]*)+|(?:_[ \t]*)+|`{1,2}|`{3,}[^`\n]*|(?:[-+*]|\d{1,9}\.?)|(?:[-+*]|\d{1,9}\.) (?:\[(?:[ x]\]?)?)?)?$/;
 const LONGEST = 256; // characters that are held back as such
 const ROW = /^ {0,3}(?:> ?)+/; // the marks of quotes before a row of a table
 const LEAVE = "\n".repeat(5); // ends a table, whatever is missing of it, and the quotes around it
@@ -81,7 +81,9 @@ export function writer(root, said) {
     if (begins) {
       rows = inTable() ? rows + 1 : 0;
       const line = rows ? inRows(text) : text;
-      [marks] = MARKS.exec(line);
+      const [quotes] = QUOTES.exec(line);
+      const [block] = BLOCK.exec(line.slice(quotes.length)) ?? [""];
+      marks = quotes + block;
       text = line.slice(marks.length).replace(/^>/, masked);
       piped = text.startsWith("|");
     }
@@ -92,7 +94,7 @@ export function writer(root, said) {
     write(text) {
       tail.remove();
       for (const line of (held + text.replace(MASKS, "\ufffd")).split(/(?<=\n)/).filter(Boolean)) {
-        held = begins && line.length <= LONGEST && MAYBE_MARKS.test(line) ? line : /\\?$/.exec(line)[0];
+        held = begins && line.length <= LONGEST && MAYBE_BLOCK.test(line) ? line : /\\?$/.exec(line)[0];
         const sure = line.slice(0, line.length - held.length);
         if (sure) feed(sure);
         begins = sure ? sure.endsWith("\n") : begins;

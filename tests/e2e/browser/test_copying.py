@@ -58,6 +58,18 @@ def test_an_answer_is_copied_as_it_is_read(answered):
     assert page.evaluate("navigator.clipboard.readText()") == "a = 1\n  b"
 
 
+def test_what_is_copied_has_all_that_was_written(service, open_page):
+    """What might have begun a link or an emphasis and did not, up to the end."""
+    text = "Цена: [указать цену], foto_1.jpg, f[i](x) и 5000*\n\nОплата [по договору](см. ниже\n\nВторая часть."
+    service.script(pieces=list(text))
+    page = open_page(service.url)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    exchange = ask_text(page)
+    finished(exchange)
+    press(exchange, "copy")
+    assert page.evaluate(KINDS)["text/plain"] == text
+
+
 def test_copying_works_without_the_clipboard_api(answered):
     """As on a page without HTTPS: both kinds, and the request id, which stands behind "Details"."""
     page, exchange, figures = answered()
