@@ -110,6 +110,7 @@ def test_a_database_of_the_newest_version_is_used_while_another_process_writes(e
     with closing(sqlite3.connect(engine.url.database, timeout=0)) as other:
         other.execute("BEGIN IMMEDIATE")
         migrate(again)
+        assert other.in_transaction  # it was not waited for
         other.rollback()
     again.dispose()
 

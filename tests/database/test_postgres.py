@@ -340,6 +340,7 @@ def test_a_database_of_the_newest_version_is_used_while_another_copy_migrates(se
     with database.engine().begin() as connection:
         connection.exec_driver_sql(LOCK)
         migrate(second)
+        assert connection.in_transaction()  # it was not waited for
     second.dispose()
 
 

@@ -11,7 +11,6 @@ from sqlalchemy import event
 
 import middleware
 from database.connect import Database
-from edge import turns
 from edge.route_table import ROUTES, Need
 from edge.shared_windows import SharedWindows, StoredWindows
 from engine.errors import Overloaded
@@ -20,30 +19,17 @@ from routes.services import services
 from tests.edge.limit_storage import ListedEntries
 from tests.fakes import image_bytes, multipart
 from tests.good_requests import TEXT, call, good_request
+from tests.held_turn import held_turn
 
 CHAT = "/v1/chat/completions"
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
 
 
-class Held:
-    """The turn of a request. held: whether it has it now."""
-
-    held = True
-
-    def leave(self) -> None:
-        self.held = False
-
-    def take(self, at_most: float = 0.0) -> None:
-        self.held = True
-
-
 @pytest.fixture
 def turn():
     """The turn of every request of this test."""
-    turn = Held()
-    token = turns._turn.set(turn)  # type: ignore[arg-type]
-    yield turn
-    turns._turn.reset(token)
+    with held_turn() as turn:
+        yield turn
 
 
 @pytest.fixture

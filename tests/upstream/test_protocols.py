@@ -11,11 +11,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from config import load_settings
-from edge import turns
 from engine.errors import Overloaded
 from models import ModelSet
 from tests.fake_upstream import FakeUpstream, Script, event
 from tests.fakes import FakeMachine, ScriptedBackend
+from tests.held_turn import held_turn
 from tests.upstream.conftest import Open
 from tests.upstream.test_backend import SAID
 from tests.upstream.test_faults import limits_for
@@ -75,18 +75,6 @@ WHOLE_IN_PARTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class _Turn:
-    """The turn of a request, and whether it was held whenever a part of the answer came."""
-
-    held = True
-
-    def leave(self) -> None:
-        self.held = False
-
-    def take(self, at_most: float = 0.0) -> None:
-        self.held = True
-
-
 @pytest.mark.parametrize("name", WHOLE_IN_PARTS)
 def test_a_whole_answer_is_waited_for_without_a_turn_and_asked_for_again(
     server: FakeUpstream, opened: Open, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, name: str
@@ -94,18 +82,15 @@ def test_a_whole_answer_is_waited_for_without_a_turn_and_asked_for_again(
     """Also one whose parts tell which of its tokens are reasoning: nothing of it was sent to its client."""
     from app_production import create_app
 
-    backend, turn, seen = opened(retries=1), _Turn(), list[bool]()
+    backend, seen = opened(retries=1), list[bool]()
     client = create_app(load_settings(environ, None), ModelSet({"avibe": backend}), FakeMachine()).test_client()
     result = UpstreamGeneration.result
-    monkeypatch.setattr(UpstreamGeneration, "result", lambda one: seen.append(turn.held) or result(one))
     server.script.faults, server.script.gap = ["half"] * (2 if name == "chats" else 1), 0.01
     protocol, fields = WHOLE_IN_PARTS[name]
     path, body, _ = PROTOCOLS[protocol]
-    token = turns._turn.set(turn)  # type: ignore[arg-type]
-    try:
+    with held_turn() as turn:
+        monkeypatch.setattr(UpstreamGeneration, "result", lambda one: seen.append(turn.held) or result(one))
         response = client.post(path, json=body | fields)
-    finally:
-        turns._turn.reset(token)
     assert response.status_code == 200, response.text
     assert SAID in response.text
     assert "completion_tokens_details" not in response.text  # the server's parts tell no tokens

@@ -53,36 +53,29 @@ def test_gemms_equal_torch(name, n, k, tokens, normal, dtype, device):
     assert out[:, n:].eq(7).all()
 
 
+def check_added(x, weight, before, name):
+    """Check a product that three programs share and add to `before`, twice."""
+    scratch, found, again = packed_scratch(x.device), before.clone(), before.clone()
+    for out in (found, again):
+        packed_linear(x, weight, out, scratch=scratch, meta=tiles(name, len(x), 3), add=True)
+    check(found, x, weight, name, before=before.double())
+    assert torch.equal(found, again)
+    assert scratch.counters.eq(0).all()
+
+
 @pytest.mark.parametrize("tokens", [1, 5])
 @pytest.mark.parametrize("name", BITS)
 def test_gemms_are_added_to_the_residual_by_several_programs(name, tokens, normal, device):
     """The counters are left at zero, and the same inputs give the same bits."""
-    x, weight, scratch = normal(tokens, 600).half(), quantize([normal(20, 600)], name, device), packed_scratch(device)
-    before = normal(tokens, 20).half()
-    found, again = before.clone(), before.clone()
-    for out in (found, again):
-        packed_linear(x, weight, out, scratch=scratch, meta=tiles(name, tokens, 3), add=True)
-    check(found, x, weight, name, before=before.double())
-    assert torch.equal(found, again)
-    assert scratch.counters.eq(0).all()
+    check_added(normal(tokens, 600).half(), quantize([normal(20, 600)], name, device), normal(tokens, 20).half(), name)
 
 
 @pytest.mark.parametrize("tokens", [17, 33, 40])
 @pytest.mark.parametrize("name", BITS)
 def test_each_tile_of_a_result_has_parts_of_its_own(name, tokens, normal, dtype, device, grid_order):
     """However many blocks of tokens there are: each adds its own parts, whichever program is the last to arrive."""
-    x, weight, scratch = (
-        normal(tokens, 600).to(dtype),
-        quantize([normal(40, 600)], name, device),
-        packed_scratch(device),
-    )
-    before = normal(tokens, 40).to(dtype)
-    found, again = before.clone(), before.clone()
-    for out in (found, again):
-        packed_linear(x, weight, out, scratch=scratch, meta=tiles(name, tokens, 3), add=True)
-    check(found, x, weight, name, before=before.double())
-    assert torch.equal(found, again)
-    assert scratch.counters.eq(0).all()
+    weight = quantize([normal(40, 600)], name, device)
+    check_added(normal(tokens, 600).to(dtype), weight, normal(tokens, 40).to(dtype), name)
 
 
 @pytest.mark.parametrize("tokens", [48, 70, 140])
