@@ -9,6 +9,10 @@ const OURS = { "X-Page": "1", "X-Message-Language": language, ...(extra.token ? 
 const ASKING = { ...OURS, "X-Resumable": "1" };
 const STREAM = "X-Stream-Id";
 
+let away = false; // while the page is left, which takes its connections along: that is no loss to tell of
+addEventListener("pagehide", () => (away = true));
+addEventListener("pageshow", () => (away = false));
+
 // question: { url, prompt, maxTokens, temperature, files, history }; history: the turns that it goes on from. on, the callbacks: uploading(percent), sent(), queued({ before, seconds }),
 // stream(id), text(part), done(answer), failed({ code, message, requestId, retryAfter }), lost(). Returns a function that ends the request. The answer goes on for a minute,
 // in which `resume` reads it again under the id of its stream; `stop` ends it.
@@ -104,7 +108,7 @@ function reader(on, abort) {
       abort();
     },
     lost() {
-      if (ended) return;
+      if (ended || away) return;
       this.leave();
       on.lost();
     },

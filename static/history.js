@@ -1,4 +1,5 @@
 // The last exchanges, kept in this browser alone: the server stores nothing of them.
+import { readDraft, writeDraft } from "./drafts.js";
 import { extra } from "./texts.js";
 import { joined, placeOf } from "./variants.js";
 
@@ -8,6 +9,11 @@ const PREVIEW = 160; // pixels
 const STORES = ["exchanges", "pictures"];
 
 const NAME = `history ${extra.owner ?? ""}`; // who signs in with another key does not see this one's
+
+// What this tab has not written yet, by id: a reload takes the browser's transactions along, and the next page writes it anew.
+const UNWRITTEN = `unwritten ${NAME}`;
+const ofBefore = JSON.parse(readDraft(UNWRITTEN) || "[]");
+const unwritten = new Map();
 
 let opened;
 let left = false; // by a visitor who has signed out
@@ -51,6 +57,8 @@ export function newId() {
 // conversation, streamAt: when the stream began, closed: the stream that it no longer has. Resolves to the record as it is kept.
 export async function keep(record) {
   let put = record;
+  if (!left) unwritten.set(record.id, record);
+  noteUnwritten();
   await transaction("readwrite", (exchanges) => {
     exchanges.get(record.id).onsuccess = ({ target: { result: kept } }) => {
       put = kept ? merged(record, kept) : record;
@@ -58,7 +66,13 @@ export async function keep(record) {
       exchanges.getAllKeys().onsuccess = ({ target }) => target.result.slice(0, -EXCHANGES).forEach((id) => exchanges.delete(id));
     };
   });
+  if (unwritten.get(record.id) === record) unwritten.delete(record.id);
+  noteUnwritten();
   return put;
+}
+
+function noteUnwritten() {
+  writeDraft(UNWRITTEN, unwritten.size ? JSON.stringify([...unwritten.values()]) : "");
 }
 
 // The answers that another tab has kept meanwhile stay, their ratings, and the stream that it reads.
@@ -94,6 +108,7 @@ export function keepPictures(thread, files) {
 
 // Resolves to the conversations, the newest first, each a list of records in the order of time.
 export async function conversations() {
+  await Promise.all(ofBefore.splice(0).map(keep));
   const threads = new Map();
   for (const record of (await transaction("readonly", (exchanges) => exchanges.getAll())) ?? []) {
     threads.set(record.thread, [...(threads.get(record.thread) ?? []), record]);
@@ -107,6 +122,8 @@ export async function picturesOf(thread) {
 }
 
 export function clear() {
+  unwritten.clear();
+  noteUnwritten();
   return transaction("readwrite", (exchanges, pictures) => {
     exchanges.clear();
     pictures.clear();

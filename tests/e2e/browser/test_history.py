@@ -176,6 +176,43 @@ def test_the_history_is_bounded(service, open_page):
     expect(page.locator(PAST)).to_have_count(50)
 
 
+BUSY = """() => new Promise((resolve) => {
+  const request = indexedDB.open("history ", 1);
+  request.onsuccess = () => {
+    const store = request.result.transaction("exchanges", "readwrite").objectStore("exchanges");
+    const hold = () => (store.count().onsuccess = hold);
+    hold();
+    resolve();
+  };
+})"""
+UNWRITTEN = "Object.keys(sessionStorage).filter((name) => name.startsWith('unwritten')).length"
+
+
+def test_a_reload_loses_nothing_that_the_browser_has_not_written_yet(service, open_page):
+    """As on a slow disk: neither the question, nor its answer."""
+    page = open_page(service.url)
+    page.evaluate(BUSY)
+    finished(ask_text(page, "A listing"))
+    assert page.evaluate(UNWRITTEN) == 1
+    page.reload()
+    expect(unfold(page).locator(".answer")).to_have_text("An answer.")
+    assert page.evaluate(STORED) == [1, 0]
+    assert page.evaluate(UNWRITTEN) == 0
+
+
+def test_nothing_unwritten_comes_back_of_a_history_that_is_cleared(service, open_page):
+    """Also not by a reload before the browser has cleared it."""
+    page = open_page(service.url)
+    page.evaluate(BUSY)
+    finished(ask_text(page, "A listing"))
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("[data-do=clear-history]")
+    page.reload()
+    expect(page.locator("#text-prompt")).to_be_visible()
+    assert page.evaluate(STORED) == [0, 0]
+    expect(page.locator(PAST)).to_have_count(0)
+
+
 def test_what_the_browser_has_removed_is_kept_again(service, open_page):
     """As when it needs room, or its user clears it: the next question is kept without a reload."""
     page = open_page(service.url)

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.browser.steps import IMAGE, TEXT, ask_image, ask_text, choose, finished, go_on
+from tests.e2e.browser.steps import IMAGE, TEXT, ask_image, ask_text, choose, finished, go_on, stored_stream
 from tests.e2e.browser.test_accessibility import LOOKS, violations
 from tests.e2e.gunicorn_process import until
 
@@ -78,6 +78,7 @@ def test_a_second_tab_takes_nothing_away(service, open_page):
     page = open_page(service.url)
     exchange = ask_text(page)
     expect(exchange.locator(".answer")).to_have_text("Half")
+    until(lambda: stored_stream(page))
     other = page.context.new_page()
     other.goto(service.url)
     expect(other.locator(f"{PAST} .wait")).to_contain_text("This answer is coming in another tab.")
@@ -92,11 +93,8 @@ def test_an_answer_that_cannot_be_continued_says_so(service, open_page):
     service.script(pieces=["Half"], hold=True)
     page = open_page(service.url)
     ask_text(page)
-    expect(page.locator(f"{TEXT} .answer")).to_have_text("Half")
-    stream = page.evaluate("""async () => {
-      const { conversations } = await import(document.querySelector("[href*='/history.js']").href);
-      return (await conversations())[0][0].stream;
-    }""")
+    until(lambda: stored_stream(page))
+    stream = stored_stream(page)
     page.goto(f"{service.url}/api/docs")
     assert page.request.delete(f"{service.url}/api/v1/streams/{stream}").ok
     service.script(pieces=["Anew"])

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.browser.steps import TEXT, ask_text, finished, go_on, repeat, unfold
+from tests.e2e.browser.steps import TEXT, ask_text, finished, go_on, repeat, stored_stream, unfold
 from tests.e2e.gunicorn_process import until
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.usefixtures("held")]
@@ -19,6 +19,7 @@ def streaming(service, open_page):
     service.script(pieces=["Half"], hold=True)
     page = open_page(service.url)
     expect(ask_text(page, "The first").locator(".answer")).to_have_text("Half")
+    until(lambda: stored_stream(page))
     other = page.context.new_page()
     other.goto(service.url)
     expect(other.locator(f"{PAST} .wait")).to_contain_text(ELSEWHERE)
