@@ -39,8 +39,7 @@ from benchmarks.upstream_load.first_text import Client
 
 PACKAGES = ("aiohttp", "flask", "gunicorn")
 PATH = "/chat/completions"
-AT_ONCE = {1: 0.0, 32: 0.3}  # requests, and the seconds that the server takes to its first token
-FIRST_TEXTS = ("--gap", "0.01", "--events", "4")  # of an answer whose first text is timed
+EVENTS = 4  # of an answer whose first text is timed
 GAP = 0.1  # seconds between two events of a stream
 TARGET_MS, TARGET_EVENT_MS, TARGET_LATE_S = 2.0, 0.1, 1.0
 OURS, LITELLM, DIRECT = "ours", "LiteLLM", "direct"
@@ -51,6 +50,21 @@ CONFIG = """model_list:
     litellm_params: {model: openai/avibe, api_base: "%s", api_key: none}
 litellm_settings: {telemetry: false, num_retries: 2}
 """
+
+
+@dataclass(frozen=True)
+class Load:
+    """How the first texts are asked for. count: of requests at once; wait, gap: of the server, to its first token and
+    to each later one, in seconds.
+    """
+
+    name: str
+    count: int
+    wait: float = 0.0
+    gap: float = 0.01
+
+
+LOADS = (Load("1 at once", 1), Load("1 at once, in one piece", 1, gap=0.0), Load("32 at once", 32, wait=0.3))
 
 
 @dataclass(frozen=True)
@@ -87,16 +101,16 @@ class Added:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write the results and return 1 if a target is missed."""
     options = _options(argv)
-    first = {str(count): _first_texts(count, wait, options) for count, wait in AT_ONCE.items()}
+    first = {load.name: _first_texts(load, options) for load in LOADS}
     streams = {name: _streams(name, options) for name in _names(options)}
     rows = [
         [
-            f"added to the first text, {count} at once, ms: {name}",
+            f"added to the first text, {load}, ms: {name}",
             f"{one['added_ms']:.2f}",
             f"{one['added_mean_ms']:.2f}",
         ]
         + [f"{one['cpu_ms']:.2f}"]
-        for count, measured in first.items()
+        for load, measured in first.items()
         for name, one in measured.items()
     ]
     table = record.table(["", "median", "mean", "processor time of a request, ms"], rows)
@@ -108,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     header = [f"{options.streams} streams", "events/s", "processor time of an event, ms", "cores", "of the stub"]
     header += ["of the reader", "latest event, s", "of them by the stub", "failed"]
-    verdicts = judge({count: measured[OURS] for count, measured in first.items()}, streams[OURS])
+    verdicts = judge({load: measured[OURS] for load, measured in first.items()}, streams[OURS])
     tables = [table, record.table(header, shown), *map(str, verdicts)]
     print("\n\n".join(tables))
     if options.results:
@@ -119,14 +133,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def judge(first: dict[str, dict[str, float]], streams: dict[str, Any]) -> list[Verdict]:
-    """Return the verdicts on our service. first: the figures by number of requests at once; streams: of the streams."""
+    """Return the verdicts on our service. first: the figures by the name of the load; streams: of the streams."""
     found = [
         judged(
-            f"at most {TARGET_MS:g} ms added to the first text, {count} at once",
+            f"at most {TARGET_MS:g} ms added to the first text, {load}",
             one["added_ms"] <= TARGET_MS,
             f"{one['added_ms']:.2f} ms",
         )
-        for count, one in first.items()
+        for load, one in first.items()
     ]
     cpu, latest = streams["cpu_ms_an_event"][OURS], streams["latest_s"]
     ends = [
@@ -138,23 +152,24 @@ def judge(first: dict[str, dict[str, float]], streams: dict[str, Any]) -> list[V
     return found + ends
 
 
-def _first_texts(count: int, wait: float, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    with _stub("--first", str(wait), *FIRST_TEXTS) as (stub, _), ExitStack() as proxies:
+def _first_texts(load: Load, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    answers = ("--first", str(load.wait), "--gap", str(load.gap), "--events", str(EVENTS))
+    with _stub(*answers) as (stub, _), ExitStack() as proxies:
         started = {name: proxies.enter_context(_proxy(name, stub, options)) for name in _names(options)}
         urls = {DIRECT: f"{stub}{PATH}"} | {name: f"{one.url}/v1{PATH}" for name, one in started.items()}
-        return asyncio.run(_in_turn(urls, started, count, options.requests))
+        return asyncio.run(_in_turn(urls, started, load, options.requests))
 
 
 async def _in_turn(
-    urls: dict[str, str], proxies: dict[str, Proxy], count: int, requests: int
+    urls: dict[str, str], proxies: dict[str, Proxy], load: Load, requests: int
 ) -> dict[str, dict[str, float]]:
-    """Return what each proxy adds. A round asks a server `count` times, at moments spread over its wait."""
-    clients = {name: [Client(url, "avibe", KEY) for _ in range(count)] for name, url in urls.items()}
-    waits = [AT_ONCE[count] * place / count for place in range(count)]
+    """Return what each proxy adds. A round asks a server so many times at once, at moments spread over its wait."""
+    clients = {name: [Client(url, "avibe", KEY) for _ in range(load.count)] for name, url in urls.items()}
+    waits = [load.wait * place / load.count for place in range(load.count)]
     for asked in clients.values():  # which opens the connections
         await asyncio.gather(*map(Client.ask, asked, waits))
     found = {name: Added() for name in proxies}
-    rounds = max(4, requests // count)
+    rounds = max(4, requests // load.count)
     for done in range(0, rounds, BLOCK):
         for name, added in found.items():
             for _ in range(min(BLOCK, rounds - done)):
