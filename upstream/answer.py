@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from engine.errors import UpstreamFailed
@@ -187,21 +188,25 @@ class AnswerReader:
         return piece
 
     def _continued(self, choice: dict[str, Any]) -> Piece | None:
-        logprobs = self._scored(_legacy(choice.get("logprobs"))) if self._wants_logprobs else ()
-        return self._shown(text_of(choice.get("text")), logprobs)
+        text = text_of(choice.get("text"))
+        scored = _legacy(choice.get("logprobs")) if self._wants_logprobs else ()
+        return self._shown(text, self._scored(scored, text, range(self._size, self._size + len(text))))
 
     def _delta(self, delta: dict[str, Any], choice: dict[str, Any]) -> Piece | None:
-        said = ""
+        said, text, begin = "", "", 0
         thought, content = _content(delta.get("content"))
+        scored = ((choice.get("logprobs") or {}).get("content") or ()) if self._wants_logprobs else ()
         if reasoning := text_of(delta.get("reasoning_content")) or text_of(delta.get("reasoning")) or thought:
             said += self._reasoned(reasoning)
+            text, begin = (reasoning, len(said) - len(reasoning)) if said else ("", 0)
+            scored = scored if said or content else ()  # of a text that nobody is shown
         if content:
             said += self._content(content)
+            text, begin = (text, begin) if text else (content, max(0, len(said) - len(content)))
         if text_of(delta.get("refusal")):
             raise Withheld(WITHHELD)
         said += "".join(map(self._called, delta.get("tool_calls") or ()))
-        scored = (choice.get("logprobs") or {}).get("content") if self._wants_logprobs else None
-        return self._shown(said, self._scored(scored or ()))
+        return self._shown(said, self._scored(scored, text, range(self._size + begin, self._size + len(said))))
 
     def _reasoned(self, text: str) -> str:
         if not self._thinks:
@@ -269,15 +274,22 @@ class AnswerReader:
         if self._size + self._hidden > self._most:
             raise UpstreamFailed(NONSENSE)
 
-    def _scored(self, tokens: Sequence[Any]) -> tuple[TokenLogprob, ...]:
-        found, offset = [], self._size
-        for one in tokens:
-            token, data = text_of(one["token"]), _bytes(one)
+    def _scored(self, tokens: Sequence[Any], text: str, span: range) -> tuple[TokenLogprob, ...]:
+        """Return the tokens of an event. text: that they spell, perhaps behind a tag of the server's, of which nothing
+        need be shown; span: where it stands, to the end of what the event adds.
+        """
+        names = [text_of(one["token"]) for one in tokens]
+        joined, begins = "".join(names), list(accumulate(map(len, names), initial=0))
+        tag = next((begin for begin in begins if joined.startswith(text, begin)), 0)
+        found = []
+        for one, token, begin in zip(tokens, names, begins, strict=False):  # behind the last one, none begins
+            data, offset = _bytes(one), min(span.start + begin - tag, span.stop)
+            if offset < self._size:
+                continue
             alternatives = one.get("top_logprobs") or ()
             top = [(UNKNOWN_TOKEN, text_of(other["token"]), _logprob(other)) for other in alternatives]
             others = tuple(_bytes(other) or text_of(other["token"]).encode() for other in alternatives)
             found.append(TokenLogprob(UNKNOWN_TOKEN, token, _logprob(one), tuple(top), data, others, offset=offset))
-            offset += len(token)
         return tuple(found)
 
     def _count(self, usage: Any) -> None:

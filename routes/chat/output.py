@@ -78,6 +78,7 @@ class OutputParser:
         self._first_tags = tuple(tag for tag, known in begins if known)  # of an answer in which nothing else is a tag
         self._held = ""
         self._passed_over = ""  # characters that are left out until another one comes
+        self._passed = ""  # the last of them that was, since the latest tag
         # A plain function: a method would refer back to this object.
         self._read: Callable[[OutputParser, list[Part]], bool] = (
             OutputParser._begin if expected.exclusive else OutputParser._content
@@ -110,7 +111,8 @@ class OutputParser:
         undecided = self._read == OutputParser._skipped or (
             self._read == OutputParser._in_call and not self._call.begun
         )
-        return self._began if undecided else self._position
+        may_be_shown = self._passed_over != "" and self._passed == "\n"  # a line break before a text
+        return self._began if undecided else self._position - may_be_shown
 
     def feed(self, text: str) -> list[Part]:
         """Take the next piece of text and return the parts that are unambiguous now."""
@@ -125,8 +127,7 @@ class OutputParser:
         goes_on = True
         while goes_on:
             if self._passed_over:
-                self._held = self._held.lstrip(self._passed_over)
-                self._passed_over = "" if self._held else self._passed_over
+                self._pass_over()
             goes_on = bool(self._held) and self._read(self, parts)
         return parts
 
@@ -143,14 +144,14 @@ class OutputParser:
         elif self._read == OutputParser._skipped:
             self._hide_unless(False)
         else:
-            at = _tag_begin(rest, self._tags)
+            at, begin = _tag_begin(rest, self._tags), self._fed - len(rest)
             # A single character is rather a sign of the text than the beginning of a tag.
             if at < len(rest) - 1 or self._expected.forced or self._calls:
-                self._began = self._fed - len(rest) + at
+                self._began = begin + at
                 self._hide_unless(at == len(rest))
                 rest = rest[:at].rstrip()
             if not (self._calls and rest.isspace()):
-                self._add(Reasoning if self._read == OutputParser._reasoning else Content, rest, "", parts)
+                self._add(Reasoning if self._read == OutputParser._reasoning else Content, rest, begin, "", parts)
         if self._expected.sole and not self._calls:  # cut before its name
             self._call = CallStream(self._tools)
             self._call.name = self._expected.sole
@@ -163,6 +164,11 @@ class OutputParser:
         self._blank = False
         return text
 
+    def _pass_over(self) -> None:
+        passed, self._held = self._held, self._held.lstrip(self._passed_over)
+        self._passed = passed[: len(passed) - len(self._held)][-1:] or self._passed
+        self._passed_over = "" if self._held else self._passed_over
+
     # Each reader takes what it can from `_held` and returns whether another reader, or itself, goes on with the rest.
 
     def _begin(self, parts: list[Part]) -> bool:
@@ -173,13 +179,14 @@ class OutputParser:
         return True
 
     def _verbatim(self, parts: list[Part]) -> bool:
-        parts.append(Content(self._held))
+        parts.append(Content(self._held, range(self._position, self._fed)))
         self._held = ""
         return False
 
     def _content(self, parts: list[Part]) -> bool:
+        begin = self._position
         text, tag = self._until_tag(self._tags)
-        self._add(Content, text, tag, parts)
+        self._add(Content, text, begin, tag, parts)
         if tag == CALL:
             self._enter_call()
         elif tag == THINK:
@@ -189,8 +196,9 @@ class OutputParser:
         return bool(tag)
 
     def _reasoning(self, parts: list[Part]) -> bool:
+        begin = self._position
         text, tag = self._until_tag(self._tags)
-        self._add(Reasoning, text, tag, parts)
+        self._add(Reasoning, text, begin, tag, parts)
         if tag == THINK_END:
             self._read = OutputParser._begin if self._expected.exclusive else OutputParser._content
             self._first_tags = tuple(tag for tag in self._first_tags if tag != THINK)
@@ -217,7 +225,7 @@ class OutputParser:
     def _skipped(self, parts: list[Part]) -> bool:
         _, tag = self._until_tag(self._call_tags)
         if tag:
-            self._read = OutputParser._content
+            self._read, self._passed = OutputParser._content, ""
             self._hide_unless(False)
         if tag == CALL:
             self._enter_call()
@@ -265,14 +273,21 @@ class OutputParser:
         self._blank = whole and bool(self._held)
         return text, ""
 
-    def _add(self, kind: type[Content | Reasoning], text: str, tag: str, parts: list[Part]) -> None:
-        """Add a text and note the tag behind it, which leaves a line break: what it parts may not become a tag."""
+    def _add(self, kind: type[Content | Reasoning], text: str, begin: int, tag: str, parts: list[Part]) -> None:
+        """Add a text and note the tag behind it, which leaves a line break: what it parts may not become a tag.
+
+        begin: where the text stands; its line break is that of the model if one was passed over in front of it.
+        """
         if text:
-            parts.append(kind(f"\n{text}" if kind in self._parted else text))
+            span = range(begin, begin + len(text))
+            if kind in self._parted:
+                text, span = f"\n{text}", range(begin - (self._passed == "\n"), span.stop)
+            parts.append(kind(text, span))
             self._texts.add(kind)
             self._parted.discard(kind)
         if tag:
             self._parted |= self._texts
+            self._passed = ""
 
     def _show(self, arguments: str, parts: list[Part], ended: bool) -> None:
         """Add what is known now of the call that is being read."""

@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A piece of the answer itself."""
+    """A piece of the answer itself. span: where it stands in the text that the model wrote."""
 
     text: str
+    span: range = field(default=range(0), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """A piece of the reasoning before the answer."""
+    """A piece of the reasoning before the answer. span: as of `Content`."""
 
     text: str
+    span: range = field(default=range(0), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 from engine.types import Completion, Piece, TokenLogprob
 from routes import sse
 from routes.chat.output import Call, CallArguments, CallBegin, CallEnd, Content, OutputParser, Part, Reasoning
+from routes.chat.pending_logprobs import PendingLogprobs
 from routes.chat.reasoning_tokens import ReasoningTokens
 from routes.json_writing import event_of
 from routes.openai import answers
@@ -37,7 +38,7 @@ class Details:
         """
         if not self.logprobs:
             return None
-        told = [one for one in tokens if self.as_ids or not _is_in(hidden, one.offset)]
+        told = [one for one in tokens if self.as_ids or not _is_within(hidden, one)]
         return answers.chat_logprobs(told, self.as_ids)
 
 
@@ -85,22 +86,24 @@ class ParsedChoiceEvents(ChoiceEvents):
         self._parser, self._details, self._counted = parser, details, reasoning
         self._reasoning = self._texts({"reasoning_content": HOLE})
         self._arguments = self._text  # of the call that is being written
-        self._pending: list[TokenLogprob] = []  # of tokens whose text the parser holds back
+        self._pending = PendingLogprobs()
         self._pending_ids: list[int] = []
 
     def show(self, piece: Piece) -> bytes:
-        self._pending += piece.logprobs
+        self._pending.add(piece.logprobs)
         self._pending_ids += piece.token_ids
         return self._shown(self._counted.feed(self._parser, piece.text, len(piece.token_ids)))
 
     def end(self, completion: Completion) -> bytes:
         rest = self._shown(self._parser.finish())
         reason = finish_reason(completion, self._parser.called)
-        return rest + event_of(self._detailed({}, reason, math.inf))
+        return rest + event_of(self._detailed({}, self._pending.take_until(math.inf), reason))
 
     def _shown(self, parts: Sequence[Part]) -> bytes:
-        show = self._with_details if self._details else self._event
-        return b"".join([show(part) for part in parts])
+        if not self._details:
+            return b"".join([self._event(part) for part in parts])
+        ends = _ends(parts, self._parser.settled)
+        return b"".join([self._with_details(part, end) for part, end in zip(parts, ends, strict=True)])
 
     def _event(self, part: Part) -> bytes:
         match part:
@@ -116,27 +119,50 @@ class ParsedChoiceEvents(ChoiceEvents):
             case CallEnd():
                 return b""
 
-    def _with_details(self, part: Part) -> bytes:
-        return self._event(part) if isinstance(part, CallEnd) else event_of(self._detailed(_delta(part)))
+    def _with_details(self, part: Part, end: int) -> bytes:
+        """Return the events of a part with the details of the tokens since the last one.
 
-    def _detailed(self, delta: dict[str, Any], end: str | None = None, until: float | None = None) -> dict[str, Any]:
-        """Return the object of an event with the details of the tokens since the last one.
-
-        until: up to where in the text log probabilities are shown, None for as far as it is settled.
+        end: where a call's tokens end. A text has its own tokens alone; those in front of it have an event of theirs.
         """
-        settled = self._parser.settled if until is None else until
-        ready = [one for one in self._pending if one.offset < settled]
-        logprobs = self._details.shown(ready, self._parser.hidden)
+        if isinstance(part, CallEnd):
+            return b""
+        if isinstance(part, CallBegin | CallArguments):
+            return event_of(self._detailed(_delta(part), self._pending.take_until(end)))
+        before, own = self._pending.take(part.span)
+        apart = event_of(self._detailed({}, before)) if self._told(before) is not None else b""
+        return apart + event_of(self._detailed(_delta(part), own))
+
+    def _detailed(
+        self, delta: dict[str, Any], tokens: Sequence[TokenLogprob], end: str | None = None
+    ) -> dict[str, Any]:
+        """Return the object of an event with the details of some tokens, and the ids since the last one."""
         more = {"token_ids": self._pending_ids} if self._details.token_ids else {}
-        self._pending = [one for one in self._pending if one.offset >= settled]
         self._pending_ids = []
-        return self._change(delta, end, logprobs if logprobs and logprobs["content"] else None, more)
+        return self._change(delta, end, self._told(tokens), more)
+
+    def _told(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
+        logprobs = self._details.shown(tokens, self._parser.hidden)
+        return logprobs if logprobs is not None and logprobs["content"] else None
 
 
-def _is_in(spans: Sequence[range], offset: int) -> bool:
-    """Return whether one of some spans, which are in order, has a position."""
-    before = bisect_right(spans, offset, key=lambda span: span.start)
-    return before > 0 and offset in spans[before - 1]
+def _ends(parts: Sequence[Part], settled: int) -> list[int]:
+    """Return where the tokens end that each part's event has if it is a call's: where the next text begins.
+
+    settled: up to where it is known what is shown.
+    """
+    ends = []
+    for part in reversed(parts):
+        settled = part.span.start if isinstance(part, Content | Reasoning) else settled
+        ends.append(settled)
+    return ends[::-1]
+
+
+def _is_within(spans: Sequence[range], token: TokenLogprob) -> bool:
+    """Return whether one of some spans, which are in order, has all of a token."""
+    before = bisect_right(spans, token.offset, key=lambda span: span.start)
+    return (
+        before > 0 and token.offset in spans[before - 1] and token.offset + len(token.token) <= spans[before - 1].stop
+    )
 
 
 def _delta(part: Content | Reasoning | CallBegin | CallArguments) -> dict[str, Any]:

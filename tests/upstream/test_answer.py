@@ -210,6 +210,45 @@ def test_log_probabilities_are_those_of_the_server() -> None:
     assert (second.data, second.offset) == (b"\xf0\x9f", 2)
 
 
+def spelled(tokens: list[str]) -> dict[str, Any]:
+    return {"content": [{"token": token, "logprob": -1} for token in tokens]}
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_scored_tokens_stand_where_their_text_does(split: bool) -> None:
+    """Behind the tags that are added to it, also where the server tells a tag of its own as a token."""
+    thoughts, said = ["<think>", "t", "h"], ["</think>", "\n\n", "th", "e"]
+    events = [({"reasoning_content": "th"}, thoughts), ({"content": "the"}, said)]
+    if split:
+        events = [
+            ({"reasoning_content": ""}, ["<think>"]),
+            ({"reasoning_content": "t"}, ["t"]),
+            ({"reasoning_content": "h"}, ["h"]),
+            ({"content": ""}, ["</think>", "\n\n"]),
+            ({"content": "th"}, ["th"]),
+            ({"content": "e"}, ["e"]),
+        ]
+    one = reader(prompt=THINKING, logprobs=0)
+    text = read(one, *(chunk(delta, logprobs=spelled(tokens)) for delta, tokens in events))
+    shown = [token for token in one.logprobs if not token.token.startswith(("<", "\n"))]
+    assert [text[token.offset :][: len(token.token)] for token in shown] == ["t", "h", "th", "e"]
+    assert [token.offset for token in shown] == [8, 9, 21, 23]
+    offsets = [token.offset for token in one.logprobs]
+    assert offsets == sorted(offsets)
+    assert not {token.offset for token in one.logprobs if token not in shown} & {8, 9, *range(21, 24)}
+
+
+def test_tokens_of_what_nobody_is_shown_are_not_told() -> None:
+    """Those of reasoning that was not asked for, and of its end."""
+    one = reader(logprobs=0)
+    read(
+        one,
+        chunk({"reasoning_content": "hm"}, logprobs=spelled(["hm"])),
+        chunk({"content": "a"}, logprobs=spelled(["</think>", "\n\n", "a"])),
+    )
+    assert [(token.token, token.offset) for token in one.logprobs] == [("a", 0)]
+
+
 def test_a_text_that_is_continued_is_read_too() -> None:
     """The older route, with its log probabilities."""
     one = reader(prompt=TextPrompt("x"), logprobs=1)

@@ -5,10 +5,12 @@ The items are the same whether they are sent whole or event by event: each metho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from engine.types import TokenLogprob
 from routes.chat.output import CallArguments, CallBegin, CallEnd, Content, OutputParser, Part, Reasoning
+from routes.chat.pending_logprobs import PendingLogprobs
 from routes.chat.reasoning_tokens import ReasoningTokens
 from routes.openai.responses.bodies import ItemStatus, OutputItem
 from routes.openai.responses.events import Events
@@ -28,7 +30,7 @@ class OutputItems:
     def __init__(self, events: Events, parser: OutputParser | None, namespaces: Namespaces) -> None:
         self._events, self._parser, self._namespaces = events, parser, namespaces
         self._open: OpenItem | None = None
-        self._pending: list[TokenLogprob] = []  # of tokens whose text the parser holds back
+        self._pending = PendingLogprobs()
         self.items: list[OutputItem] = []
         self._reasoning = ReasoningTokens()
 
@@ -39,9 +41,9 @@ class OutputItems:
 
     def feed(self, text: str, tokens: int, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
         """Take the next piece of the answer. tokens: how many it has."""
-        self._pending += logprobs
+        self._pending.add(logprobs)
         if self._parser is None:
-            return self._message(text) if text else b""
+            return self._message(text, self._pending.take_until(math.inf)) if text else b""
         return b"".join([self._add(part) for part in self._reasoning.feed(self._parser, text, tokens)])
 
     def finish(self, complete: bool) -> bytes:
@@ -49,17 +51,19 @@ class OutputItems:
         shown = b"" if self._parser is None else b"".join([self._add(part) for part in self._parser.finish()])
         if self._open is None and not self.items:
             shown += self._enter(OpenMessage)
-        rest = [one for one in self._pending if one.in_text and not one.token]  # of a character that never became whole
+        # Of a character that never became whole.
+        rest = [one for one in self._pending.take_until(math.inf) if one.in_text and not one.token]
         if rest and isinstance(self._open, OpenMessage):
             shown += self._open.add_with("", rest)
         return shown + self._close("completed" if complete else "incomplete")
 
     def _add(self, part: Part) -> bytes:
-        if isinstance(part, Content):
-            return self._message(part.text)
-        self._pending = []
         match part:
+            case Content():
+                _, own = self._pending.take(part.span)
+                return self._message(part.text, own)
             case Reasoning():
+                self._pending.take(part.span)
                 begun = b"" if isinstance(self._open, OpenReasoning) else self._enter(OpenReasoning)
             case CallBegin():
                 return self._enter(lambda events, index: OpenCall(events, index, part, self._namespaces))
@@ -70,10 +74,9 @@ class OutputItems:
         assert isinstance(self._open, OpenReasoning | OpenCall)
         return begun + self._open.add(part.text)
 
-    def _message(self, text: str) -> bytes:
+    def _message(self, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
         begun = b"" if isinstance(self._open, OpenMessage) else self._enter(OpenMessage)
         assert isinstance(self._open, OpenMessage)
-        logprobs, self._pending = self._pending, []
         return begun + self._open.add_with(text, logprobs)
 
     def _enter(self, opened: Callable[[Events, int], OpenItem]) -> bytes:
