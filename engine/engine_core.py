@@ -330,8 +330,7 @@ class EngineCore:
         if sequence.first_token_at is None:
             sequence.first_token_at = now
             self._keep_prefix(sequence)
-        sequence.unsent_text += sequence.detokenizer.add(token_id)
-        sequence.unsent_tokens.append(token_id)
+        sequence.add_text(token_id)
         if sequence.token_logprobs is not None and choice.logprob is not None:
             sequence.unsent_logprobs += sequence.token_logprobs.add(choice)
         reason = sequence.finish_reason(token_id, self._eos_token_ids)

@@ -73,6 +73,7 @@ class KeptAnswer:
         completion, alone = self.completion, len(self.pieces) == 1
         texts = [completion.text, *("" if alone else piece.text for piece in self.pieces)]
         ids = len(self.prompt_token_ids) + len(completion.token_ids) * (1 if alone else 2)
+        ids += len(completion.token_offsets)
         echo = 0 if completion.echo is None else _echo_bytes(completion.echo)
         return (
             ANSWER_BYTES

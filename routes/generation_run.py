@@ -45,8 +45,6 @@ TRACE_PARENT = re.compile(
     r"((?<!^00.{53})-.*)?"
 )
 
-IDLE_SECONDS = 10.0  # after which a wait for the pieces of whole answers begins anew
-
 Prompts = Sequence[tuple[Prompt, SamplingParams]]
 Naming = Callable[[], AbstractContextManager[None]]
 # By that of a client key.
@@ -241,32 +239,6 @@ class Run:
         self.wait_for_begin()
         try:
             return [self._awaited(number) for number in range(len(self))]
-        finally:
-            self.close()
-
-    @property
-    def knows_tokens(self) -> bool:
-        """Whether the pieces tell of their tokens: a server elsewhere may answer otherwise, which counts by itself."""
-        return not self._keeps_body
-
-    def read(self, take: Callable[[int, Piece], object]) -> list[Completion]:
-        """Wait for all answers as `results` does, and give their pieces to `take` as they come.
-
-        Where a server elsewhere may answer, each is one piece: one that is taken in parts is not asked for again.
-        """
-        if self._keeps_body:
-            completions = self.results()
-            for number, completion in enumerate(completions):
-                take(number, Piece(completion.text, logprobs=completion.logprobs))
-            return completions
-        self.wait_for_begin()
-        try:
-            turns.leave()
-            for number, piece in self.pieces(IDLE_SECONDS):
-                if piece is not None:
-                    take(number, piece)
-            turns.take()
-            return [self.completion(number) for number in range(len(self))]
         finally:
             self.close()
 

@@ -84,6 +84,8 @@ class ScriptedBackend:
         self.tokens: Vocabulary | None = None
         self.logprobs: list[TokenLogprob] = []
         self.token_ids: tuple[int, ...] = ()
+        self.token_offsets: tuple[int, ...] = ()
+        self.reasoning_tokens: int | None = None  # as a server elsewhere counts them
         self.echo: Echo | None = None
         self.submitted: list[GenerationRequest] = []
         self.tokenized: list[TokenizeRequest] = []
@@ -229,6 +231,8 @@ class ScriptedBackend:
             cached_tokens=self.cached_tokens,
             stop=self.ended_by,
             token_ids=self.token_ids,
+            token_offsets=self.token_offsets,
+            reasoning_tokens=self.reasoning_tokens,
             echo=self.echo,
         )
         generation = self._closed(request_id)

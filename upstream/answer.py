@@ -80,6 +80,7 @@ class AnswerReader:
         self.prompt_tokens, self.cached_tokens = prompt_tokens, 0
         self._told: int | None = None
         self._told_all = False  # nothing has come since
+        self._reasoning_tokens: int | None = None  # as the server has counted them
         self.events = 0  # that held a part of the answer
         self.finish_reason: FinishReason | None = None
         self.stop: str | None = None
@@ -156,6 +157,7 @@ class AnswerReader:
             logprobs=tuple(self.logprobs),
             cached_tokens=self.cached_tokens,
             stop=self.stop,
+            reasoning_tokens=self._reasoning_tokens,
         )
 
     def _event(self, data: bytes) -> Piece | None:
@@ -303,6 +305,7 @@ class AnswerReader:
             return  # as some servers say in every event but the last, or in all
         self.prompt_tokens = prompt or self.prompt_tokens
         self._told, self._told_all = output, True
+        self._reasoning_tokens = _reasoning_tokens(usage)
         self.cached_tokens = min(cached, self.prompt_tokens)
 
     def _finish(self, reason: Any, choice: dict[str, Any]) -> None:
@@ -346,6 +349,13 @@ def _tokens(value: Any) -> int:
     if not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS or value != int(value):
         raise ValueError(value)
     return int(value)
+
+
+def _reasoning_tokens(usage: dict[str, Any]) -> int | None:
+    try:
+        return _tokens((usage.get("completion_tokens_details") or {}).get("reasoning_tokens"))
+    except (ValueError, AttributeError, OverflowError):
+        return None
 
 
 def _logprob(token: dict[str, Any]) -> float:

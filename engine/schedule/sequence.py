@@ -23,6 +23,7 @@ from engine.text.detokenizer import Detokenizer
 from engine.text.echo import PromptEcho
 from engine.text.spelling import Spelling
 from engine.types import (
+    ChatPrompt,
     Completion,
     FinishReason,
     GenerationRequest,
@@ -104,6 +105,7 @@ class Sequence:
     unsent_tokens: list[int] = field(default_factory=list)
     unsent_logprobs: list[TokenLogprob] = field(default_factory=list)
     sent_characters: int = 0
+    token_offsets: list[int] | None = field(init=False)  # of the answer's tokens in its text, None if it cannot reason
 
     sampling: SamplingParams = field(init=False)
     num_prompt: int = field(init=False)
@@ -120,13 +122,14 @@ class Sequence:
     _uniforms: deque[float] = field(default_factory=deque)  # drawn for the next tokens
 
     def __post_init__(self) -> None:
-        request = self.request
+        request, prompt = self.request, self.request.prompt
         self.sampling = sampling = request.sampling
         self.num_prompt = len(self.token_ids)
         self._most_tokens = self.num_prompt + max(1, sampling.max_tokens)  # for 0, a token that is not kept
         self.queue_deadline = self.arrival + min(request.queue_timeout, request.timeout)
         self.deadline = self.arrival + request.timeout
         self.token_logprobs = None if sampling.logprobs is None else TokenLogprobs(self.detokenizer.table)
+        self.token_offsets = [] if isinstance(prompt, ChatPrompt) and prompt.thinking else None
         self.scores = PromptScores(self.num_prompt) if sampling.echo and sampling.logprobs is not None else None
         penalized = sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
         adjusted = penalized or sampling.logit_bias or sampling.min_tokens
@@ -251,6 +254,13 @@ class Sequence:
             return "stop"
         return "length" if self.num_output >= self.sampling.max_tokens else None
 
+    def add_text(self, token_id: int) -> None:
+        """Add the text of the latest token of the answer to what was not sent yet."""
+        if self.token_offsets is not None:
+            self.token_offsets.append(self.sent_characters + len(self.unsent_text))
+        self.unsent_text += self.detokenizer.add(token_id)
+        self.unsent_tokens.append(token_id)
+
     def take_piece(self, now: float, last: bool = False) -> Piece:
         """Return what was not sent yet, and count it as sent. last: at the end of the answer."""
         self.sent_characters += len(self.unsent_text)
@@ -284,6 +294,7 @@ class Sequence:
             cached_tokens=self.cached_tokens,
             stop=self.detokenizer.stop,
             token_ids=tuple(self.token_ids[self.num_prompt :]),
+            token_offsets=tuple(self.token_offsets or ()),
             echo=self._echo(),
         )
 

@@ -80,7 +80,9 @@ class Completion:
     """A finished answer.
 
     output_tokens counts every generated token, including an end-of-sequence token; token_ids are these. stop: the stop
-    string that ended it, None where none did. from_cache: nothing was computed, an earlier answer was kept.
+    string that ended it, None where none did. token_offsets: where in the text each token begins, in characters, if the
+    model may reason; reasoning_tokens: as a server elsewhere has counted them. from_cache: nothing was computed, an
+    earlier answer was kept.
     """
 
     text: str
@@ -92,6 +94,8 @@ class Completion:
     cached_tokens: int = 0
     stop: str | None = None
     token_ids: tuple[int, ...] = ()
+    token_offsets: tuple[int, ...] = ()
+    reasoning_tokens: int | None = None
     echo: Echo | None = None
     from_cache: bool = False
 

@@ -18,9 +18,11 @@ from routes.anthropic.bodies import (
     AnswerToolUse,
     MessageAnswer,
     MessageUsage,
+    OutputTokensDetails,
     StopReason,
 )
-from routes.chat.output import Call, CallBegin, Content, ParsedAnswer, Part, Reasoning
+from routes.chat.output import Call, CallBegin, Content, OutputParser, ParsedAnswer, Part, Reasoning
+from routes.chat.reasoning_tokens import reasoning_tokens
 from routes.chat.task import ChatRun
 
 PING = sse.event({"type": "ping"}, "ping")
@@ -41,7 +43,7 @@ class MessageResponse:
         """Return the message."""
         parser = self._chat.new_parser()
         parts = [*parser.feed(completion.text), *parser.finish()]
-        return self._message(self._blocks(parts), _usage(completion), completion, called=parser.called)
+        return self._message(self._blocks(parts), self._usage(completion, parser), completion, called=parser.called)
 
     def _blocks(self, parts: Sequence[Part]) -> list[AnswerBlock]:
         """Return the blocks of an answer, in the order in which a stream has them."""
@@ -79,16 +81,24 @@ class MessageResponse:
             parts: list[Part] = [Content(piece.text)] if parser is None else parser.feed(piece.text)
             yield blocks.show(parts)
         rest = blocks.show([] if parser is None else parser.finish()) + blocks.close()
-        yield rest + self._end(self._run.completion(0), parser is not None and parser.called)
+        yield rest + self._end(self._run.completion(0), parser)
 
-    def _end(self, completion: Completion, called: bool) -> bytes:
-        usage = _usage(completion)
+    def _end(self, completion: Completion, parser: OutputParser | None) -> bytes:
+        usage = self._usage(completion, parser)
         if self._run.cost is not None:
             usage["cost"] = self._run.cost
-        ended = self._message([], usage, completion, called)
+        ended = self._message([], usage, completion, parser is not None and parser.called)
         delta = {"stop_reason": ended["stop_reason"], "stop_sequence": ended["stop_sequence"]}
         change = {"type": "message_delta", "delta": delta, "usage": ended["usage"]}
         return sse.event(change, "message_delta") + sse.event({"type": "message_stop"}, "message_stop")
+
+    def _usage(self, completion: Completion, parser: OutputParser | None) -> MessageUsage:
+        """Return the counts of a finished answer. parser: of it, None for one that is text alone."""
+        usage = _usage(completion)
+        if parser is not None and self._chat.thinking:
+            thought = reasoning_tokens(completion, parser.reasoned)
+            usage["output_tokens_details"] = OutputTokensDetails(thinking_tokens=thought)
+        return usage
 
     def _message(
         self,

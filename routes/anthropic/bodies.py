@@ -38,6 +38,12 @@ class AnswerToolUse(Body):
 AnswerBlock = AnswerText | AnswerThinking | AnswerToolUse
 
 
+class OutputTokensDetails(Body):
+    """Tokens of the answer that are reasoning, with the marks of its beginning and its end."""
+
+    thinking_tokens: int
+
+
 class MessageUsage(Body):
     """Counts of tokens: those of the prompt are `input_tokens`, and those found in the prefix cache beside them."""
 
@@ -45,6 +51,7 @@ class MessageUsage(Body):
     cache_creation_input_tokens: int
     cache_read_input_tokens: int
     output_tokens: int
+    output_tokens_details: NotRequired[OutputTokensDetails]
     cost: NotRequired[Cost]
 
 

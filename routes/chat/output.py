@@ -93,17 +93,14 @@ class OutputParser:
         self._fed = 0  # characters, without those
         self._began = 0  # where the call, or what is skipped, begins in the text
         self._closing = False  # the end tag of a call that is shown may come
+        self._thought = 0  # where the reasoning that is being read begins in the text, with its tag
+        self.reasoned: list[range] = []  # where reasoning stands in the text, with its tags, once it has ended
         self.hidden: list[range] = []  # what of the text is shown neither as text nor as a call, so far, in its order
 
     @property
     def called(self) -> bool:
         """Whether the calls that have ended can be made."""
         return can_be_made(self._complete)
-
-    @property
-    def reasons(self) -> bool:
-        """Whether what comes next is reasoning, as far as is known."""
-        return self._read == OutputParser._reasoning
 
     @property
     def settled(self) -> int:
@@ -138,6 +135,8 @@ class OutputParser:
         self._held += more
         self._fed += len(more)
         rest, self._held = self._held, ""
+        if self._read == OutputParser._reasoning:
+            self.reasoned.append(range(self._thought, self._fed))
         if self._read == OutputParser._in_call:
             self._show(self._call.finish(), parts, ended=True)
             self._hide_unless(self._call.begun or bool(self._expected.sole and not self._calls))
@@ -190,7 +189,7 @@ class OutputParser:
         if tag == CALL:
             self._enter_call()
         elif tag == THINK:
-            self._read = OutputParser._reasoning
+            self._read, self._thought = OutputParser._reasoning, self._position - len(THINK)
         elif tag:
             self._leave_out(tag, but=self._closing and tag == CALL_END, behind_call=not text)
         return bool(tag)
@@ -200,6 +199,7 @@ class OutputParser:
         text, tag = self._until_tag(self._tags)
         self._add(Reasoning, text, begin, tag, parts)
         if tag == THINK_END:
+            self.reasoned.append(range(self._thought, self._position))
             self._read = OutputParser._begin if self._expected.exclusive else OutputParser._content
             self._first_tags = tuple(tag for tag in self._first_tags if tag != THINK)
         elif tag:

@@ -62,12 +62,13 @@ class Call:
 
 @dataclass(slots=True)
 class ParsedAnswer:
-    """The parts of a whole answer. hidden: where its text is shown neither as text nor as a call."""
+    """The parts of a whole answer. hidden, reasoned: as of its parser."""
 
     content: str = ""
     reasoning: str = ""
     calls: list[Call] = field(default_factory=list)
     hidden: list[range] = field(default_factory=list)
+    reasoned: list[range] = field(default_factory=list)
 
     @classmethod
     def of(cls, parts: Iterable[Part]) -> ParsedAnswer:

@@ -78,7 +78,7 @@ class ChatRun:
         """Return the parts of a whole answer."""
         parser = self.new_parser()
         answer = ParsedAnswer.of([*parser.feed(completion.text), *parser.finish()])
-        answer.hidden = parser.hidden
+        answer.hidden, answer.reasoned = parser.hidden, parser.reasoned
         return answer
 
 

@@ -12,7 +12,6 @@ from engine.types import Completion, Piece, TokenLogprob
 from routes import sse
 from routes.chat.output import Call, CallArguments, CallBegin, CallEnd, Content, OutputParser, Part, Reasoning
 from routes.chat.pending_logprobs import PendingLogprobs
-from routes.chat.reasoning_tokens import ReasoningTokens
 from routes.json_writing import event_of
 from routes.openai import answers
 from routes.response_models import CalledFunction, ChatFinishReason, ChatLogprobs, ToolCall
@@ -57,6 +56,11 @@ class ChoiceEvents:
         """Return the events for a piece, b"" if there are none."""
         return self._text(piece.text) if piece.text else b""
 
+    @property
+    def reasoned(self) -> Sequence[range]:
+        """Where in the text reasoning stands, once the answer has ended."""
+        return ()
+
     def end(self, completion: Completion) -> bytes:
         """Return the last event."""
         return sse.event(self._change({}, completion.finish_reason))
@@ -72,18 +76,13 @@ class ChoiceEvents:
 
 
 class ParsedChoiceEvents(ChoiceEvents):
-    """The events of one answer with calls, reasoning or details of its tokens. reasoning: what counts its tokens."""
+    """The events of one answer with calls, reasoning or details of its tokens."""
 
     def __init__(
-        self,
-        chunk: Callable[[list[Any]], dict[str, Any]],
-        index: int,
-        parser: OutputParser,
-        details: Details,
-        reasoning: ReasoningTokens,
+        self, chunk: Callable[[list[Any]], dict[str, Any]], index: int, parser: OutputParser, details: Details
     ) -> None:
         super().__init__(chunk, index)
-        self._parser, self._details, self._counted = parser, details, reasoning
+        self._parser, self._details = parser, details
         self._reasoning = self._texts({"reasoning_content": HOLE})
         self._arguments = self._text  # of the call that is being written
         self._pending = PendingLogprobs()
@@ -92,7 +91,11 @@ class ParsedChoiceEvents(ChoiceEvents):
     def show(self, piece: Piece) -> bytes:
         self._pending.add(piece.logprobs)
         self._pending_ids += piece.token_ids
-        return self._shown(self._counted.feed(self._parser, piece.text, len(piece.token_ids)))
+        return self._shown(self._parser.feed(piece.text))
+
+    @property
+    def reasoned(self) -> Sequence[range]:
+        return self._parser.reasoned
 
     def end(self, completion: Completion) -> bytes:
         rest = self._shown(self._parser.finish())

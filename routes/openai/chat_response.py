@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from engine.types import Completion, Piece
+from engine.types import Completion
 from routes import sse
 from routes.chat.output import ParsedAnswer
-from routes.chat.reasoning_tokens import ReasoningTokens
+from routes.chat.reasoning_tokens import reasoning_tokens
 from routes.chat.task import ChatRun
 from routes.openai import answers
 from routes.openai.chat_events import ChoiceEvents, Details, ParsedChoiceEvents, finish_reason, shown_call
@@ -27,34 +27,21 @@ class ChatResponse(RunResponse):
         super().__init__(chat.run, body, "chatcmpl", "chat.completion.chunk")
         self._chat = chat
         self._details = Details(bool(body.logprobs), bool(body.return_token_ids), bool(body.return_tokens_as_token_ids))
-        self._reasoning = [ReasoningTokens() for _ in range(len(chat.run))]
-
-    def wait(self) -> list[Completion]:
-        if not self._counts_reasoning:
-            return super().wait()
-        parsers = [self._chat.new_parser() for _ in self._reasoning]
-
-        def count(index: int, piece: Piece) -> None:  # what a token belongs to is known while it comes
-            self._reasoning[index].feed(parsers[index], piece.text, len(piece.token_ids))
-
-        return self._run.read(count)
-
-    @property
-    def _counts_reasoning(self) -> bool:
-        return self._chat.thinking and self._run.knows_tokens
+        self._reasoning = [0] * len(chat.run)  # tokens of each answer that has ended
 
     @property
     def _reasoning_tokens(self) -> int | None:
-        return sum(one.total for one in self._reasoning) if self._counts_reasoning else None
+        return sum(self._reasoning) if self._chat.thinking else None
 
     def whole(self, completions: Sequence[Completion]) -> ChatCompletion:
         """Return the body with all answers."""
+        choices = [self._choice(index, completion) for index, completion in enumerate(completions)]
         answer = ChatCompletion(
             id=self._id,
             object="chat.completion",
             created=self._created,
             model=self._run.model_id,
-            choices=[self._choice(index, completion) for index, completion in enumerate(completions)],
+            choices=choices,
             usage=answers.usage(completions, reasoning_tokens=self._reasoning_tokens),
         )
         if self._run.fingerprint is not None:
@@ -65,6 +52,7 @@ class ChatResponse(RunResponse):
 
     def _choice(self, index: int, completion: Completion) -> ChatChoice:
         answer = self._chat.parsed(completion)
+        self._reasoning[index] = reasoning_tokens(completion, answer.reasoned)
         choice = ChatChoice(
             index=index,
             message=_message(answer),
@@ -85,6 +73,7 @@ class ChatResponse(RunResponse):
             if piece is None:
                 completions[index] = self._run.completion(index)
                 yield choices[index].end(completions[index])
+                self._reasoning[index] = reasoning_tokens(completions[index], choices[index].reasoned)
             elif piece.text or piece.token_ids or piece.logprobs:
                 yield choices[index].show(piece)
             else:
@@ -94,7 +83,7 @@ class ChatResponse(RunResponse):
     def _choice_events(self, index: int) -> ChoiceEvents:
         if self._chat.plain and not self._details:
             return ChoiceEvents(self.chunk, index)
-        return ParsedChoiceEvents(self.chunk, index, self._chat.new_parser(), self._details, self._reasoning[index])
+        return ParsedChoiceEvents(self.chunk, index, self._chat.new_parser(), self._details)
 
 
 def _message(answer: ParsedAnswer) -> AnswerMessage:

@@ -27,18 +27,21 @@ def sequence(
     timeout=300.0,
     on_abort=lambda: None,
     ends=(),
+    prompt=None,
     **params,
 ):
-    """Return a sequence that waits, its prompt `tokens` letters long. ends: the end tokens."""
-    prompt = [number % 26 for number in range(tokens)]
+    """Return a sequence that waits, its prompt `tokens` letters long. ends: the end tokens; prompt: as it was sent."""
+    token_ids = [number % 26 for number in range(tokens)]
     sampling = SamplingParams(max_tokens, **params)
     priority = Priority.BATCH if batch else Priority.HIGH if high else Priority.INTERACTIVE
     name = f"{client}-{next(_numbers)}"
-    request = GenerationRequest(name, TokensPrompt(tuple(prompt)), sampling, client, priority, wait, timeout)
+    request = GenerationRequest(
+        name, prompt or TokensPrompt(tuple(token_ids)), sampling, client, priority, wait, timeout
+    )
     generation = Generation(name, tokens, time.monotonic() + PATIENCE, on_abort)
     detokenizer = Detokenizer(LETTERS, sampling.stop)
     ends = frozenset(ends)
-    return Sequence(request, prompt, generation, detokenizer, arrival, list(prompt), end_token_ids=ends)
+    return Sequence(request, token_ids, generation, detokenizer, arrival, list(token_ids), end_token_ids=ends)
 
 
 def outcome(submitted):

@@ -170,9 +170,7 @@ def test_text_offsets_are_those_of_the_whole_text(app, avibe):
 def test_tokens_of_reasoning_are_counted(app, avibe, thinking, streamed):
     """The same whole and streamed, as in responses; there is no such field where the model may not reason."""
     run, response = started(app, avibe, thinking, stream_options={"include_usage": True})
-    for text, tokens in (("<think>", 1), ("Hm", 1), (". Yes", 2), ("</think>", 1), ("So.", 1)):
-        avibe.push("mine", text, token_ids=(1,) * tokens)
-    avibe.text = ""
+    avibe.text, avibe.token_offsets = "<think>Hm. Yes</think>So.", (0, 7, 9, 10, 14, 22, 25)
     avibe.finish("mine")
     if streamed:
         sent = b"".join(response.events()).decode().split("\n\n")

@@ -13,6 +13,7 @@ import middleware
 from database.connect import Database
 from edge.route_table import ROUTES, Need
 from edge.shared_windows import SharedWindows, StoredWindows
+from engine.backend import Generation
 from engine.errors import Overloaded
 from routes.generation_run import Run
 from routes.services import services
@@ -158,11 +159,11 @@ def test_schemas_for_a_server_elsewhere_are_tried_without_a_turn(client, avibe, 
         ("/v1/responses", {"input": "Hi", "reasoning": {"effort": "high"}}),
     ],
 )
-def test_the_parts_of_a_whole_answer_are_waited_for_without_a_turn(client, monkeypatch, turn, path, fields):
+def test_a_whole_answer_with_reasoning_is_waited_for_without_a_turn(client, monkeypatch, turn, path, fields):
     """Whatever else took it before; the body is written in its turn."""
-    seen, pieces = [], Run.pieces
+    seen, result = [], Generation.result
     monkeypatch.setattr(Run, "wait_for_begin", lambda run: turn.take())
-    monkeypatch.setattr(Run, "pieces", lambda run, idle: (seen.append(turn.held), pieces(run, idle))[1])
+    monkeypatch.setattr(Generation, "result", lambda one: (seen.append(turn.held), result(one))[1])
     assert client.post(path, json={"model": "avibe"} | fields).status_code == 200
-    assert seen == [False]
+    assert seen == [False, True]  # the second time it is there
     assert turn.held

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ServiceError, UpstreamFailed
-from engine.types import AnswerRules, ChatPrompt, TextPrompt
+from engine.types import AnswerRules, ChatPrompt, TextPrompt, Timings
 from tests.upstream.conftest import asking
 from upstream.answer import MOST_BYTES, MOST_BYTES_A_TOKEN, WITHHELD, AnswerReader
 from upstream.calls import Calls, _Arguments
@@ -535,6 +535,27 @@ def test_a_whole_answer_stays_so_whatever_follows_it(told: bytes, tokens: tuple[
         one.read(data)
     one.end()
     assert (one.text, one.done, (one.prompt_tokens, one.output_tokens)) == ("twelve bytes", True, tokens)
+
+
+@pytest.mark.parametrize(
+    ("details", "number"),
+    [
+        ({"reasoning_tokens": 2}, 2),
+        ({"reasoning_tokens": 0}, 0),
+        ({}, None),
+        (None, None),
+        (7, None),
+        ({"reasoning_tokens": "2"}, None),
+        ({"reasoning_tokens": -1}, None),
+    ],
+)
+def test_the_tokens_of_reasoning_are_those_that_the_server_counts(details: object, number: int | None) -> None:
+    """A count that cannot be used is none, and spoils no other."""
+    one = reader()
+    counts = {"prompt_tokens": 7, "completion_tokens": 3, "completion_tokens_details": details}
+    read(one, chunk({"content": "a"}), json.dumps({"usage": counts}).encode())
+    completion = one.completion(Timings(0.0, 0.0, 0.0))
+    assert (completion.reasoning_tokens, completion.output_tokens) == (number, 3)
 
 
 UNUSABLE: list[object] = [

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from engine.types import TokenLogprob
 from routes.chat.output import CallArguments, CallBegin, CallEnd, Content, OutputParser, Part, Reasoning
 from routes.chat.pending_logprobs import PendingLogprobs
-from routes.chat.reasoning_tokens import ReasoningTokens
 from routes.openai.responses.bodies import ItemStatus, OutputItem
 from routes.openai.responses.events import Events
 from routes.openai.responses.namespaces import Namespaces
@@ -32,19 +31,18 @@ class OutputItems:
         self._open: OpenItem | None = None
         self._pending = PendingLogprobs()
         self.items: list[OutputItem] = []
-        self._reasoning = ReasoningTokens()
 
     @property
-    def reasoning_tokens(self) -> int:
-        """How many tokens of the answer are reasoning."""
-        return self._reasoning.total
+    def reasoned(self) -> Sequence[range]:
+        """Where in the text of the answer reasoning stands, once it has ended."""
+        return () if self._parser is None else self._parser.reasoned
 
-    def feed(self, text: str, tokens: int, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
-        """Take the next piece of the answer. tokens: how many it has."""
+    def feed(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
+        """Take the next piece of the answer."""
         self._pending.add(logprobs)
         if self._parser is None:
             return self._message(text, self._pending.take_until(math.inf)) if text else b""
-        return b"".join([self._add(part) for part in self._reasoning.feed(self._parser, text, tokens)])
+        return b"".join([self._add(part) for part in self._parser.feed(text)])
 
     def finish(self, complete: bool) -> bytes:
         """End the answer. complete: False if it was cut by its length, and its last item with it."""

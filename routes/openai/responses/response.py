@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from edge.errors import meaning_of
@@ -11,6 +11,7 @@ from engine.backend import Generation
 from engine.errors import ServiceError
 from engine.types import Completion
 from routes import sse
+from routes.chat.reasoning_tokens import reasoning_tokens
 from routes.chat.task import ChatRun
 from routes.json_writing import json_bytes
 from routes.openai.responses.bodies import (
@@ -51,15 +52,10 @@ class Answer:
         """Wait for the answer; return the finished object. Raises the error that it fails with."""
         try:
             output = self._output(NoEvents())
-            if self._chat.plain:
-                (completion,) = self._run.results()
-                output.feed(completion.text, completion.output_tokens, completion.logprobs)
-            else:  # what a token belongs to is known while it comes
-                (completion,) = self._run.read(
-                    lambda _, piece: output.feed(piece.text, len(piece.token_ids), piece.logprobs)
-                )
+            (completion,) = self._run.results()
+            output.feed(completion.text, completion.logprobs)
             output.finish(_complete(completion))
-            return self._ended(output, completion, _usage(completion, output.reasoning_tokens))
+            return self._ended(output, completion, _usage(completion, output.reasoned))
         finally:
             self.close()
 
@@ -72,7 +68,7 @@ class Answer:
             yield from self._pieces(output, idle)
             completion = self._run.completion(0)
             rest = output.finish(_complete(completion))
-            usage = _usage(completion, output.reasoning_tokens)
+            usage = _usage(completion, output.reasoned)
             if self._run.cost is not None:
                 usage["cost"] = self._run.cost
             yield rest + self._event(events, self._ended(output, completion, usage))
@@ -107,7 +103,7 @@ class Answer:
             if not (piece.text or piece.token_ids or piece.logprobs):
                 yield sse.KEEP_ALIVE
             else:
-                yield output.feed(piece.text, len(piece.token_ids), piece.logprobs)
+                yield output.feed(piece.text, piece.logprobs)
 
     def _ended(self, output: OutputItems, completion: Completion, usage: ResponseUsage) -> ResponseObject:
         """Return the finished object, which is stored by then if it is to be."""
@@ -150,11 +146,11 @@ def _turn(item: OutputItem) -> OutputItem:
     return cast(OutputMessage, {**item, "content": parts})
 
 
-def _usage(completion: Completion, reasoning_tokens: int) -> ResponseUsage:
+def _usage(completion: Completion, reasoned: Sequence[range]) -> ResponseUsage:
     return ResponseUsage(
         input_tokens=completion.prompt_tokens,
         input_tokens_details=InputTokensDetails(cached_tokens=completion.cached_tokens, cache_write_tokens=0),
         output_tokens=completion.output_tokens,
-        output_tokens_details=OutputTokensDetails(reasoning_tokens=reasoning_tokens),
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=reasoning_tokens(completion, reasoned)),
         total_tokens=completion.prompt_tokens + completion.output_tokens,
     )

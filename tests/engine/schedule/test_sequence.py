@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from engine.types import TokenLogprob
+from engine.types import ChatPrompt, TokenLogprob
 from tests.engine.sequences import sequence
 
 EOS = frozenset({25})
@@ -110,6 +110,20 @@ def test_pieces_joined_are_the_completion():
     assert sum((piece.logprobs for piece in pieces), ()) == completion.logprobs
     assert (completion.prompt_tokens, completion.output_tokens, completion.cached_tokens) == (4, 2, 2)
     assert (completion.timings.queued, completion.timings.first_token, completion.timings.total) == (1.0, 3.0, 5.0)
+
+
+def test_the_offsets_of_tokens_are_kept_where_the_model_may_reason():
+    """Whatever was sent meanwhile; elsewhere nobody asks for them."""
+    for thinking, offsets in ((True, (0, 1, 2)), (False, ())):
+        one = sequence(prompt=ChatPrompt((), thinking=thinking))
+        for token in (1, 2, 3):
+            one.append(token)
+            one.add_text(token)
+            if token == 2:
+                assert one.take_piece(1.0).token_ids == (1, 2)
+        one.take_piece(2.0, last=True)
+        completion = one.completion("stop", 3.0)
+        assert (completion.text, completion.token_offsets) == ("bcd", offsets)
 
 
 def test_an_answer_without_a_token_has_no_time_of_a_first_one():

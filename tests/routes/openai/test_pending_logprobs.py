@@ -7,7 +7,6 @@ import pytest
 
 from engine.types import Completion, Piece, Timings, TokenLogprob
 from routes.chat.output import ExpectedOutput, OutputParser
-from routes.chat.reasoning_tokens import ReasoningTokens
 from routes.openai.chat_events import Details, ParsedChoiceEvents
 from routes.openai.responses.events import Events
 from routes.openai.responses.output_items import OutputItems
@@ -84,7 +83,7 @@ def messages(names, cuts):
     """Return the messages of a response: the text of each, and its tokens."""
     output = OutputItems(Events(), parser(), {})
     for piece in pieces(names, cuts):
-        output.feed(piece.text, len(piece.token_ids), piece.logprobs)
+        output.feed(piece.text, piece.logprobs)
     output.finish(True)
     parts = [item["content"][0] for item in output.items if item["type"] == "message"]
     return [(part["text"], data(part["logprobs"])) for part in parts]
@@ -92,9 +91,7 @@ def messages(names, cuts):
 
 def deltas(names, cuts, as_ids=False):
     """Return the deltas of a chat's stream, each with its tokens."""
-    events = ParsedChoiceEvents(
-        lambda choices: {"choices": choices}, 0, parser(), Details(True, False, as_ids), ReasoningTokens()
-    )
+    events = ParsedChoiceEvents(lambda choices: {"choices": choices}, 0, parser(), Details(True, False, as_ids))
     sent = b"".join(map(events.show, pieces(names, cuts)))
     sent += events.end(Completion("", "stop", 1, 1, Timings(0.0, 0.0, 0.0)))
     choices = [json.loads(event[6:])["choices"][0] for event in sent.decode().split("\n\n")[:-1]]

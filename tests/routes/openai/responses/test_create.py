@@ -1,7 +1,5 @@
 """POST /v1/responses over scripted models: whole answers, and what reaches the model."""
 
-import threading
-
 import openai
 import pytest
 
@@ -267,24 +265,6 @@ def test_reasoning_is_off_by_default(respond, avibe, effort):
     avibe.text = "<think>Hm.</think>Yes."
     assert respond(reasoning={"effort": effort}).output_text == avibe.text
     assert avibe.only.prompt.thinking is False
-
-
-def test_reasoning_tokens_are_those_of_its_pieces(client, avibe):
-    """Counted while the model reasons, up to the mark of its end, in a whole answer too."""
-    avibe.hold, avibe.text = True, "Yes."
-    answers = []
-    fields = {"model": "avibe", "input": "Hello", "reasoning": {"effort": "high"}}
-    thread = threading.Thread(target=lambda: answers.append(client.post(PATH, json=fields).json))
-    thread.start()
-    avibe.wait_for(lambda backend: backend.submitted)
-    request_id = avibe.only.request_id
-    avibe.push(request_id, "<think>One", token_ids=(1, 2))
-    avibe.push(request_id, " two", token_ids=(3,))
-    avibe.push(request_id, "</think>", token_ids=(4,))
-    avibe.finish(request_id)
-    thread.join(60)
-    assert answers[0]["usage"]["output_tokens_details"] == {"reasoning_tokens": 4}
-    assert [item["type"] for item in answers[0]["output"]] == ["reasoning", "message"]
 
 
 def test_log_probabilities_come_if_they_are_included(respond, avibe):
