@@ -5,7 +5,7 @@ No part of the address that was asked for is repeated; what is named are routes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import NamedTuple
 
 from flask import Request
 from werkzeug.exceptions import HTTPException
@@ -26,12 +26,19 @@ NOTES = {
     "compact": "Nothing is compacted here; send less of the conversation.",
     "cancel": "Nothing runs in the background here; close the connection to end an answer.",
 }
-CHECK = {
-    FailureShape.OPENAI: "check your client's base URL, which should end in /v1",
-    FailureShape.ANTHROPIC: "check your client's base URL, which should not have /v1",
-    FailureShape.API: "check the address",
-}
-DOUBLE = "check your client's base URL, which should not end with a slash"
+CHECK = "check your client's base URL, which should"
+
+
+class Meant(NamedTuple):
+    """What an address without a route is meant for: a route, without what varies of it.
+
+    base: what belongs in front of `kept`, the end of the address, in place of `dropped`.
+    """
+
+    route: str
+    base: str
+    dropped: list[str]
+    kept: list[str]
 
 
 def is_none(request: Request, status: int | None) -> bool:
@@ -47,8 +54,7 @@ def not_found(path: str, urls: MapAdapter | None) -> NotFound:
     if path.startswith(f"{RESPONSES}/") and (note := NOTES.get(path.rstrip("/").rpartition("/")[2])) is not None:
         return NotFound(f"{NOTHING} {note}")
     if (meant := _meant(path, urls)) is not None:
-        check = DOUBLE if "//" in path and _parts(path) == _parts(meant) else CHECK[shape_of(meant)]
-        return NotFound(f"{NOTHING} The service has {meant}: {check}.")
+        return NotFound(f"{NOTHING} The service has {meant.route}: {_check(path, meant)}.")
     if path == "/v1" or path.startswith("/v1/"):
         return NotFound(f"{NOTHING} This service generates text, also about images; under /v1 it has {_below_v1()}.")
     return NotFound(NOTHING)
@@ -58,7 +64,7 @@ def shape_for(request: Request, urls: MapAdapter | None) -> FailureShape:
     """Return the shape of that error: JSON for a client that asks for it, also outside of /api and /v1."""
     shape = shape_of(request.path)
     meant = _meant(request.path, urls)
-    if shape is FailureShape.OPENAI and meant is not None and shape_of(meant) is FailureShape.ANTHROPIC:
+    if shape is FailureShape.OPENAI and meant is not None and shape_of(meant.route) is FailureShape.ANTHROPIC:
         return FailureShape.ANTHROPIC
     if shape is not FailureShape.PAGE:
         return shape
@@ -66,32 +72,43 @@ def shape_for(request: Request, urls: MapAdapter | None) -> FailureShape:
     if "text/html" in accepted:
         return FailureShape.PAGE
     if meant is not None:
-        return shape_of(meant)
+        return shape_of(meant.route)
     return FailureShape.API if JSON in accepted or request.mimetype == JSON else FailureShape.PAGE
 
 
-def _meant(path: str, urls: MapAdapter | None) -> str | None:
-    """Return the address of the route that a path is meant for, if only its base is wrong."""
+def _check(path: str, meant: Meant) -> str:
+    """Return what a client is to check, by what its path has in front of what it adds to its base URL."""
+    version = meant.dropped[-1:] == ["v1"]
+    base = meant.dropped[:-1] if version else meant.dropped
+    whole = ["v1", *meant.kept]
+    if "//" in path and meant.dropped == _parts(meant.base):
+        return f"{CHECK} not end with a slash"
+    if shape_of(meant.route) is FailureShape.API:
+        return "check the address"
+    if base[-len(whole) :] == whole:
+        return f"{CHECK} end before {meant.route if version else meant.route.removeprefix('/v1')}"
+    if not version:
+        return f"{CHECK} end in /v1"
+    return f"{CHECK} not have /v1" if base[-1:] == ["v1"] else f"{CHECK} have nothing in front of /v1"
+
+
+def _meant(path: str, urls: MapAdapter | None) -> Meant | None:
+    """Return what a path is meant for, if only its base is wrong."""
     segments = _parts(path)
     if urls is None or len(segments) > MAX_SEGMENTS:
         return None
-    for address in _candidates(segments):
-        if (rule := _rule(address, urls)) is not None:
-            return rule.partition("/<")[0]
+    for start in range(len(segments)):
+        dropped, kept = segments[:start], segments[start:]
+        # Another server's prefix, such as /proxy/v1, or a whole address as the base URL of a client that adds it.
+        if PREFIXES.issuperset(dropped) or dropped[-1] == "v1" or dropped[-len(kept) :] == kept:
+            for base in BASES:
+                if (rule := _rule(f"{base}/{'/'.join(kept)}", urls)) is not None:
+                    return Meant(rule.partition("/<")[0], base, dropped, kept)
     return None
 
 
 def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part]
-
-
-def _candidates(segments: list[str]) -> Iterator[str]:
-    """Yield the addresses that differ from the asked one in their base alone."""
-    for start in range(len(segments)):
-        dropped, kept = segments[:start], segments[start:]
-        # Another server's prefix, such as /proxy/v1, or a whole address as the base URL of a client that adds it.
-        if PREFIXES.issuperset(dropped) or dropped[-1] == "v1" or dropped[-len(kept) :] == kept:
-            yield from (f"{base}/{'/'.join(kept)}" for base in BASES)
 
 
 def _rule(address: str, urls: MapAdapter) -> str | None:

@@ -6,30 +6,39 @@ NOTHING = "There is nothing at this address."
 JSON = {"Accept": "application/json"}
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
-# What a client with a wrong base URL asks for, and what it means.
+# What a client with a wrong base URL asks for, what it means, and what its base URL should do.
+END, TWICE, FRONT, ADDRESS = "end in /v1", "not have /v1", "have nothing in front of /v1", ""
 MEANT = [
-    ("POST", "/chat/completions", "/v1/chat/completions"),
-    ("POST", "/chat/completions/", "/v1/chat/completions"),
-    ("POST", "/completions", "/v1/completions"),
-    ("GET", "/models", "/v1/models"),
-    ("GET", "/models/avibe", "/v1/models"),
-    ("POST", "/responses", "/v1/responses"),
-    ("GET", "/responses/resp_1", "/v1/responses"),
-    ("POST", "/messages", "/v1/messages"),
-    ("POST", "/messages/count_tokens", "/v1/messages/count_tokens"),
-    ("POST", "/api/v1/chat/completions", "/v1/chat/completions"),
-    ("POST", "/api/v1/completions", "/v1/completions"),
-    ("GET", "/api/v1/models", "/v1/models"),
-    ("POST", "/api/chat/completions", "/v1/chat/completions"),
-    ("POST", "/openai/v1/chat/completions", "/v1/chat/completions"),
-    ("POST", "/v1/v1/chat/completions", "/v1/chat/completions"),
-    ("POST", "/v1/v1/messages", "/v1/messages"),
-    ("POST", "/some/proxy/v1/responses", "/v1/responses"),
-    ("POST", "/v1/chat/completions/chat/completions", "/v1/chat/completions"),
-    ("POST", "/v1/messages/v1/messages", "/v1/messages"),
-    ("POST", "/text/generate", "/api/v1/text/generate"),
-    ("POST", "/v1/text/generate", "/api/v1/text/generate"),
-    ("POST", "/v1/image/analyze", "/api/v1/image/analyze"),
+    ("POST", "/chat/completions", "/v1/chat/completions", END),
+    ("POST", "/chat/completions/", "/v1/chat/completions", END),
+    ("POST", "/completions", "/v1/completions", END),
+    ("GET", "/models", "/v1/models", END),
+    ("GET", "/models/avibe", "/v1/models", END),
+    ("POST", "/responses", "/v1/responses", END),
+    ("GET", "/responses/resp_1", "/v1/responses", END),
+    ("POST", "/messages", "/v1/messages", END),
+    ("POST", "/messages/count_tokens", "/v1/messages/count_tokens", END),
+    ("POST", "/api/v1/chat/completions", "/v1/chat/completions", FRONT),
+    ("POST", "/api/v1/completions", "/v1/completions", FRONT),
+    ("GET", "/api/v1/models", "/v1/models", FRONT),
+    ("POST", "/api/v1/messages", "/v1/messages", FRONT),
+    ("POST", "/api/chat/completions", "/v1/chat/completions", END),
+    ("POST", "/anthropic/messages", "/v1/messages", END),
+    ("POST", "/anthropic/v1/messages", "/v1/messages", FRONT),
+    ("POST", "/openai/v1/chat/completions", "/v1/chat/completions", FRONT),
+    ("POST", "/v1/v1/chat/completions", "/v1/chat/completions", TWICE),
+    ("GET", "/v1/v1/models/avibe", "/v1/models", TWICE),
+    ("POST", "/v1/v1/messages", "/v1/messages", TWICE),
+    ("POST", "/v1/v1/messages/count_tokens", "/v1/messages/count_tokens", TWICE),
+    ("POST", "/some/proxy/v1/responses", "/v1/responses", FRONT),
+    ("POST", "/v1/chat/completions/chat/completions", "/v1/chat/completions", "end before /chat/completions"),
+    ("POST", "/v1/chat/completions/v1/chat/completions", "/v1/chat/completions", "end before /v1/chat/completions"),
+    ("POST", "/chat/completions/chat/completions", "/v1/chat/completions", END),
+    ("POST", "/v1/messages/v1/messages", "/v1/messages", "end before /v1/messages"),
+    ("POST", "/v1/messages/messages", "/v1/messages", "end before /messages"),
+    ("POST", "/text/generate", "/api/v1/text/generate", ADDRESS),
+    ("POST", "/v1/text/generate", "/api/v1/text/generate", ADDRESS),
+    ("POST", "/v1/image/analyze", "/api/v1/image/analyze", ADDRESS),
 ]
 # What OpenAI's API has and this service does not.
 LACKING = [
@@ -45,20 +54,18 @@ def message_of(response):
     return response.json["message"] if isinstance(told, str) else told["message"]
 
 
-@pytest.mark.parametrize(("method", "path", "meant"), MEANT)
+@pytest.mark.parametrize(("method", "path", "meant", "should"), MEANT)
 @pytest.mark.parametrize("headers", [JSON, {"Accept": "*/*"}, {}], ids=["json", "anything", "none"])
-def test_a_client_with_a_wrong_base_url_is_told(client, method, path, meant, headers):
-    """404 in JSON, in the shape that it reads, with the address that it means."""
+def test_a_client_with_a_wrong_base_url_is_told(client, method, path, meant, should, headers):
+    """404 in JSON, in the shape that it reads, with the address that it means and what is wrong with its own."""
     response = client.open(path, method=method, headers=headers, json={} if method == "POST" else None)
     assert response.status_code == 404
-    assert message_of(response).startswith(f"{NOTHING} The service has {meant}: check ")
+    check = f"your client's base URL, which should {should}" if should else "the address"
+    assert message_of(response) == f"{NOTHING} The service has {meant}: check {check}."
 
 
-def test_openais_and_anthropics_clients_are_told_their_own_base_url(client):
-    """One adds /v1 itself, the other does not."""
-    assert message_of(client.post("/chat/completions", json={})).endswith("base URL, which should end in /v1.")
-    said = client.post("/v1/v1/messages", json={})
-    assert message_of(said).endswith("base URL, which should not have /v1.")
+def test_anthropics_clients_are_told_in_their_own_shape(client):
+    """Wherever the address begins."""
     for path in ("/messages", "/v1/v1/messages", "/v1/v1/messages/count_tokens"):
         assert client.post(path, json={}).json["type"] == "error"
     assert "type" not in client.post("/v1/v1/chat/completions", json={}).json
@@ -70,6 +77,7 @@ def test_openais_and_anthropics_clients_are_told_their_own_base_url(client):
         ("/v1//chat/completions", "/v1/chat/completions"),
         ("/v1/chat/completions//", "/v1/chat/completions"),
         ("/v1///messages", "/v1/messages"),
+        ("/v1//models/avibe", "/v1/models"),
         ("/api/v1//text/generate", "/api/v1/text/generate"),
     ],
 )
@@ -93,7 +101,9 @@ def test_what_this_service_lacks_is_told_with_what_it_has(client, method, path):
         assert has in error["message"]
 
 
-@pytest.mark.parametrize("path", [path for _, path, _ in MEANT if not path.startswith(("/api", "/v1"))] + ["/nothing"])
+@pytest.mark.parametrize(
+    "path", [path for _, path, _, _ in MEANT if not path.startswith(("/api", "/v1"))] + ["/nothing"]
+)
 def test_a_visitor_gets_a_page(client, path):
     """A browser asks for HTML, whatever it follows."""
     response = client.get(path, headers=BROWSER)
