@@ -8,7 +8,7 @@ would change the answer, and is refused by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,34 +30,45 @@ class Use:
 class PassedOver:
     """The fields that one kind of object may carry beside its own.
 
-    hints: passed over whatever their values. neutral: not supported here, each with the values that change nothing.
-    notes: what the refusal of a field adds, such as what to use instead. rest: whether all others are passed over, as
-    in history.
+    hints: passed over whatever their values. within: what in them is no hint, by path, each with the values that change
+    nothing; a list on the path is each of its items. neutral: not supported here, each with the values that change
+    nothing. notes: what the refusal of a field adds, such as what to use instead. rest: whether all others are passed
+    over, as in history.
     """
 
     hints: frozenset[str] = frozenset()
     neutral: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     notes: Mapping[str, str | Use] = field(default_factory=dict)
     rest: bool = False
+    within: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def allows(self, name: str, value: Any) -> bool:
         """Return whether a field with this value is passed over."""
         if name in self.hints or value is None:
-            return True
+            return self.changing(name, value) is None
         if name in self.neutral:
-            return any(same_in_json(value, one) for one in self.neutral[name])
+            return _is_one_of(value, self.neutral[name])
         return self.rest or value is False or value in EMPTY
+
+    def changing(self, name: str, value: Any) -> str | None:
+        """Return the path of what would change the answer inside a hint with this value, None if nothing would."""
+        for path, values in self.within.items():
+            first, *keys = path.split(".")
+            if first == name and any(not _is_one_of(one, values) for one in _at(value, keys) if one is not None):
+                return path
+        return None
 
     def refusal(self, name: str, known: Set[str]) -> str | None:
         """Return what completes "<field> ..." in the refusal of a field, None if nothing is known of it.
 
-        known: the object's own fields.
+        name: of the field, or the path of one in a hint. known: the object's own fields.
         """
         note = self.notes.get(name, "")
         shown_note = note.sentence(known) if isinstance(note, Use) else note
-        if name not in self.neutral and not shown_note:
+        neutral_values = self.within.get(name, self.neutral.get(name))
+        if neutral_values is None and not shown_note:
             return None
-        values = [one for one in self.neutral.get(name, ()) if one not in EMPTY]
+        values = [one for one in neutral_values or () if one not in EMPTY]
         shown = " or ".join(json.dumps(one) for one in values)
         sentence = f"must be {shown}; other values are not supported." if shown else "is not supported."
         return f"{sentence} {shown_note}".rstrip()
@@ -88,6 +99,22 @@ def same_in_json(value: Any, neutral_value: Any) -> bool:
     return isinstance(value, bool) is isinstance(neutral_value, bool) and bool(value == neutral_value)
 
 
+def _is_one_of(value: Any, values: Iterable[Any]) -> bool:
+    return any(same_in_json(value, one) for one in values)
+
+
+def _at(value: Any, keys: Sequence[str]) -> Iterator[Any]:
+    """Yield what stands at a path of keys in a value, as often as lists on it have that."""
+    if isinstance(value, list):
+        for one in value:
+            if not isinstance(one, list):
+                yield from _at(one, keys)
+    elif not keys:
+        yield value
+    elif isinstance(value, dict) and keys[0] in value:
+        yield from _at(value[keys[0]], keys[1:])
+
+
 HINTS = hints(
     # OpenAI, and the services that extend its API: bookkeeping, caching, billing, routing.
     "user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention prompt_cache_options",
@@ -110,6 +137,13 @@ HINTS = hints(
     # Settings of a client that it sends along.
     "timeout request_timeout num_retries max_retries drop_params litellm_metadata litellm_call_id litellm_trace_id",
     "litellm_session_id truncation_length max_context_length",
+)
+# What in these is no hint: without an answer, or with one that is withheld.
+WITHIN = joined(
+    [
+        neutral((False,), "prompt_cache_options.prewarm"),
+        neutral(("score",), "moderation.policy.input.mode moderation.policy.output.mode"),
+    ]
 )
 # Empty tuples: null alone is neutral, since the empty value asks for something.
 NEUTRAL = joined(
@@ -199,11 +233,13 @@ NOTES = joined(
         use("stop stop_sequences", "stop stop_sequences"),
         dict.fromkeys(("audio", "modalities"), "This service writes text alone."),
         {"options": "Send its fields themselves.", "web_search_options": "Nothing is searched."},
+        {"prompt_cache_options.prewarm": "An answer is always generated."},
+        dict.fromkeys(("moderation.policy.input.mode", "moderation.policy.output.mode"), "Nothing is withheld here."),
         {"prompt_logprobs": "Use echo and logprobs of /v1/completions."},
     ]
 )
 
-REQUEST = PassedOver(HINTS, NEUTRAL, NOTES)
+REQUEST = PassedOver(HINTS, NEUTRAL, NOTES, within=WITHIN)
 # Messages, their parts and their calls: a program sends back what its library made of an answer.
 HISTORY = PassedOver(
     neutral=joined(

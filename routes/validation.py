@@ -85,8 +85,10 @@ class RequestModel(BaseModel):
             name for name, value in values.items() if name not in known and not (may and may.allows(name, value))
         )
         unknown = next(refused, None)
-        if unknown is not None and may and (reason := may.refusal(unknown, known)):
-            raise PydanticCustomError(NOT_SUPPORTED, "not supported", {"field": unknown, "reason": reason})
+        if unknown is not None and may:
+            field = may.changing(unknown, values[unknown]) or unknown
+            if reason := may.refusal(field, known):
+                raise PydanticCustomError(NOT_SUPPORTED, "not supported", {"field": field, "reason": reason})
         return {name: value for name, value in values.items() if name in known or name == unknown}
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pydantic import ConfigDict
 
-from routes.passed_over import HINTS, HISTORY, NEUTRAL, NOTES, PassedOver, hints, neutral
+from routes.passed_over import HINTS, HISTORY, NEUTRAL, NOTES, WITHIN, PassedOver, hints, neutral
 from routes.protocol_request import ProtocolRequest
 
 REQUEST = PassedOver(
@@ -20,7 +20,9 @@ REQUEST = PassedOver(
     NEUTRAL | neutral((), "compaction container thread") | neutral(([],), "fallbacks"),
     NOTES
     | {"container": "This service runs no code.", "mcp_servers": "This service calls no other servers."}
-    | dict.fromkeys(("thread", "compaction"), "Send the whole conversation."),
+    | dict.fromkeys(("thread", "compaction"), "Send the whole conversation.")
+    | {"context_management.edits.pause_after_compaction": "Nothing is compacted here."},
+    within=WITHIN | neutral((False,), "context_management.edits.pause_after_compaction"),
 )
 # Programs count what they are about to ask, with the fields that only an answer has.
 COUNT = replace(REQUEST, hints=REQUEST.hints | hints("max_tokens temperature top_p top_k stop_sequences stream"))

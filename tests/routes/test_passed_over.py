@@ -166,11 +166,18 @@ def test_what_to_use_instead_is_a_field_of_the_same_request(client, path, fields
     assert error["message"].endswith(says)
 
 
-ELSEWHERE = [
-    *({"n": 1}, {"presence_penalty": 0}, {"frequency_penalty": 0.0}, {"repetition_penalty": 1.0}, {"min_p": 0}),
-    *({"top_logprobs": 0}, {"logprobs": False}, {"logit_bias": {}}, {"tool_choice": "none"}, {"top_k": -1}),
-    *({"tool_choice": {"type": "auto"}}, {"parallel_tool_calls": True}, {"reasoning_effort": "none"}),
-    *({"chat_template_kwargs": {"enable_thinking": False}}, {"stream_options": {"include_usage": True}}),
+WITHIN_HINTS = [
+    ({"prompt_cache_options": {"prewarm": True}}, "prompt_cache_options.prewarm must be false"),
+    ({"prompt_cache_options": {"ttl": "30m", "prewarm": 1}}, "prompt_cache_options.prewarm must be false"),
+    ({"moderation": {"policy": {"input": {"mode": "block"}}}}, 'moderation.policy.input.mode must be "score"'),
+    ({"moderation": {"policy": {"output": {"mode": "block"}}}}, 'moderation.policy.output.mode must be "score"'),
+]
+HARMLESS_WITHIN = [
+    *({"prompt_cache_options": {"prewarm": one, "mode": "explicit"}} for one in (None, False)),
+    *({"moderation": {"model": "m", "policy": one}} for one in (None, {}, [], {"input": {"mode": "score"}})),
+    {"moderation": {"policy": {"input": None, "output": {"mode": None}}}},
+    *({"prompt_cache_options": one} for one in ("x", 5, [["prewarm"]], {"other": {"prewarm": True}})),
+    {"context_management": []},
 ]
 ROUTES = {
     CHAT: {"messages": HELLO},
@@ -178,6 +185,31 @@ ROUTES = {
     "/v1/responses": {"input": "x"},
     "/v1/messages": MESSAGE,
 }
+
+
+@pytest.mark.parametrize(("fields", "says"), WITHIN_HINTS, ids=named(fields for fields, _ in WITHIN_HINTS))
+@pytest.mark.parametrize("path", ROUTES)
+def test_what_changes_the_answer_is_refused_within_a_hint(client, avibe, path, fields, says):
+    """No answer where one is generated here, or one that is withheld where none is."""
+    response = client.post(path, json={"model": "avibe"} | ROUTES[path] | fields)
+    assert (response.status_code, avibe.submitted) == (400, [])
+    assert response.json["error"]["message"].startswith(f"{says}; other values are not supported. ")
+
+
+@pytest.mark.parametrize("fields", HARMLESS_WITHIN, ids=named(HARMLESS_WITHIN))
+@pytest.mark.parametrize("path", ROUTES)
+def test_a_hint_that_asks_for_nothing_of_the_kind_is_passed_over(client, avibe, path, fields):
+    """Whatever it is."""
+    response = client.post(path, json={"model": "avibe"} | ROUTES[path] | fields)
+    assert response.status_code == 200, response.json
+
+
+ELSEWHERE = [
+    *({"n": 1}, {"presence_penalty": 0}, {"frequency_penalty": 0.0}, {"repetition_penalty": 1.0}, {"min_p": 0}),
+    *({"top_logprobs": 0}, {"logprobs": False}, {"logit_bias": {}}, {"tool_choice": "none"}, {"top_k": -1}),
+    *({"tool_choice": {"type": "auto"}}, {"parallel_tool_calls": True}, {"reasoning_effort": "none"}),
+    *({"chat_template_kwargs": {"enable_thinking": False}}, {"stream_options": {"include_usage": True}}),
+]
 
 
 @pytest.mark.parametrize("fields", ELSEWHERE, ids=named(ELSEWHERE))

@@ -14,6 +14,7 @@ INSTEAD = joined(
         use("previous_response_id", "conversation"),
         {"background": "Stream the response instead."},
         {"prompt": "Prompts are not kept here; send the text itself."},
+        {"generate": "An answer is always generated."},
         {"context_management": "Nothing is compacted here; send less of the conversation."},
     ]
 )
@@ -24,12 +25,14 @@ REQUEST = PassedOver(
         [
             passed_over.NEUTRAL,
             neutral((False,), "background"),
+            neutral((True,), "generate"),
             neutral((1,), "n"),
             neutral((), "conversation prompt"),
             neutral(([],), "context_management"),
         ]
     ),
     joined([passed_over.NOTES, INSTEAD]),
+    within=passed_over.WITHIN,
 )
 TOOL = PassedOver(passed_over.TOOL.hints | hints("output_schema namespace async"))
 TEXT = PassedOver(hints("verbosity"))

@@ -319,6 +319,10 @@ def test_headers_of_anthropics_clients_are_accepted(client):
         ({"n": 2}, "n must be 1; other values"),
         ({"frequency_penalty": 1}, "frequency_penalty must be 0; other values"),
         ({"stop": ["a"]}, "stop is not supported. Use stop_sequences."),
+        (
+            {"context_management": {"edits": [{"type": "clear"}, {"pause_after_compaction": True}]}},
+            "context_management.edits.pause_after_compaction must be false",
+        ),
         ({"fallbacks": [{"model": "avision"}]}, "fallbacks is not supported"),
         ({"thread": {"id": "t"}}, "thread is not supported. Send the whole conversation."),
         ({"thinking": {"type": "often"}}, "thinking.type"),

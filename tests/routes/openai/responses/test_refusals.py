@@ -74,6 +74,8 @@ MISTAKES = [
     ({"conversation": "conv_1"}, "conversation", "previous_response_id"),
     ({"prompt": {"id": "pmpt_1"}}, "prompt", "kept here"),
     ({"context_management": [{"type": "compaction"}]}, "context_management", "compacted"),
+    ({"prompt_cache_options": {"prewarm": True}}, "prompt_cache_options.prewarm", "must be false"),
+    ({"generate": False}, "generate", "An answer is always generated."),
     ({"max_output_tokens": 0}, "max_output_tokens", "integer"),
     ({"temperature": 3}, "temperature", "from 0 to 2"),
     ({"top_logprobs": 21}, "top_logprobs", "0 to 20"),
