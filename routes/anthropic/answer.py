@@ -18,8 +18,8 @@ from routes.anthropic.bodies import (
     AnswerToolUse,
     MessageAnswer,
     MessageUsage,
-    OutputTokensDetails,
     StopReason,
+    ThinkingTokensDetails,
 )
 from routes.chat.output import Call, CallBegin, Content, OutputParser, ParsedAnswer, Part, Reasoning
 from routes.chat.reasoning_tokens import reasoning_tokens
@@ -97,7 +97,7 @@ class MessageResponse:
         usage = _usage(completion)
         if parser is not None and self._chat.thinking:
             thought = reasoning_tokens(completion, parser.reasoned)
-            usage["output_tokens_details"] = OutputTokensDetails(thinking_tokens=thought)
+            usage["output_tokens_details"] = ThinkingTokensDetails(thinking_tokens=thought)
         return usage
 
     def _message(

@@ -38,7 +38,7 @@ class AnswerToolUse(Body):
 AnswerBlock = AnswerText | AnswerThinking | AnswerToolUse
 
 
-class OutputTokensDetails(Body):
+class ThinkingTokensDetails(Body):
     """Tokens of the answer that are reasoning, with the marks of its beginning and its end."""
 
     thinking_tokens: int
@@ -51,7 +51,7 @@ class MessageUsage(Body):
     cache_creation_input_tokens: int
     cache_read_input_tokens: int
     output_tokens: int
-    output_tokens_details: NotRequired[OutputTokensDetails]
+    output_tokens_details: NotRequired[ThinkingTokensDetails]
     cost: NotRequired[Cost]
 
 

@@ -44,7 +44,7 @@ def finish_reason(completion: Completion) -> FinishReason:
 def usage(completions: Sequence[Completion], prompts: int = 1, reasoning_tokens: int | None = None) -> Usage:
     """Return the counts of tokens; several answers to one prompt count it once. prompts: the number of prompts.
 
-    reasoning_tokens: of all answers, None where there can be none, or where they are not known.
+    reasoning_tokens: of all answers, None where there can be none.
     """
     each = len(completions) // prompts
     prompt_tokens = sum(completion.prompt_tokens for completion in completions[::each])

@@ -59,7 +59,7 @@ class RunResponse(ABC):
 
     @property
     def _reasoning_tokens(self) -> int | None:
-        """How many tokens of the answers are reasoning, None where none can be, or where that is not known."""
+        """How many tokens of the answers are reasoning, None where none can be."""
         return None
 
     @abstractmethod
