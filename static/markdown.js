@@ -1,5 +1,6 @@
 // Streamed Markdown as DOM elements. The model's output only ever becomes text inside elements that this module creates.
 // The vendored parser finds the blocks. It would lose marks of what is within them, so those are fed to it as other characters.
+import { Fences } from "./fence.js";
 import { parse, words } from "./inline.js";
 import { texts } from "./texts.js";
 import * as smd from "./vendor/streaming-markdown.js";
@@ -13,13 +14,15 @@ const TAGS = new Map([
 const NESTED = 17; // quotes, lists and items around a paragraph, as many as routes/markdown.py shows
 const LEVELS = new Map([[smd.BLOCKQUOTE, 1], [smd.LIST_UNORDERED, 2], [smd.LIST_ORDERED, 2]]); // a list with its item
 
-const MASKED = "\\<`_*~$[!h>|"; // each is fed as a character that stands for nothing, from U+FDD0 on
+const MASKED = "\\<`_*~$[!h>| \t"; // each is fed as a character that stands for nothing, from U+FDD0 on
 const MASKS = /[\ufdd0-\ufdef]/g;
 
-// The marks of blocks at the beginning of a line: quotes, then a rule, a fence of code or an item.
+// The marks of blocks at the beginning of a line: quotes, then a rule or an item, which a fence of code may follow.
 const QUOTES = new RegExp(`^(?:[ \\t]*>){0,${NESTED}}[ \\t]*`);
-const BLOCK = /^(?:(?:\*[ \t]*){3,}(?=\n?$)|(?:_[ \t]*){3,}(?=\n?$)|`{3,}(?=[^`\n]*\n?$)|(?:[-+*]|\d{1,9}\.) (?:\[[ x]\] )?)/;
-const MAYBE_BLOCK = /^[ \t>]*(?:(?:\*[ \t]*)+|(?:_[ \t]*)+|`{1,2}|`{3,}[^`\n]*|(?:[-+*]|\d{1,9}\.?)|(?:[-+*]|\d{1,9}\.) (?:\[(?:[ x]\]?)?)?)?$/;
+const BLOCK = /^(?:(?:\*[ \t]*){3,}(?=\n?$)|(?:_[ \t]*){3,}(?=\n?$)|(?:[-+*]|\d{1,9}[.)]) (?:\[[ x]\] )?)/;
+const MAYBE_FENCE = "[ \\t]*(?:`{1,2}|`{3,}[^`\\n]*|~{1,2}|~{3,}[^\\n]*)";
+const MAYBE_ITEM = `(?:[-+*]|\\d{1,9}[.)]?)|(?:[-+*]|\\d{1,9}[.)]) (?:[ \\t]*|\\[(?:[ x]\\]?)?|${MAYBE_FENCE})`;
+const MAYBE_BLOCK = new RegExp(`^[ \\t>]*(?:(?:\\*[ \\t]*)+|(?:_[ \\t]*)+|${MAYBE_FENCE}|${MAYBE_ITEM})?$`);
 const LONGEST = 256; // characters that are held back as such
 const ROW = /^ {0,3}(?:> ?)+/; // the marks of quotes before a row of a table
 const LEAVE = "\n".repeat(5); // ends a table, whatever is missing of it, and the quotes around it
@@ -76,19 +79,22 @@ export function writer(root, said) {
     else if (rows > 1 && !/^[ \t]*(\||\n)/.test(row)) smd.parser_write(parser, "\n");
     return row;
   };
-  const feed = (text) => {
-    let marks = "";
-    if (begins) {
-      rows = inTable() ? rows + 1 : 0;
-      const line = rows ? inRows(text) : text;
-      const [quotes] = QUOTES.exec(line);
-      const [block] = BLOCK.exec(line.slice(quotes.length)) ?? [""];
-      marks = quotes + block;
-      text = line.slice(marks.length).replace(/^>/, masked);
-      piped = text.startsWith("|");
+  const write = (text, begun) => {
+    const marks = begun ? marksOf(text).join("") : "";
+    let rest = text.slice(marks.length);
+    if (begun) {
+      rest = rest.replace(/^>/, masked);
+      piped = rest.startsWith("|");
     }
-    if (piped) text = text.replaceAll("\\|", masked("|"));
-    smd.parser_write(parser, marks + text.replace(/[\\<`_*~$[!h]/g, masked));
+    if (piped) rest = rest.replaceAll("\\|", masked("|"));
+    smd.parser_write(parser, marks.replace(")", ".") + allMasked(rest));
+  };
+  const fences = new Fences(parser, write, (code) => allMasked(code.replace(/^[ \t]/, masked)));
+  const feed = (text) => {
+    if (!begins) return fences.more(text);
+    rows = inTable() ? rows + 1 : 0;
+    const line = rows ? inRows(text) : text;
+    fences.take(line, marksOf(line));
   };
   return {
     write(text) {
@@ -111,6 +117,16 @@ export function writer(root, said) {
       leave();
     },
   };
+}
+
+// The marks at the beginning of a line, of quotes and of what is in them.
+function marksOf(line) {
+  const [quotes] = QUOTES.exec(line);
+  return [quotes, BLOCK.exec(line.slice(quotes.length))?.[0] ?? ""];
+}
+
+function allMasked(text) {
+  return text.replace(/[\\<`_*~$[!h]/g, masked);
 }
 
 function masked(mark) {

@@ -12,7 +12,7 @@ from tests.e2e.browser.test_layout import overflow
 
 pytestmark = pytest.mark.needs("chromium")
 
-# Each answer in pieces of one character, of three and whole: its text, what was said of it, its links and its depth.
+# Each answer in pieces of one character, of three and whole: its text, what was said of it, its links, its depth and its blocks.
 SHOWN = """async (answers) => {
   const { writer } = await import(document.querySelector("[href*='/markdown.js']").href);
   const shown = (text, size) => {
@@ -26,7 +26,8 @@ SHOWN = """async (answers) => {
     const around = (element) => element === root ? 0 : around(element.parentElement) + holds(element);
     const links = [...root.querySelectorAll("a")].map((one) => one.getAttribute("href"));
     const deep = [...root.querySelectorAll("*")].reduce((most, element) => Math.max(most, around(element)), 0);
-    return { text: root.textContent, said, links, deep };
+    const blocks = [...root.querySelectorAll("pre, li, h3, td")].map((one) => [one.localName, one.textContent]);
+    return { text: root.textContent, said, links, deep, blocks };
   };
   return answers.map((text) => [1, 3, text.length + 1].map((size) => shown(text, size)));
 }"""
@@ -75,6 +76,9 @@ PIECES += [
     "\n## b",
     "\n  - b",
     "\n```\n[c_d](\n```\nb",
+    "\n  ```\n  c\n\n  d\n  ```\n",
+    "\n1) b",
+    "\n~~~\nc",
 ]
 
 
@@ -85,14 +89,25 @@ def made_up(count):
 
 
 class _Text(HTMLParser):
-    """Collects the text of a page."""
+    """Collects the text of a page, and that of its blocks in the order of their beginnings."""
 
     def __init__(self):
         super().__init__()
-        self.text = ""
+        self.text, self.blocks, self.open = "", [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("pre", "li", "h3", "td"):
+            self.open.append([tag, ""])
+            self.blocks.append(self.open[-1])
+
+    def handle_endtag(self, tag):
+        if self.open and self.open[-1][0] == tag:
+            self.open.pop()
 
     def handle_data(self, data):
         self.text += data
+        for block in self.open:
+            block[1] += data
 
 
 def marks(text):
@@ -102,9 +117,18 @@ def marks(text):
 
 def of_the_server(answer):
     """Return what the server shows."""
+    return _shown_by_the_server(answer).text
+
+
+def _shown_by_the_server(answer):
     page = _Text()
     page.feed(str(rendered(answer)).replace("<br>", "\n"))
-    return page.text
+    return page
+
+
+def exact(blocks):
+    """Return the letters of each block, and code to the letter, but for the ends of its last lines."""
+    return [(tag, text.rstrip("\n") if tag == "pre" else marks(text)) for tag, text in blocks]
 
 
 @pytest.mark.parametrize("answers", [WRITTEN, made_up(700)], ids=["written", "made up"])
@@ -116,6 +140,63 @@ def test_the_scripts_show_what_the_server_shows(service, open_page, answers):
         for one in shown:
             assert marks(one["text"]) == expected, answer
             assert marks(one["said"]) == marks(re.sub("[☐☑]", "", one["text"])), answer
+
+
+PYTHON = "def f():\n    x = '`>`'\n\n\n    return x\n\n# ``` ~~ * - [h"
+TABS = "all:\n\tcc a.c\n\n\t\t> b"
+
+
+def fenced(begin, before, code=PYTHON, fence="```", behind="", blank=None, language="python"):
+    """Return a fence with code behind its begin. before: of each line behind the first; blank: of those that are empty."""
+    lines = [fence + language, *code.split("\n"), fence]
+    blank = before.rstrip() if blank is None else blank
+    return begin + "\n".join([lines[0], *(before + line if line else blank for line in lines[1:])]) + "\n" + behind
+
+
+AFTER = "2. Run **f**\n\n## Afterwards\n\n- b"
+FENCED = [
+    fenced("", ""),
+    fenced("Text\n", "", behind="Text\n"),
+    fenced("1. Write it:\n   ", "   ", behind=AFTER),
+    fenced("1. Write it:\n   ", "   ", behind="   Text\n2. Run\n", code=TABS),
+    fenced("1. Write it:\n\n   ", "   ", behind="\n" + AFTER),
+    fenced("1. Write it:\n\n   ", "   ", behind="\n   Then:\n\n" + fenced("   ", "   ", behind=AFTER), blank="   "),
+    fenced("10) Write it:\n    ", "    ", behind="11) Run\n", fence="~~~~"),
+    fenced("- a\n  - b\n    ", "    ", behind="  - c\n- d\n"),
+    fenced("- a\n  - b\n  ", "  ", behind="- d\n"),
+    fenced("- a\n  - b\n    - c\n\n      ", "      ", behind="\nText\n"),
+    fenced("- a:\n    ", "    ", behind="- b\n"),
+    fenced("- ", "  ", behind="- b\n", fence="`````"),
+    fenced("1. ", "   ", behind=AFTER, fence="~~~"),
+    fenced("> ", "> ", behind="> Text\n\nText\n"),
+    fenced("> Text\n> ", "> ", behind="Text\n", code=TABS),
+    fenced("> > ", "> > ", behind="\n# b\n"),
+    fenced("> - a\n>   ", ">   ", behind="> - b\n"),
+    fenced(">   ", ">   ", behind="\nText\n", fence="~~~"),
+    fenced("> a\n", "", behind="# b\n"),
+    "> ```\n> a\n> b\nText\n\n- b",
+    "- ```\n  a\n\n  b\n\nText\n\n- b",
+    "```\na\n`````  \nText",
+    "````md\n```py\na\n```\n````\nText",
+    "~~~\n```\na\n~~~ b\n~~~",
+    "```\na\n\n",
+    "~~struck~~ out\n\n~~~",
+    " ```\n  a\n b\nc\n ```\n",
+    "```a`b```\n\nText",
+    "1) one\n2) two\n\n3) three",
+    "- [ ] a\n  ```\n  b\n  ```\n- [x] c",
+    "| a |\n|---|\n| b |\n```\nc\n\nd\n```\n| e |\n|---|\n| f |",
+]
+
+
+def test_code_is_shown_as_the_server_shows_it(service, open_page):
+    """In items and quotes too, to the letter, however the answer was cut; what is behind it is no part of it."""
+    page = open_page(service.url)
+    for answer, shown in zip(FENCED, page.evaluate(SHOWN, FENCED), strict=True):
+        expected = exact(_shown_by_the_server(answer).blocks)
+        for one in shown:
+            assert exact(one["blocks"]) == expected, answer
+            assert marks(one["text"]) == marks(of_the_server(answer)), answer
 
 
 @pytest.mark.parametrize(
