@@ -73,7 +73,8 @@ class Locale:
         more = {"dropped": self.texts["follow_up"]["dropped"], "history": self.texts["history"]["live"]}
         more["durations"] = self.texts["status"]["durations"]
         live = self.texts["live"] | more
-        return {"live": live, "image_problems": problems} | {name: self.texts[name] for name in ("codes", "next")}
+        next_steps = self.texts["next"] | {"forbidden": ""}  # which the refusal of what a page asks for has itself
+        return {"live": live, "image_problems": problems, "codes": self.texts["codes"], "next": next_steps}
 
 
 def _load(path: Path) -> Locale:

@@ -33,10 +33,11 @@ def enter(page, key):
     page.press("#key", "Enter")
 
 
-def make_key(page, url, name):
+def make_key(page, url, name, models=""):
     """Make a key on the operator's page; return its text."""
     page.goto(f"{url}/status/keys/new")
     page.fill("#name", name)
+    page.fill("#models", models)
     page.fill("#requests_per_minute", "600")
     page.click("main form button")
     return page.input_value("#secret")
@@ -115,6 +116,32 @@ def test_all_of_it_works_without_scripts(guarded, open_page):
     expect(page.locator(f"{TEXT} .answer")).to_have_text("An answer.")
     page.click("footer button")
     expect(page.locator("#key")).to_be_visible()
+
+
+def with_an_old_token(route):
+    """Send a request as from a page of an earlier session."""
+    route.continue_(headers={**route.request.headers, "x-csrf-token": "of-before"})
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_refusal_that_says_what_to_do_says_nothing_else(guarded, open_page, scripts):
+    """A key that is not for this model, and a page that is too old; neither is to be opened on the server itself."""
+    operator = open_page(f"{guarded.url}/status", extra_http_headers=ELSEWHERE)
+    enter(operator, KEY)
+    text = make_key(operator, guarded.url, f"pictures {scripts}", "avision")
+    page = open_page(guarded.url, java_script_enabled=scripts)
+    wait_for(guarded, text, 200)
+    enter(page, text)
+    page.fill("#text-prompt", "A question")
+    page.click("form[data-kind=text] [data-do=send]")
+    failure = page.locator(f"{TEXT} .failure").first
+    expect(failure).to_contain_text("may not use the model avibe")
+    expect(failure.locator("[data-failure=next]")).to_have_text("")
+    if scripts:
+        page.route("**/api/v1/**", with_an_old_token)
+        page.locator(f"{TEXT} [data-do=again]").click()
+        expect(failure).to_contain_text("This page is too old")
+        expect(failure.locator("[data-failure=next]")).to_have_text("")
 
 
 # What the browser keeps of a page: the names of databases, and what was typed.

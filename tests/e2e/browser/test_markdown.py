@@ -12,7 +12,8 @@ from tests.e2e.browser.test_layout import overflow
 
 pytestmark = pytest.mark.needs("chromium")
 
-# Each answer in pieces of one character, of three and whole: its text, what was said of it, its links, its depth and its blocks.
+# Each answer in pieces of one character, of three and whole: its text, what was said of it, its links, its depth and
+# its blocks.
 SHOWN = """async (answers) => {
   const { writer } = await import(document.querySelector("[href*='/markdown.js']").href);
   const shown = (text, size) => {
@@ -147,10 +148,10 @@ TABS = "all:\n\tcc a.c\n\n\t\t> b"
 
 
 def fenced(begin, before, code=PYTHON, fence="```", behind="", blank=None, language="python"):
-    """Return a fence with code behind its begin. before: of each line behind the first; blank: of those that are empty."""
+    """Return a fence with code. before: what stands before each line behind the first; blank: before empty ones."""
     lines = [fence + language, *code.split("\n"), fence]
     blank = before.rstrip() if blank is None else blank
-    return begin + "\n".join([lines[0], *(before + line if line else blank for line in lines[1:])]) + "\n" + behind
+    return begin + "\n".join([lines[0], *(before + line if line else blank for line in lines[1:]), behind])
 
 
 AFTER = "2. Run **f**\n\n## Afterwards\n\n- b"
