@@ -9,9 +9,13 @@ const OURS = { "X-Page": "1", "X-Message-Language": language, ...(extra.token ? 
 const ASKING = { ...OURS, "X-Resumable": "1" };
 const STREAM = "X-Stream-Id";
 
+const readers = new Set(); // of answers that have not ended
 let away = false; // while the page is left, which takes its connections along: that is no loss to tell of
 addEventListener("pagehide", () => (away = true));
-addEventListener("pageshow", () => (away = false));
+addEventListener("pageshow", ({ persisted }) => {
+  away = false;
+  if (persisted) for (const one of [...readers]) one.lost();
+});
 
 // question: { url, prompt, maxTokens, temperature, files, history }; history: the turns that it goes on from. on, the callbacks: uploading(percent), sent(), queued({ before, seconds }),
 // stream(id), text(part), done(answer), failed({ code, message, requestId, retryAfter }), lost(). Returns a function that ends the request. The answer goes on for a minute,
@@ -50,7 +54,7 @@ function follow(url, options, on) {
   const events = reader(on, () => leaving.abort());
   const read = async () => {
     const response = await fetch(url, { ...options, signal: leaving.signal });
-    if (!response.ok) return on.failed(refusal(response.status, (name) => response.headers.get(name), await response.text()));
+    if (!response.ok) return events.failed(refusal(response.status, (name) => response.headers.get(name), await response.text()));
     on.stream(response.headers.get(STREAM) ?? "");
     const parts = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let part = await parts.read(); !part.done; part = await parts.read()) events.take(part.value);
@@ -77,7 +81,7 @@ function upload({ url, files }, fields, on) {
     read = text.length;
   };
   call.onload = () => {
-    if (call.status !== 200) on.failed(refusal(call.status, (name) => call.getResponseHeader(name), call.responseText));
+    if (call.status !== 200) events.failed(refusal(call.status, (name) => call.getResponseHeader(name), call.responseText));
     else events.lost();
   };
   call.onerror = () => events.lost();
@@ -100,8 +104,9 @@ function reader(on, abort) {
   const end = () => {
     ended = true;
     clearInterval(watch);
+    readers.delete(events);
   };
-  return {
+  const events = {
     // The reader of the page has left, or the connection was lost; nothing is told of what comes after that.
     leave() {
       end();
@@ -124,11 +129,17 @@ function reader(on, abort) {
     },
     event(value) {
       if ("text" in value) return on.text(value.text);
+      if ("error" in value) return this.failed({ code: value.error, message: value.message, requestId: value.request_id });
       end();
-      if ("error" in value) on.failed({ code: value.error, message: value.message, requestId: value.request_id });
-      else on.done(value);
+      on.done(value);
+    },
+    failed(error) {
+      end();
+      on.failed(error);
     },
   };
+  readers.add(events);
+  return events;
 }
 
 function refusal(status, header, body) {

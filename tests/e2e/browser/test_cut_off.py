@@ -114,6 +114,30 @@ def test_a_server_that_falls_silent_is_noticed_and_its_answer_goes_on_behind_tha
     expect(unfold(page).locator(".variants")).to_be_hidden()
 
 
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_page_that_was_set_aside_before_the_first_byte_asks_again(service, open_page, kind):
+    """The browser ends its connections then, and shows it later as it was. What had failed stays so."""
+    page = open_page(service.url)
+    service.script(fail=True)
+    failed = ask_text(page, "Failed")
+    expect(failed.locator(".failure")).to_be_visible()
+    service.script()
+    if kind == "image":
+        choose(page)
+    taken = []
+    page.route("**/api/v1/*/*", lambda route: taken.append(route))
+    exchange = ask_text(page) if kind == "text" else ask_image(page)
+    until(lambda: page.evaluate("1") and taken)
+    page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
+    with page.expect_event("requestfailed"):
+        taken[0].abort()
+    page.unroute("**/api/v1/*/*")
+    expect(exchange.locator(".wait")).to_be_visible()
+    page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    finished(exchange)
+    expect(page.locator(".failure").locator("visible=true")).to_have_count(1)
+
+
 def test_the_half_stays_where_the_question_is_asked_again(own_service, open_page):
     """Its server is gone, and with it the rest; "Try again" adds an answer, without a reload before it."""
     service, page, exchange = killed_amid(own_service, open_page)
