@@ -21,6 +21,24 @@ function catchUp() {
 
 allowed(catchUp);
 
+const REMOVED = "removed ";
+
+// What is to be removed from this browser is noted first, as its page may go before: a name, and when what was written before that goes.
+export function noteRemoval(name, time) {
+  allowed(() => localStorage.setItem(REMOVED + name, time));
+}
+
+// Drops the note, unless there is a later one.
+export function dropRemoval(name, time) {
+  allowed(() => localStorage.getItem(REMOVED + name) === String(time) && localStorage.removeItem(REMOVED + name));
+}
+
+// Returns the removals that are not done, each as [name, time].
+export function removals() {
+  const noted = allowed(() => Object.entries(localStorage).filter(([name]) => name.startsWith(REMOVED))) || [];
+  return noted.map(([name, time]) => [name.slice(REMOVED.length), Number(time)]);
+}
+
 export function readDraft(name) {
   return allowed(() => sessionStorage.getItem(name));
 }

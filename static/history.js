@@ -1,5 +1,5 @@
 // The last exchanges, kept in this browser alone: the server stores nothing of them.
-import { readDraft, writeDraft } from "./drafts.js";
+import { dropRemoval, noteRemoval, readDraft, removals, writeDraft } from "./drafts.js";
 import { extra } from "./texts.js";
 import { joined, placeOf } from "./variants.js";
 
@@ -20,32 +20,52 @@ let left = false; // by a visitor who has signed out
 
 function database() {
   if (left) throw new Error("Nothing is kept any more.");
-  opened ??= new Promise((resolve, reject) => {
-    const request = indexedDB.open(NAME, 1);
-    request.onupgradeneeded = () => STORES.forEach((name) => request.result.createObjectStore(name, { keyPath: "id" }));
-    request.onsuccess = () => {
-      request.result.onversionchange = close; // another tab removes it
-      request.result.onclose = () => (opened = undefined); // the browser has closed it: it is opened anew when it is needed
-      resolve(request.result);
-    };
-    request.onerror = () => reject(request.error);
-  });
-  return opened;
+  return (opened ??= open(NAME, () => (opened = undefined)));
 }
 
-// Resolves to the result of the request that `act` returns, and to null where the browser keeps nothing.
-async function transaction(mode, act) {
+// over: what is done once it cannot be used any more, or never could: it is opened anew when it is needed.
+async function open(name, over) {
   try {
-    const found = await database();
-    return await new Promise((resolve, reject) => {
-      const running = found.transaction(STORES, mode);
-      const request = act(...STORES.map((name) => running.objectStore(name)));
-      running.oncomplete = () => resolve(request?.result ?? null);
-      running.onabort = () => reject(running.error);
+    const found = await new Promise((resolve, reject) => {
+      const request = indexedDB.open(name, 1);
+      request.onupgradeneeded = () => STORES.forEach((store) => request.result.createObjectStore(store, { keyPath: "id" }));
+      request.onsuccess = () => resolve(request.result);
+      request.onerror = () => reject(request.error);
     });
-  } catch {
-    return null;
+    found.onclose = over; // the browser has closed it
+    found.onversionchange = () => {
+      found.close(); // another tab removes it
+      over();
+    };
+    return found;
+  } catch (error) {
+    over();
+    throw error;
   }
+}
+
+// Resolves to what `act` returns once all of it is written.
+async function written(mode, act, found = database()) {
+  const running = (await found).transaction(STORES, mode);
+  const ended = new Promise((resolve, reject) => {
+    running.oncomplete = resolve;
+    running.onabort = () => reject(running.error);
+  });
+  const acted = (async () => act(...STORES.map((name) => running.objectStore(name))))();
+  acted.catch(() => running.abort()).catch(() => {}); // which it may be already
+  return (await Promise.all([acted, ended]))[0];
+}
+
+// The same, with null where the browser keeps nothing.
+function transaction(mode, act) {
+  return written(mode, act).catch(() => null);
+}
+
+function resultOf(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
 }
 
 // A new id; ids are in the order of time, in this tab and in others.
@@ -54,19 +74,23 @@ export function newId() {
 }
 
 // record: { id, thread, kind, question, previews, variants, shown, stream, streamAt, ended, closed }; thread: the id of the first of its
-// conversation, streamAt: when the stream began, closed: the stream that it no longer has. Resolves to the record as it is kept.
+// conversation, streamAt: when the stream began, closed: the stream that it no longer has. Resolves to the record as it is kept, with
+// `at`: when that was asked for.
 export async function keep(record) {
-  let put = record;
-  if (!left) unwritten.set(record.id, record);
+  const own = { ...record, at: record.at ?? Date.now() };
+  let put = own;
+  if (!left) unwritten.set(own.id, own);
+  if (unwritten.size > EXCHANGES) unwritten.delete(unwritten.keys().next().value); // where the browser writes none of them
   noteUnwritten();
-  await transaction("readwrite", (exchanges) => {
-    exchanges.get(record.id).onsuccess = ({ target: { result: kept } }) => {
-      put = kept ? merged(record, kept) : record;
-      exchanges.put(put);
-      exchanges.getAllKeys().onsuccess = ({ target }) => target.result.slice(0, -EXCHANGES).forEach((id) => exchanges.delete(id));
-    };
-  });
-  if (unwritten.get(record.id) === record) unwritten.delete(record.id);
+  const add = async (exchanges) => {
+    const kept = await resultOf(exchanges.get(own.id));
+    put = kept ? merged(own, kept) : own;
+    exchanges.put(put);
+    const others = (await resultOf(exchanges.getAllKeys())).filter((id) => id !== own.id);
+    others.slice(0, 1 - EXCHANGES).forEach((id) => exchanges.delete(id));
+  };
+  const done = await written("readwrite", add).then(() => true, () => false);
+  if (done && unwritten.get(own.id) === own) unwritten.delete(own.id);
   noteUnwritten();
   return put;
 }
@@ -85,7 +109,7 @@ function merged(record, kept) {
 
 // Resolves to the answers that are kept of an exchange, by this tab or another.
 export async function answersOf(id) {
-  const found = await transaction("readonly", (exchanges) => exchanges.get(id));
+  const found = await transaction("readonly", (exchanges) => resultOf(exchanges.get(id)));
   return found?.variants ?? [];
 }
 
@@ -108,42 +132,74 @@ export function keepPictures(thread, files) {
 
 // Resolves to the conversations, the newest first, each a list of records in the order of time.
 export async function conversations() {
+  await removed;
   await Promise.all(ofBefore.splice(0).map(keep));
   const threads = new Map();
-  for (const record of (await transaction("readonly", (exchanges) => exchanges.getAll())) ?? []) {
+  const [, gone = 0] = removals().find(([name]) => name === NAME) ?? []; // of which nothing is shown, though it could not be removed
+  const records = (await transaction("readonly", (exchanges) => resultOf(exchanges.getAll()))) ?? [];
+  for (const record of records.filter((one) => writtenAt(one) > gone)) {
     threads.set(record.thread, [...(threads.get(record.thread) ?? []), record]);
   }
   return [...threads.values()].sort((one, other) => other.at(-1).id - one.at(-1).id);
 }
 
 export async function picturesOf(thread) {
-  const found = await transaction("readonly", (_, pictures) => pictures.get(thread));
+  const found = await transaction("readonly", (_, pictures) => resultOf(pictures.get(thread)));
   return found?.files ?? [];
 }
 
-export function clear() {
+export async function clear() {
+  const time = Date.now();
   unwritten.clear();
   noteUnwritten();
-  return transaction("readwrite", (exchanges, pictures) => {
-    exchanges.clear();
-    pictures.clear();
-  });
+  noteRemoval(NAME, time);
+  await remove(NAME, time);
 }
 
-function close() {
-  opened?.then((found) => found.close(), () => {});
-  opened = undefined;
+function writtenAt({ at, id }) {
+  return at ?? id; // which an earlier version kept
+}
+
+// Removes from a history what was written until then. The note of it stays until that is done.
+async function remove(name, time) {
+  const stay = new Set(); // conversations
+  const act = async (exchanges, pictures) => {
+    for (const record of await resultOf(exchanges.getAll())) {
+      if (writtenAt(record) > time) stay.add(record.thread);
+      else exchanges.delete(record.id);
+    }
+    const threads = await resultOf(pictures.getAllKeys());
+    threads.filter((id) => id <= time && !stay.has(id)).forEach((id) => pictures.delete(id));
+  };
+  try {
+    const found = name === NAME ? database() : open(name, () => {});
+    await written("readwrite", act, found);
+    dropRemoval(name, time);
+    if (name === NAME) return;
+    (await found).close();
+    if (!stay.size) await destroy(name);
+  } catch {
+    // The next page tries it again.
+  }
+}
+
+const removed = Promise.all(removals().map(([name, time]) => remove(name, time)));
+
+function destroy(name) {
+  return new Promise((resolve) => {
+    const request = indexedDB.deleteDatabase(name);
+    request.onsuccess = request.onerror = request.onblocked = resolve; // one that is blocked follows by itself
+  }).catch(() => {});
 }
 
 // Removes the history itself, and keeps nothing from now on.
 export async function forget() {
   await clear();
   left = true;
-  close();
-  await new Promise((resolve) => {
-    const request = indexedDB.deleteDatabase(NAME);
-    request.onsuccess = request.onerror = request.onblocked = resolve; // one that is blocked follows by itself
-  }).catch(() => {});
+  const found = opened;
+  opened = undefined;
+  await found?.then((one) => one.close(), () => {});
+  await destroy(NAME);
 }
 
 // Resolves to a small copy of a picture as a data URL, "" where it cannot be drawn.

@@ -213,6 +213,120 @@ def test_nothing_unwritten_comes_back_of_a_history_that_is_cleared(service, open
     expect(page.locator(PAST)).to_have_count(0)
 
 
+HISTORY = """const history = await import(document.querySelector("[href*='/history.js']").href);"""
+NOTED = "Object.keys(localStorage).filter((name) => name.startsWith('removed')).length"
+
+
+def cleared(page):
+    """Ask for the history to be cleared, which the browser may not have done yet."""
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("[data-do=clear-history]")
+
+
+def test_a_history_that_is_cleared_is_gone_though_the_browser_was_busy(service, open_page):
+    """What it had written before goes with the next page, and what is written after that stays."""
+    page = open_page(service.url)
+    choose(page)
+    finished(ask_image(page))
+    page.wait_for_function(f"() => ({STORED})().then(([kept, pictures]) => kept + pictures === 2)", polling=100)
+    page.evaluate(BUSY)
+    cleared(page)
+    assert page.evaluate(NOTED) == 1
+    finished(ask_text(page, "Another"))
+    page.reload()
+    expect(unfold(page).locator(".question")).to_have_text("Another")
+    expect(page.locator(PAST)).to_have_count(1)
+    assert page.evaluate(STORED) == [1, 0]
+    assert page.evaluate(NOTED) == 0
+
+
+def test_what_cannot_be_removed_is_not_shown(service, open_page):
+    """It is tried again with each page."""
+    page = open_page(service.url)
+    finished(ask_text(page, "A listing"))
+    page.wait_for_function(f"() => ({STORED})().then(([kept]) => kept === 1)", polling=100)
+    fails = "IDBObjectStore.prototype.delete = () => { throw new DOMException('', 'UnknownError'); };"
+    page.add_init_script(f"if (!sessionStorage.mended) {fails}")
+    page.reload()
+    expect(page.locator(PAST)).to_have_count(1)
+    cleared(page)
+    for left in (1, 1, 0):
+        page.evaluate("(mended) => { sessionStorage.mended = mended; }", "" if left else "yes")
+        page.reload()
+        page.wait_for_function(f"(left) => {NOTED} === left", arg=left, polling=100)
+        assert page.evaluate(f"async () => {{ {HISTORY} return (await history.conversations()).length; }}") == 0
+        assert page.evaluate(STORED) == [left, 0]
+
+
+FAILING = {
+    "full": "throw new DOMException('', 'QuotaExceededError');",
+    "aborted": "const asked = put.apply(this, given); this.transaction.abort(); return asked;",
+}
+
+
+@pytest.mark.parametrize("failing", FAILING)
+def test_what_could_not_be_written_is_written_by_the_next_page(service, open_page, failing):
+    """As on a disk that was full then; the answer comes all the same."""
+    page = open_page(service.url)
+    page.evaluate(f"""() => {{
+      const {{ put }} = IDBObjectStore.prototype;
+      IDBObjectStore.prototype.put = function (...given) {{ {FAILING[failing]} }};
+    }}""")
+    finished(ask_text(page, "A listing"))
+    page.evaluate(NEXT_PAINT)
+    assert page.evaluate(STORED) == [0, 0]
+    assert page.evaluate(UNWRITTEN) == 1
+    page.reload()
+    expect(unfold(page).locator(".answer")).to_have_text("An answer.")
+    assert page.evaluate(STORED) == [1, 0]
+    assert page.evaluate(UNWRITTEN) == 0
+
+
+@pytest.mark.parametrize("how", ["throw error;", "return open.call(this, 'history ', 0.5);"], ids=["thrown", "refused"])
+def test_a_history_that_did_not_open_once_opens_later(service, open_page, how):
+    """Without a reload."""
+    page = open_page("about:blank")
+    page.add_init_script(f"""
+      const error = new DOMException("", "UnknownError");
+      const {{ open }} = IDBFactory.prototype;
+      IDBFactory.prototype.open = function (...given) {{
+        IDBFactory.prototype.open = open;
+        {how}
+      }};
+    """)
+    page.goto(service.url)
+    finished(ask_text(page, "A listing"))
+    page.wait_for_function(f"() => ({STORED})().then(([kept]) => kept === 1)", polling=100)
+
+
+MANY = """async (ahead) => {
+  const { keep } = await import(document.querySelector("[href*='/history.js']").href);
+  const question = { prompt: "x" };
+  const record = { kind: "text", question, previews: [], variants: [{ raw: "y" }], shown: 0, stream: "" };
+  for (let id = Date.now() + ahead, end = id + 60; id < end; id++) await keep({ ...record, id, thread: id });
+}"""
+
+
+def test_a_question_is_kept_behind_those_of_a_clock_that_was_ahead(service, open_page):
+    """The newest is never the one that goes."""
+    page = open_page(service.url)
+    page.evaluate(MANY, 86_400_000)
+    finished(ask_text(page, "Today"))
+    page.wait_for_function("document.querySelector('#history').checkVisibility()")
+    page.reload()
+    expect(page.locator(PAST)).to_have_count(50)
+    expect(page.locator(PAST).last).to_contain_text("Today")
+
+
+def test_what_a_browser_never_writes_is_bounded(service, open_page):
+    """As many questions as a history has."""
+    page = open_page("about:blank")
+    page.add_init_script("Object.defineProperty(window, 'indexedDB', { value: undefined })")
+    page.goto(service.url)
+    page.evaluate(MANY, 0)
+    assert page.evaluate("JSON.parse(sessionStorage.getItem('unwritten history ')).length") == 50
+
+
 def test_what_the_browser_has_removed_is_kept_again(service, open_page):
     """As when it needs room, or its user clears it: the next question is kept without a reload."""
     page = open_page(service.url)

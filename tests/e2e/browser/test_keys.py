@@ -151,6 +151,40 @@ KEPT = """async () => [
 ]"""
 
 
+BUSY = """async () => {
+  const [{ name }] = await indexedDB.databases();
+  const request = indexedDB.open(name, 1);
+  await new Promise((resolve) => { request.onsuccess = resolve; });
+  const store = request.result.transaction("exchanges", "readwrite").objectStore("exchanges");
+  const hold = () => (store.count().onsuccess = hold);
+  hold();
+}"""
+ALL_KEPT = """async () => [
+  (await indexedDB.databases()).map((one) => one.name),
+  Object.keys(localStorage).filter((name) => name.startsWith("removed")),
+]"""
+
+
+def test_signing_out_leaves_nothing_though_the_browser_was_busy(guarded, open_page):
+    """The page that asks for a key removes what could not be removed before; who signs in again finds nothing."""
+    operator = open_page(f"{guarded.url}/status", extra_http_headers=ELSEWHERE)
+    enter(operator, KEY)
+    text = make_key(operator, guarded.url, "busy")
+    page = open_page(guarded.url)
+    wait_for(guarded, text, 200)
+    enter(page, text)
+    finished(ask_text(page, "Mine, asked"))
+    page.reload()
+    expect(page.locator("[data-past] > details")).to_have_count(1)
+    page.evaluate(BUSY)
+    page.click("#sign-out button")
+    expect(page.locator("#key")).to_be_visible()
+    page.wait_for_function(f"() => ({ALL_KEPT})().then((all) => !all.flat().length)", polling=100)
+    enter(page, text)
+    expect(page.locator("#text-prompt")).to_be_visible()
+    expect(page.locator("[data-past] > details")).to_have_count(0)
+
+
 def test_signing_out_leaves_nothing_of_a_visitor(guarded, open_page):
     """Neither in this tab nor in another, open or elsewhere; who signs in next finds an empty page."""
     operator = open_page(f"{guarded.url}/status", extra_http_headers=ELSEWHERE)
