@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.browser.steps import TEXT, ask_image, ask_text, choose, finished
+from tests.e2e.browser.steps import TEXT, ask_image, ask_text, choose, finished, unfold
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -172,6 +172,42 @@ def test_paper_has_the_answer_and_no_forms(service, open_page):
     ours = (f"{TEXT} .actions", f"{TEXT} .about")
     for hidden in ("form[data-kind=text]", "form[data-kind=image]", ".languages", "footer", *ours):
         expect(page.locator(hidden)).to_be_hidden()
+
+
+WIDE = "".join("|" + f"{cell}|" * 14 + "\n" for cell in ("columnheading", "---", "a_long_value_of_a_cell"))
+CUT_OFF_PAPER = """() => [...document.querySelectorAll(".scroll")]
+  .filter((one) => one.scrollWidth > one.clientWidth || getComputedStyle(one).overflowX !== "visible").length"""
+
+
+@pytest.mark.parametrize("width", [700, 1280])
+def test_paper_has_an_earlier_conversation_alone(service, open_page, width):
+    """Without the cards in which nothing was asked, without a button, and with all columns of its tables."""
+    service.script(pieces=[WIDE])
+    page = open_page(service.url, viewport={"width": width, "height": 900})
+    finished(ask_text(page, "A question"))
+    page.wait_for_function("document.querySelector('#history').checkVisibility()")
+    page.reload()
+    expect(unfold(page).locator("table")).to_be_visible()
+    page.emulate_media(media="print")
+    expect(page.locator("#history .answer")).to_be_visible()
+    expect(page.locator(".forms > .card").locator("visible=true")).to_have_count(0)
+    expect(page.locator("[data-do=clear-history]")).to_be_hidden()
+    assert page.evaluate(CUT_OFF_PAPER) == 0
+    assert overflow(page) <= 0
+
+
+def test_what_is_chosen_is_seen_in_the_colours_of_the_system(service, open_page):
+    """The template, and the rating of an answer, by more than their words."""
+    page = open_page(service.url)
+    finished(ask_text(page))
+    page.locator(f"{TEXT} [data-do=up]").click()
+    expect(page.locator(f"{TEXT} [data-do=up]")).to_have_attribute("aria-pressed", "true")
+    page.check("form[data-kind=text] [value=listing]")
+    page.emulate_media(forced_colors="active")
+    ground = "(one) => getComputedStyle(one).backgroundColor"
+    plain = page.locator(".forms > .card").first.evaluate(ground)
+    for chosen in ("form[data-kind=text] [value=listing] + span", f"{TEXT} [data-do=up]"):
+        assert page.locator(chosen).evaluate(ground) != plain
 
 
 HEBREW = (
