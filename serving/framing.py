@@ -198,11 +198,15 @@ class Framing:
         return Stage.BODY if self.content_length else Stage.WHOLE
 
     def _take_expectation(self) -> None:
-        """Take the expectation out, as a whole line that is one: any other is for the parser to refuse."""
+        """Take the expectation out, as a whole line that is one: any other is for the parser to refuse.
+
+        Source: RFC 9110, section 10.1.1.
+        """
         request_line, *lines = bytes(self._head).split(b"\r\n")
         others = [line for line in lines if not EXPECTATION.fullmatch(line)]
-        self.expects_continue = len(others) < len(lines)
-        if self.expects_continue:
+        expects = len(others) < len(lines)
+        self.expects_continue = expects and self.http_1_1  # who speaks HTTP/1.0 knows no interim response
+        if expects:
             self._head = bytearray(b"\r\n".join([request_line, *others]))
             self.plain = read_head(bytes(self._head)) if self.plain is not None else None
 

@@ -131,6 +131,19 @@ def test_the_head_says_what_there_will_be(new):
 
 
 @pytest.mark.parametrize(
+    "fields", [b"", b"Connection: keep-alive\r\n", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n"]
+)
+def test_an_older_client_expects_no_interim_response(new, fields):
+    """One of HTTP/1.0 would take it for the answer; its expectation is passed over."""
+    framing = new()
+    length = b"" if fields.startswith(b"Transfer") else b"Content-Length: 70000\r\n"
+    framing.feed(b"POST / HTTP/1.0\r\n" + length + b"Expect: 100-continue\r\n" + fields + b"\r\n")
+    assert framing.stage is Stage.BODY
+    assert not framing.expects_continue
+    assert b"Expect" not in framing.head
+
+
+@pytest.mark.parametrize(
     "start", [b"\x16\x03\x01", b"\x00", b"\xff", b" GET", b"GET / HTTP/1.1\n", b"GET / HTTP/1.1\r\nA: b\n"]
 )
 def test_a_head_that_can_have_no_end_is_broken_at_once(new, start):

@@ -415,6 +415,20 @@ def test_a_client_that_asks_first_is_told_to_go_on(room):
         refused.recv(100)
 
 
+def test_an_older_client_that_asks_first_is_told_nothing(room):
+    """Its body is read without a word, and its request is served."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+    room.pump()
+    client.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        client.recv(100)
+    client.sendall(b"hello")
+    room.pump()
+    assert room.whole == [conn]
+
+
 def test_the_gate_refuses_from_the_head(room):
     """The response is sent before the body is read; what still arrives of it is discarded, then the connection ends."""
     room = room()
