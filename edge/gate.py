@@ -53,15 +53,17 @@ GATED = {path: row for path, row in FOR_CLIENTS.items() if row.budget is Budget.
 class Decision:
     """What becomes of a request.
 
-    client: whose budget of bytes the body counts in; refusal: the whole response to a request that is not to be read
-    on, None for one that is; keeps_alive: whether the connection may serve another request behind that. again: judges
-    the request once more, given its whole body of at most NAMING_BYTES; None where nothing is left to be judged.
+    client: whose budget of bytes the body counts in; key_name: of its key or token, "" without one; refusal: the whole
+    response to a request that is not to be read on, None for one that is; keeps_alive: whether the connection may serve
+    another request behind that. again: judges the request once more, given its whole body of at most NAMING_BYTES; None
+    where nothing is left to be judged.
     """
 
     client: str
     refusal: bytes | None = None
     keeps_alive: bool = False
     again: Callable[[bytes], bytes | None] | None = None
+    key_name: str = ""
 
 
 class Gate:
@@ -131,15 +133,28 @@ class Gate:
             return Decision(client, self._refuse(case, error, quota), read.keeps_alive)
         if account is not None:
             case, client = Refused(read, row, address, account), account.id
+        key_name = case.account.name
         if read.path not in GATED or (row.model is not None and not case.account.may_use(row.model)):
-            return Decision(client)
+            return Decision(client, key_name=key_name)
         if failover.can_take(read.has(failover.HEADER.lower()), self._settings) and not self._models.ready:
             return Decision(client, self._refuse(case, failover.NOT_READY), read.keeps_alive)
         if not _is_read(read, row):
-            return Decision(client)
+            return Decision(client, key_name=key_name)
         named = read.path.startswith("/v1/") and 0 < int(read.get("content-length", "0")) <= NAMING_BYTES
         refusal = self._judge(case, [] if named else self._able_to_answer(case, row))
-        return Decision(client, refusal, read.keeps_alive, partial(self._judge_named, case) if named else None)
+        again = partial(self._judge_named, case) if named else None
+        return Decision(client, refusal, read.keeps_alive, again, key_name)
+
+    def model_of(self, rule: str, row: Row, client: str, body: bytes) -> str | None:
+        """Return the model that a client's request is for, None where it generates nothing or names none that exists.
+
+        rule: of its route; body: as for `Decision.again`.
+        """
+        if row.budget is not Budget.GENERATION:
+            return None
+        wanted = BATCH_MODEL if rule == BATCH else row.model or _named(body)
+        found = self._names.find(wanted, client, self._models)
+        return row.model if found is None else found[0]
 
     def _able_to_answer(self, case: Refused, row: Row) -> list[Backend]:
         """Return the models of which one would answer, as far as the head tells; none for a batch, whose texts wait."""
@@ -157,9 +172,7 @@ class Gate:
             return None
 
     def _by_name(self, case: Refused, body: bytes) -> bytes | None:
-        names = _NAME_FIELD.findall(body) if body.count(b'"model"') == 1 else []
-        wanted = names[0].decode("latin-1") if names else ""
-        backend = self._version(case, wanted)
+        backend = self._version(case, _named(body))
         return None if backend is None else self._judge(case, [backend])
 
     def _version(self, case: Refused, asked: str) -> Backend | None:
@@ -221,6 +234,12 @@ def _refusal_of_all(models: list[Backend], client: str) -> RetryLater | None:
 def _credential(head: RequestHead) -> str:
     """Return the key or token of a request."""
     return credential(head.get("authorization"), head.get("x-api-key"))
+
+
+def _named(body: bytes) -> str:
+    """Return the model's name in a body, "" where it is not plain."""
+    names = _NAME_FIELD.findall(body) if body.count(b'"model"') == 1 else []
+    return names[0].decode("latin-1") if names else ""
 
 
 def _is_read(head: RequestHead, row: Row) -> bool:

@@ -18,19 +18,16 @@ from werkzeug.http import HTTP_STATUS_CODES
 from config import Settings
 from edge import errors, failover
 from edge.failure_shapes import id_headers, json_body, shape_of
-from edge.rate_limit import OverBudget, Quota
+from edge.rate_limit import Quota
+from edge.refusal_report import RefusedRequest, report
 from edge.request_head import RequestHead
 from edge.response_headers import NO_STORE, SECURITY_HEADERS, cors_headers
-from edge.route_table import Budget, Row
+from edge.route_table import Row
 from engine.errors import ServiceError
 from engine.types import ModelInfo
 from keys.account import Account
 from telemetry.access_lines import SparseLines
-from telemetry.logs import request_id_var
 from telemetry.metrics import Metrics
-from telemetry.observer import RequestObserver
-from telemetry.tracing import Trace
-from usage.errors import BudgetExceeded, LimitReached
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 log = logging.getLogger("avito_ai.access")
@@ -90,7 +87,13 @@ class ReadyMade:
         head = request.head
         began, claimed = time.monotonic(), head.get("x-request-id")
         request_id = claimed if CLIENT_ID.fullmatch(claimed) else next(self._new_ids)
-        seconds = self._report(request, error, request_id, began, model)
+        name = request.row.model if model is None else model.name
+        path, row, account = head.path, request.row, request.account
+        refused = RefusedRequest(
+            request_id, began, "POST", path, path, row, name, request.address, account.id, account.name
+        )
+        status = errors.meaning_of(error).status
+        seconds = report(self._metrics, refused, error, status, self._access_lines.level_of(status))
         template = self._template(head, error)
         body = template.body.replace(_ID, request_id).encode()
         origin = head.get("origin") if head.has("origin") else None
@@ -104,30 +107,6 @@ class ReadyMade:
             f"{own}{self._cors(origin)}\r\n"
         )
         return lines.encode("latin-1") + body
-
-    def _report(
-        self, request: Refused, error: ServiceError, request_id: str, began: float, model: ModelInfo | None
-    ) -> float:
-        """Count the refusal, and log it; return its seconds."""
-        row, path, account = request.row, request.head.path, request.account
-        name = row.model if model is None else model.name
-        observer = RequestObserver(self._metrics, _UNTRACED, request_id, began, name, row.protocol)
-        if isinstance(error, OverBudget):
-            observer.over_budget(error.budget, error.window)
-        if isinstance(error, BudgetExceeded | LimitReached):
-            observer.over_limit(error.limit)
-        meaning = errors.meaning_of(error)
-        observer.failed(meaning.code, meaning.status, error.message)
-        if row.budget is Budget.GENERATION:
-            self._metrics.busiest.count(account.id, account.name or account.id, failed=True)
-        level = self._access_lines.level_of(meaning.status)
-        token = request_id_var.set(request_id)
-        try:
-            return observer.responded(
-                "POST", path, path, request.address, meaning.status, account=account.name, streamed=False, level=level
-            )
-        finally:
-            request_id_var.reset(token)
 
     def _template(self, head: RequestHead, error: ServiceError) -> _Template:
         """Return what is the same in all refusals of this kind."""
@@ -175,5 +154,4 @@ def _new_ids() -> Iterator[str]:
 
 _VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}  # RFC 9562, 4.1
 _ID = str(uuid.UUID(int=0))  # what no request has
-_UNTRACED = Trace()
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from flask import Flask, Request
-from werkzeug.routing import Rule
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter, RequestRedirect, Rule
 
 from telemetry.protocol import Protocol
 
@@ -178,7 +179,19 @@ def check_routes(app: Flask, table: Mapping[str, Row] = ROUTES) -> None:
 
 def row_of(request: Request, table: Mapping[str, Row] = ROUTES) -> Row | None:
     """Return the row of the matched route; None if no route matched and for OPTIONS, which has no rules."""
-    if request.url_rule is None or request.method == "OPTIONS":
+    return None if request.url_rule is None else row_of_rule(request.method, request.url_rule.rule, table)
+
+
+def row_of_rule(method: str, rule: str, table: Mapping[str, Row] = ROUTES) -> Row | None:
+    """Return the same of the rule that matched a request with this method."""
+    if method == "OPTIONS":
         return None
-    method = "GET" if request.method == "HEAD" else request.method
-    return table[f"{method} {request.url_rule.rule}"]
+    return table[f"{'GET' if method == 'HEAD' else method} {rule}"]
+
+
+def rule_at(urls: MapAdapter, method: str, path: str) -> str | None:
+    """Return the rule that a request outside of the framework would match, None for none."""
+    try:
+        return str(urls.match(path, method, return_rule=True)[0].rule)
+    except (HTTPException, RequestRedirect):
+        return None

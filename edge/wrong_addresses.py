@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from flask import Request
-from werkzeug.exceptions import HTTPException
-from werkzeug.routing import MapAdapter, RequestRedirect
+from werkzeug.routing import MapAdapter
 
 from edge.errors import NotFound
 from edge.failure_shapes import FailureShape, shape_of
-from edge.route_table import JSON, ROUTES
+from edge.route_table import JSON, ROUTES, rule_at
 
 NOTHING = "There is nothing at this address."
 BASES = ("/v1", "/api/v1")
@@ -114,10 +113,7 @@ def _parts(path: str) -> list[str]:
 def _rule(address: str, urls: MapAdapter) -> str | None:
     """Return the rule that an address has, whatever its method, None for none."""
     for method in urls.allowed_methods(address):
-        try:
-            return str(urls.match(address, method, return_rule=True)[0].rule)
-        except (HTTPException, RequestRedirect):  # one that is allowed is found, unless its address is odd
-            return None
+        return rule_at(urls, method, address)  # one that is allowed is found, unless its address is odd
     return None
 
 

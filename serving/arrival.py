@@ -1,4 +1,7 @@
-"""A request on its way: what has come of it, what was decided about it, and until when it is waited for."""
+"""A request on its way: what has come of it, what was decided about it, and until when it is waited for.
+
+And what is known of one that ends there, without a route that answers it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,23 @@ from dataclasses import dataclass, field
 from edge.body_budget import Reservation
 from edge.gate import Decision
 from serving.framing import Framing, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Unserved:
+    """A request that no route answers.
+
+    head: as far as it has arrived; peer: the address of its connection; arrived: when all of it had, on the monotonic
+    clock, 0.0 if it never did; account: whom it is charged to, by its id, "" where that was not decided; key_name: of
+    its key or token, "" without one; body: b"" for one that has not arrived, and for one of more than NAMING_BYTES.
+    """
+
+    head: bytes
+    peer: str
+    arrived: float = 0.0
+    account: str = ""
+    key_name: str = ""
+    body: bytes = b""
 
 
 @dataclass(slots=True, eq=False)

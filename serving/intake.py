@@ -25,7 +25,7 @@ from edge.body_budget import BodyBudget
 from edge.gate import NAMING_BYTES, Decision
 from edge.request_head import RequestHead
 from engine.quick_calls import new_buffer
-from serving.arrival import Arrival
+from serving.arrival import Arrival, Unserved
 from serving.by_address import ByAddress
 from serving.connection import Connection
 from serving.framing import RequestBrokenOff, RequestTooSlow, Stage
@@ -57,11 +57,10 @@ class Intake:
     """The connections that no thread serves at the moment. Belongs to the polling thread.
 
     dispatch: called with a connection whose request is whole, or is to be refused by whoever serves it; closed: called
-    when a connection has ended here; failure: returns the response to a request that an error ended, given its head as
-    far as it has arrived, its peer and the error, which it logs. patience: seconds that a head may take, and a body
-    beyond what its bytes need at the slowest rate; keepalive: seconds that a connection may be silent behind a refusal;
-    max_body_bytes: a longer body is not read, since every route refuses it. refused: how many requests were refused
-    here.
+    when a connection has ended here; failure: returns the response to a request that an error ended, and logs both.
+    patience: seconds that a head may take, and a body beyond what its bytes need at the slowest rate; keepalive:
+    seconds that a connection may be silent behind a refusal; max_body_bytes: a longer body is not read, since every
+    route refuses it. refused: how many requests were refused here.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class Intake:
         poller: Poller,
         dispatch: Callable[[Connection], None],
         closed: Callable[[Connection], None],
-        failure: Callable[[bytes, str, Exception], bytes],
+        failure: Callable[[Unserved, Exception], bytes],
         budget: BodyBudget,
         gate: Gate,
         patience: float,
@@ -271,8 +270,11 @@ class Intake:
         arrival.close()
         conn.sock.end_request()
         conn.leftover = b""
+        decision = arrival.decision
+        account, key_name = ("", "") if decision is None else (decision.client, decision.key_name)
+        unserved = Unserved(arrival.framing.head, conn.peer, account=account, key_name=key_name)
         with contextlib.suppress(OSError):  # the client has gone
-            conn.sock.send_now(self._failure(arrival.framing.head, conn.peer, error))
+            conn.sock.send_now(self._failure(unserved, error))
         self.linger(conn)
 
     def refuse(self, conn: Connection, error: Exception) -> None:
@@ -281,10 +283,12 @@ class Intake:
         self._guarded(conn, partial(self._refuse_unserved, conn, error))
 
     def _refuse_unserved(self, conn: Connection, error: Exception) -> None:
-        head, nothing_unread = conn.sock.request_head, conn.sock.request_whole and not conn.leftover
+        nothing_unread = conn.sock.request_whole and not conn.leftover
+        head, body = conn.sock.request_head, conn.sock.request_body(NAMING_BYTES)
+        unserved = Unserved(head, conn.peer, conn.sock.arrived, conn.asked_by, conn.key_name, body)
         conn.sock.end_request()
         conn.leftover = b""
-        answer = self._failure(head, conn.peer, error)
+        answer = self._failure(unserved, error)
         with contextlib.suppress(OSError):  # the client has gone
             if conn.sock.send_now(answer) == len(answer) and nothing_unread:
                 self._end(conn)
@@ -393,6 +397,7 @@ class Intake:
         assert arrival.decision is not None  # what has arrived has been judged
         self._leave(conn)
         conn.asked_by = client = arrival.decision.client
+        conn.key_name = arrival.decision.key_name
         # A request without a body has room of its own too: what is stored and read for it counts like one.
         reservation = arrival.reservation or self._budget.reserve(client, 0)
         conn.sock.begin_request(arrival.framing, reservation, refused)

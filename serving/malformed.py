@@ -1,7 +1,7 @@
 """The response to what never became a request: what broke off, what Gunicorn cannot parse, or could not hand over.
 
-It has the shape of the API, is counted and leaves an access line, of a flood some do. Nothing that the client sent is
-logged, apart from a path.
+It has the shape of the API, is counted by its route as far as that can be read, and leaves an access line, of a flood
+some do. Nothing that the client sent is logged, apart from a path and an id that can be.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import json
 import logging
 import re
 import time
-import uuid
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+from flask import Flask
 from gunicorn.http.errors import (
     ConfigurationProblem,
     ExpectationFailed,
@@ -30,16 +30,18 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from edge import caller, errors
 from edge.failure_shapes import FailureShape, id_headers, json_body, shape_of
+from edge.ready_made import request_id_of
+from edge.refusal_report import RefusedRequest, report
 from edge.response_headers import NO_STORE, SECURITY_HEADERS, cors_headers
-from edge.services import Services
+from edge.route_table import row_of_rule, rule_at
+from edge.services import services
 from engine.errors import ServiceError, ValidationError
+from serving.arrival import Unserved
 from serving.connection import ClientSocket
 from serving.framing import MAX_HEAD_BYTES, RequestBrokenOff, RequestTooSlow
 from telemetry.access_lines import is_refusal
 from telemetry.logs import request_id_var
 from telemetry.metrics.prometheus import METHODS
-from telemetry.observer import RequestObserver
-from telemetry.tracing import Trace
 
 log = logging.getLogger("avito_ai.serving")
 
@@ -61,18 +63,23 @@ BEHIND_PATH = re.compile(b"[?#]")
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What can be read of a request that is no HTTP. method, path: "" where the request line does not say it."""
+    """What can be read of a request that may be no HTTP.
+
+    method, path: "" where the request line does not say it; claimed_id: the client's own, "" without one.
+    """
 
     method: str
     path: str
     origin: str | None
     forwarded: list[str]
+    claimed_id: str
 
 
 def read_attempt(head: bytes) -> Attempt:
     """Return what the head of a request says, as far as it can be read, and of a long one in its beginning."""
     first, _, rest = head.partition(b"\r\n")
-    fields = [field[:MAX_LINE].decode("latin-1") for field in rest.split(b"\r\n", MAX_FIELDS)[:MAX_FIELDS]]
+    # Those that have ended: half an id would be another one.
+    fields = [field[:MAX_LINE].decode("latin-1") for field in rest.split(b"\r\n", MAX_FIELDS)[:-1]]
     method, _, asked = first[:MAX_LINE].partition(b" ")
     target = BEHIND_PATH.split(ABSOLUTE.sub(b"", asked.partition(b" ")[0], count=1), maxsplit=1)[0]
     # As bytes: in a text each run of ASCII would be unquoted by itself.
@@ -82,7 +89,8 @@ def read_attempt(head: bytes) -> Attempt:
         values.setdefault(name.lower(), []).append(value.strip())
     origin = values.get("origin", [None])[0]
     known = method.decode("latin-1")
-    return Attempt(known if known in METHODS else "", path, origin, values.get("x-forwarded-for", []))
+    claimed_id = ",".join(values.get("x-request-id", []))
+    return Attempt(known if known in METHODS else "", path, origin, values.get("x-forwarded-for", []), claimed_id)
 
 
 def endless(head: bytes) -> ParseException:
@@ -95,44 +103,60 @@ def endless(head: bytes) -> ParseException:
 class FailureResponses:
     """Responds to requests that never reached the application, or left it by an error that it did not handle."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, app: Flask) -> None:
+        self._services, self._urls = services(app), app.url_map.bind("")
 
     def send(self, client: ClientSocket, peer: str, error: Exception) -> None:
         """Send the response to a request that ended with `error`. peer: the address of its connection."""
         try:
-            write_nonblock(client, self.response(client.request_head, peer, error))
+            write_nonblock(client, self.response(Unserved(client.request_head, peer, client.arrived), error))
         except OSError:
             log.debug("The client of a malformed request has gone.")
 
-    def response(self, head: bytes, peer: str, error: Exception) -> bytes:
-        """Return the response to a request that ended with `error`; it is counted and logged. head: what was read."""
-        began, request_id, attempt = time.monotonic(), str(uuid.uuid4()), read_attempt(head)
+    def response(self, unserved: Unserved, error: Exception) -> bytes:
+        """Return the response to a request that ended with `error`; it is counted and logged."""
+        attempt = read_attempt(unserved.head)
+        request_id = request_id_of(attempt.claimed_id)
         token = request_id_var.set(request_id)
         try:
             status, reason, shown = _refusal(error)
-            settings = self._services.settings
-            address = caller.address_of(attempt.forwarded, peer, settings.server.trusted_proxies)
             level = self._services.access_lines.level_of(status) if is_refusal(status) else logging.INFO
-            RequestObserver(self._services.metrics, Trace(), request_id, began).responded(
-                attempt.method or "-", None, attempt.path or "-", address, status, streamed=False, level=level
-            )
-            cors = cors_headers(settings.security.allowed_origins, attempt.origin)
-            return failure_response(status, reason, shown, request_id, attempt, cors)
+            refused = self._refused(unserved, attempt, request_id)
+            seconds = report(self._services.metrics, refused, shown, status, level)
+            cors = cors_headers(self._services.settings.security.allowed_origins, attempt.origin)
+            return failure_response(status, reason, shown, request_id, attempt, cors, seconds)
         finally:
             request_id_var.reset(token)
 
+    def _refused(self, unserved: Unserved, attempt: Attempt, request_id: str) -> RefusedRequest:
+        """Return what is noted of a request. One that never arrived whole has taken no time of the service."""
+        parts = self._services
+        address = caller.address_of(attempt.forwarded, unserved.peer, parts.settings.server.trusted_proxies)
+        account = unserved.account or caller.budget_key(address)
+        rule = rule_at(self._urls, attempt.method, attempt.path) if attempt.method and attempt.path else None
+        row = None if rule is None else row_of_rule(attempt.method, rule)
+        model = None if rule is None or row is None else parts.gate.model_of(rule, row, account, unserved.body)
+        began = unserved.arrived or time.monotonic()
+        method, path = attempt.method or "-", attempt.path or "-"
+        return RefusedRequest(request_id, began, method, path, rule, row, model, address, account, unserved.key_name)
+
 
 def failure_response(
-    status: int, reason: str, error: ServiceError, request_id: str, attempt: Attempt, cors: dict[str, str]
+    status: int,
+    reason: str,
+    error: ServiceError,
+    request_id: str,
+    attempt: Attempt,
+    cors: dict[str, str],
+    seconds: float = 0.0,
 ) -> bytes:
-    """Return a whole response; the connection is closed behind it."""
+    """Return a whole response; the connection is closed behind it. seconds: since the request's arrival."""
     kind, body = _body(status, error, request_id, attempt)
     fields = {
         "Content-Type": kind,
         "Content-Length": str(len(body)),
         **id_headers(attempt.path, request_id),
-        "X-Response-Time": "0.000s",
+        "X-Response-Time": f"{seconds:.3f}s",
         "Connection": "close",
         **NO_STORE,
         **SECURITY_HEADERS,

@@ -164,7 +164,7 @@ class ServiceWorker(AcceptingWorker):
     def handle_error(self, req: Request | None, client: ClientSocket, addr: object, exc: Exception) -> None:
         """Answer a request that is no HTTP, or that failed outside of the application, in the API's own shape."""
         assert self.wsgi is not None  # built before the worker runs
-        FailureResponses(self.wsgi.extensions["services"]).send(client, peer_of(addr), exc)
+        FailureResponses(self.wsgi).send(client, peer_of(addr), exc)
 
     def handle(self, conn: Connection) -> bool:
         """Serve one request in its own context, so that its log lines never carry an earlier request's id."""
@@ -345,7 +345,7 @@ class ServiceWorker(AcceptingWorker):
             self.poller,
             dispatch=self.enqueue_req,
             closed=self.forget,
-            failure=FailureResponses(services).response,
+            failure=FailureResponses(self.wsgi).response,
             budget=services.body_budget,
             gate=services.gate,
             patience=self.send_timeout,

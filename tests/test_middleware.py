@@ -26,6 +26,7 @@ from engine.errors import (
     UnsupportedMediaType,
     ValidationError,
 )
+from serving.arrival import Unserved
 from serving.framing import RequestTooSlow
 from serving.malformed import FailureResponses
 from telemetry.access_lines import SparseLines
@@ -252,9 +253,9 @@ REFUSED = {
     "405": lambda app: app.test_client().put("/api/health"),
     "403": lambda app: app.test_client().get("/api/admin/audit", environ_base={"REMOTE_ADDR": "1.1.1.1"}),
     "400": lambda app: app.test_client().post(TEXT, json={}),
-    "400 of no request": lambda app: FailureResponses(services(app)).response(b"GET /\n\n", "::1", InvalidHeader("")),
-    "408": lambda app: FailureResponses(services(app)).response(b"GET /", "::1", RequestTooSlow()),
-    "501": lambda app: FailureResponses(services(app)).response(b"GET /", "::1", UnsupportedTransferCoding("")),
+    "400 of no request": lambda app: FailureResponses(app).response(Unserved(b"GET /\n\n", "::1"), InvalidHeader("")),
+    "408": lambda app: FailureResponses(app).response(Unserved(b"GET /", "::1"), RequestTooSlow()),
+    "501": lambda app: FailureResponses(app).response(Unserved(b"GET /", "::1"), UnsupportedTransferCoding("")),
 }
 
 

@@ -74,12 +74,12 @@ def send(process, request):
 
 
 def counted(process, status):
-    """Return how many requests without a route were counted with this status."""
+    """Return how many requests were counted with this status."""
     connection = process.connect(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     text = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
     connection.close()
     start = "avito_ai_http_requests_total{"
-    lines = [line for line in text.splitlines() if line.startswith(start) and 'route="unmatched"' in line]
+    lines = [line for line in text.splitlines() if line.startswith(start)]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if f'status="{status}"' in line)
 
 
@@ -150,6 +150,23 @@ def test_head_gets_no_body(service):
     status, headers, body = send(service, b"HEAD /api/health HTTP/1.1\r\nHost: a\r\nbroken\r\n\r\n")
     assert (status, body) == (400, b"")
     assert int(headers["Content-Length"]) > 0
+
+
+@pytest.mark.parametrize("wrong", ["broken", "Expect: x", "X: " + "x" * 9000, "Content-Length: x"])
+def test_a_clients_id_is_kept(service, wrong):
+    """In header, body and log; the request counts as one that failed, by its route."""
+    head = f"POST {API} HTTP/1.1\r\nHost: a\r\nX-Request-ID: mine-{len(wrong)}\r\n{wrong}\r\n\r\n"
+    before = failed(service)
+    _, headers, body = send(service, head.encode())
+    assert headers["X-Request-ID"] == json.loads(body)["request_id"] == f"mine-{len(wrong)}"
+    (line,) = [line for line in service.log().splitlines() if f"[mine-{len(wrong)}]" in line]
+    assert f"POST {API} " in line
+    assert failed(service) == before + 1
+
+
+def failed(process):
+    """Return how many generation requests have failed."""
+    return process.get("/api/metrics")[1]["application"]["failed_requests"]
 
 
 @pytest.mark.parametrize("path", ["/%61pi/x", "//api/x", "http://a/api/x", "/api/x?y=MARKEDTEXT", "/api"])

@@ -8,7 +8,6 @@ import socket
 import pytest
 
 from edge import errors
-from edge.services import services
 from engine.errors import NotReady
 from serving.connection import ClientSocket
 from serving.malformed import FailureResponses
@@ -65,7 +64,7 @@ def test_outside_of_the_application_it_is_told_as_well(app):
     """Where Gunicorn parses a head or writes a response."""
     ours, theirs = socket.socketpair()
     with ClientSocket(ours, 5.0) as ours, theirs:
-        FailureResponses(services(app)).send(ours, "127.0.0.1", MemoryError())
+        FailureResponses(app).send(ours, "127.0.0.1", MemoryError())
         head, _, body = theirs.recv(65536).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"\r\nRetry-After: 5" in head

@@ -40,11 +40,11 @@ class Gate:
 
     def __init__(self):
         self.refusal, self.heads, self.keeps_alive, self.again = None, [], False, None
-        self.client = None
+        self.client, self.key_name = None, ""
 
     def judge(self, head, peer, plain):
         self.heads.append(head)
-        return Decision(self.client or peer, self.refusal, self.keeps_alive, self.again)
+        return Decision(self.client or peer, self.refusal, self.keeps_alive, self.again, self.key_name)
 
 
 class Room:
@@ -67,9 +67,10 @@ class Room:
             self.clock,
         )
 
-    def failed(self, head, peer, error):
+    def failed(self, unserved, error):
         """Note what is to be answered for an error."""
-        self.failures.append((head, peer, type(error)))
+        self.failures.append((unserved.head, unserved.peer, type(error)))
+        self.unserved = unserved
         return FAILURE
 
     def connect(self, peer="1.2.3.4", seconds=PATIENCE):
@@ -121,6 +122,7 @@ def room(monkeypatch):
 def test_what_no_thread_is_given_is_answered_in_here(room, left):
     """The client receives it, though the socket waited for a thread that would write; the connection is closed."""
     room = room()
+    room.gate.client, room.gate.key_name = "key:1", "shop"
     conn, client = room.connect()
     client.sendall(SMALL)
     room.pump()
@@ -132,6 +134,8 @@ def test_what_no_thread_is_given_is_answered_in_here(room, left):
     (head, _, kind) = room.failures[0]
     assert SMALL.startswith(head)
     assert kind is Overloaded
+    assert room.unserved.arrived == conn.sock.arrived > 0.0
+    assert (room.unserved.account, room.unserved.key_name, room.unserved.body) == ("key:1", "shop", b"hello")
     if not left:
         assert client.recv(1000) == FAILURE
         client.close()
