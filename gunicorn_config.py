@@ -116,6 +116,9 @@ graceful_timeout = math.ceil(settings.server.drain_delay + settings.server.drain
 control_socket_disable = True
 # No proxy of ours names a mount point, and a client's would have paths read as others than a proxy's rules see.
 forwarder_headers = ""
+# Which field says that a client came over HTTPS is the service's own rule (edge/caller.py): Gunicorn refuses requests
+# whose proxies name the scheme in several fields that it reads differently.
+secure_scheme_headers: dict[str, str] = {}
 logger_class = GunicornLogger
 loglevel = settings.logging.log_level.lower()
 # Gunicorn makes its heartbeat file there with mkstemp.

@@ -54,15 +54,6 @@ class PlainRequest(ParsedRequest):
         self.body = Body(framing)
         self.proxy_protocol_info = None
         self.must_close = self._expected_100_continue = False
-        self._read_scheme()
-
-    def _read_scheme(self) -> None:
-        """Take the scheme that a trusted proxy names. Raises InvalidSchemeHeaders."""
-        if self.cfg.secure_scheme_headers.keys().isdisjoint([name for name, _ in self.headers]):
-            return
-        trusted, state, seen = self._peer_trusted_for_forwarded(), [False], set[str]()
-        for name, value in self.headers:
-            self._apply_header_policy(name, value, state, seen, *trusted)
 
 
 class Body(io.RawIOBase):

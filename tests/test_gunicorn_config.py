@@ -55,6 +55,7 @@ def test_what_is_not_for_this_service_is_off(tmp_path):
     assert found["preload_app"] == "False"
     assert found["dirty_workers"] == "0"
     assert found["forwarder_headers"] == "[]"  # no field of a client says where the application is mounted
+    assert found["secure_scheme_headers"] == "{}"  # nor does one have Gunicorn refuse a request
 
 
 def test_connections_fit_the_descriptors_of_the_process(tmp_path):

@@ -152,6 +152,16 @@ def test_head_gets_no_body(service):
     assert int(headers["Content-Length"]) > 0
 
 
+@pytest.mark.parametrize("name", ["X-Forwarded-Proto", "X-Forwarded-Protocol", "X-Forwarded-Ssl", "Forwarded"])
+@pytest.mark.parametrize("value", ["on", "off", "1", "https", "ssl", "proto=https"])
+def test_no_proxys_way_to_name_the_scheme_is_malformed(service, name, value):
+    """Whatever other field it stands beside, for both ways in which a head is read."""
+    fields = f"Host: a\r\nX-Forwarded-Proto: https\r\n{name}: {value}\r\nConnection: close\r\n"
+    body = "Content-Type: application/json\r\nContent-Length: 15\r\n\r\n" + '{"prompt":"hi"}'
+    assert send(service, f"GET /api/health/live HTTP/1.1\r\n{fields}\r\n".encode())[0] == 200
+    assert send(service, f"POST {API} HTTP/1.1\r\n{fields}{body}".encode())[0] == 200
+
+
 @pytest.mark.parametrize("wrong", ["broken", "Expect: x", "X: " + "x" * 9000, "Content-Length: x"])
 def test_a_clients_id_is_kept(service, wrong):
     """In header, body and log; the request counts as one that failed, by its route."""

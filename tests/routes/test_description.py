@@ -237,6 +237,14 @@ def test_the_page_goes_from_what_people_need_first_to_what_they_need_last(client
     )
 
 
+@pytest.mark.parametrize(("proxies", "scheme"), [("0", "http"), ("1", "https")])
+def test_the_readers_address_has_the_scheme_that_a_trusted_proxy_names(environ, models, machine, proxies, scheme):
+    """And of no other, like everything else that is said of a client's connection."""
+    client = create_app(load_settings(environ | {"TRUSTED_PROXIES": proxies}, None), models, machine).test_client()
+    headers = {"Host": "ai.example.com", "X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.9"}
+    assert f"{scheme}://ai.example.com/v1/messages" in html.unescape(client.get("/api/docs", headers=headers).text)
+
+
 @pytest.mark.parametrize("address", ["https://ai.example.com", "http://avito_api:8085", "http://[::1]:8085"])
 def test_the_page_shows_the_examples_at_the_readers_address(client, address):
     """As in the document, for curl and Python; fields and answers are folded, the first example is not."""

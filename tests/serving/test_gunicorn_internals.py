@@ -57,12 +57,7 @@ CALLABLES: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "wsgi.Response": (wsgi.Response, ["req", "sock", "cfg"]),
     "wsgi.Response.write": (wsgi.Response.write, ["self", "arg"]),
     "wsgi.Response.start_response": (wsgi.Response.start_response, ["self", "status", "headers", "exc_info"]),
-    "Request._apply_header_policy": (
-        Request._apply_header_policy,
-        ["self", "name", "value", "scheme_state", "seen", "secure_scheme_headers", "forwarder_headers", "from_trailer"],
-    ),
     "Request.should_close": (Request.should_close, ["self"]),
-    "Request._peer_trusted_for_forwarded": (Request._peer_trusted_for_forwarded, ["self"]),
     "util.close_graceful": (util.close_graceful, ["sock", "timeout", "max_drain"]),
     "Logger.setup": (Logger.setup, ["self", "cfg"]),
 }

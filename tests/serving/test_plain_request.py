@@ -1,12 +1,12 @@
 """A request whose head the poller has read is, for the application, the one that Gunicorn's own parser would make."""
 
 import contextlib
+import itertools
 import socket
 
 import pytest
 from gunicorn.config import Config
 from gunicorn.http import wsgi
-from gunicorn.http.errors import InvalidSchemeHeaders
 from gunicorn.http.parser import RequestParser
 
 from serving.connection import ClientSocket, Connection
@@ -14,6 +14,8 @@ from serving.framing import Framing
 from serving.plain_request import ParsedRequest, Parser, PlainRequest, environ_of, serve, template
 
 SERVER, PEER, PROXY = ("127.0.0.1", 8000), ("10.0.0.1", 5000), ("127.0.0.1", 5000)
+CONFIG = Config()
+CONFIG.set("secure_scheme_headers", {})  # as in gunicorn_config.py
 BODY = b'{"prompt": "Hi"}\n{}\n'
 # Gunicorn's own, which the application makes no use of, or of which each has one.
 APART = {"wsgi.input", "wsgi.errors", "wsgi.early_hints", "wsgi.file_wrapper", "gunicorn.socket", "wsgi.multithread"}
@@ -42,7 +44,7 @@ def head_of(fields, target="/v1/completions", body=BODY):
 def opened(peer=PEER, server=SERVER):
     """Yield a connection, and the client's end of it."""
     ours, client = socket.socketpair()
-    conn = Connection(Config(), ClientSocket(ours, 5.0), peer, server)
+    conn = Connection(CONFIG, ClientSocket(ours, 5.0), peer, server)
     with client, contextlib.closing(conn):
         yield conn, client
 
@@ -58,8 +60,8 @@ def begin(conn, head, body=BODY):
 
 def by_gunicorn(head, peer, body=BODY):
     """Return Gunicorn's request and the environment that it makes."""
-    request = next(RequestParser(Config(), iter([head + body]), peer))
-    return request, wsgi.create(request, None, peer, SERVER, Config())[1]
+    request = next(RequestParser(CONFIG, iter([head + body]), peer))
+    return request, wsgi.create(request, None, peer, SERVER, CONFIG)[1]
 
 
 @pytest.mark.parametrize("peer", [PEER, PROXY])
@@ -70,7 +72,7 @@ def test_the_environment_is_gunicorns(fields, peer):
     theirs, environ = by_gunicorn(head, peer)
     with opened(peer) as (conn, _):
         request = begin(conn, head)
-        ours = environ_of(request, conn, template(Config()))
+        ours = environ_of(request, conn, template(CONFIG))
         assert isinstance(request, PlainRequest)
         assert {name: ours[name] for name in ours.keys() - APART} == {
             name: environ[name] for name in environ.keys() - APART
@@ -129,8 +131,8 @@ def test_a_socket_without_an_address_and_a_mount_are_gunicorns(monkeypatch, serv
     monkeypatch.setenv("SCRIPT_NAME", mounted)
     head = head_of([])
     with opened(PEER, server) as (conn, _):
-        ours = environ_of(begin(conn, head), conn, template(Config()))
-    environ = wsgi.create(by_gunicorn(head, PEER)[0], None, PEER, server, Config())[1]
+        ours = environ_of(begin(conn, head), conn, template(CONFIG))
+    environ = wsgi.create(by_gunicorn(head, PEER)[0], None, PEER, server, CONFIG)[1]
     names = ("SCRIPT_NAME", "PATH_INFO", "SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR")
     assert [ours[name] for name in names] == [environ[name] for name in names]
 
@@ -141,16 +143,20 @@ def test_a_target_is_what_gunicorn_takes_it_for(target):
     head = head_of([], target)
     _, environ = by_gunicorn(head, PEER)
     with opened() as (conn, _):
-        ours = environ_of(begin(conn, head), conn, template(Config()))
+        ours = environ_of(begin(conn, head), conn, template(CONFIG))
     for name in ("PATH_INFO", "QUERY_STRING", "RAW_URI", "SCRIPT_NAME"):
         assert ours[name] == environ[name]
 
 
-def test_contradicting_schemes_are_refused_as_gunicorn_does():
-    """One field says https, another http."""
-    head = head_of(["X-Forwarded-Proto: https", "X-Forwarded-Ssl: off"])
-    with opened(PROXY) as (conn, _), pytest.raises(InvalidSchemeHeaders):
-        begin(conn, head)
+def test_the_peer_says_nothing_of_the_scheme():
+    """Whatever it names in however many fields, the request is served; the application reads one of them."""
+    for name, value in itertools.product(
+        ("Forwarded", "X-Forwarded-Protocol", "X-Forwarded-Ssl"), ("https", "1", "off")
+    ):
+        head = head_of(["X-Forwarded-Proto: https", f"{name}: {value}"])
+        for sent in (head, head.replace(b"POST", b"PUT")):
+            with opened(PROXY) as (conn, _):
+                assert begin(conn, sent).scheme == "http"
 
 
 def test_a_request_has_what_gunicorns_has():
@@ -234,7 +240,7 @@ def served(parts, headers=(("Content-Type", "text/event-stream"),), status="200 
             return parts
 
         try:
-            kept = serve(application, request, conn, template(Config()), last)
+            kept = serve(application, request, conn, template(CONFIG), last)
         finally:
             sends, conn.sock = conn.sock, real
         return sends.writes, kept
