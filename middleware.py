@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from flask import Flask, Response, current_app, jsonify, make_response, request
+from flask import Flask, Request, Response, current_app, jsonify, make_response, request
 from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
 from flask_cors import CORS
@@ -59,8 +59,17 @@ class Failures:
     sentence: Callable[[], errors.Sentence]
 
 
+class HttpRequest(Request):
+    """A request of HTTP, also of a client that offers another protocol, for which the framework has other routes."""
+
+    def __init__(self, environ: dict[str, Any], populate_request: bool = True, shallow: bool = False) -> None:
+        environ.pop("HTTP_UPGRADE", None)  # RFC 9110, 7.8: it may be passed over
+        super().__init__(environ, populate_request, shallow)
+
+
 def install(app: Flask, settings: Settings, failures: Failures) -> None:
     """Put the hooks around every route."""
+    app.request_class = HttpRequest
     app.before_request(_before)
     app.register_error_handler(Exception, lambda error: _answer_failure(error, failures))
     app.after_request(_finish)

@@ -240,6 +240,13 @@ def test_probes_are_logged_at_debug_alone(client, caplog):
     assert {record.levelname for record in caplog.records} == {"DEBUG"}
 
 
+@pytest.mark.parametrize("name", sorted(ROUTES))
+def test_no_route_is_for_another_protocol(client, name):
+    """A client that offers one is answered as any other."""
+    plain = call(client, name).status_code
+    assert call(client, name, headers={"Connection": "upgrade", "Upgrade": "websocket"}).status_code == plain
+
+
 @pytest.fixture
 def three_lines(app):
     """The clock of an application whose refusals leave three lines a second."""

@@ -162,6 +162,16 @@ def test_no_proxys_way_to_name_the_scheme_is_malformed(service, name, value):
     assert send(service, f"POST {API} HTTP/1.1\r\n{fields}{body}".encode())[0] == 200
 
 
+@pytest.mark.parametrize("protocol", ["websocket", "WebSocket", "h2c", "HTTP/2.0, websocket"])
+@pytest.mark.parametrize("path", ["/", "/api/health/live", "/v1/models", "/nowhere"])
+def test_an_offer_of_another_protocol_is_passed_over(service, path, protocol):
+    """The answer is that of HTTP (RFC 9110, section 7.8)."""
+    lines = f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, close\r\n"
+    wanted = send(service, f"{lines}\r\n".encode())[0]
+    offered = f"{lines}Upgrade: {protocol}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+    assert send(service, offered.encode())[0] == wanted == (404 if path == "/nowhere" else 200)
+
+
 @pytest.mark.parametrize("wrong", ["broken", "Expect: x", "X: " + "x" * 9000, "Content-Length: x"])
 def test_a_clients_id_is_kept(service, wrong):
     """In header, body and log; the request counts as one that failed, by its route."""
