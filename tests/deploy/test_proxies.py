@@ -1,6 +1,7 @@
 """nginx and HAProxy in front of three copies of the service: no failed request, streams at once, limits by client."""
 
 import gzip
+import http.client
 import json
 import os
 import re
@@ -13,9 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from edge.failure_shapes import FailureShape, shape_of
+from edge.route_table import ROUTES
 from tests.deploy.copies import CHAT, LIMIT, TEXT, VISION, Copies, Traffic, is_ready
 from tests.deploy.proxies import HAProxy, Nginx
 from tests.e2e.gunicorn_process import PATIENCE, free_port, until
+from tests.good_requests import real_path
 from tests.system_process import ROOT
 
 pytestmark = pytest.mark.needs("openssl", "redis-server")
@@ -222,6 +226,110 @@ def test_unreachable_copies_are_reported_in_the_format_of_each_api(new_proxy):
         page, body = proxy.ask("/")
         assert page.headers["Content-Type"].startswith("text/html")
         assert page.status == api.status
+
+
+def test_unreachable_copies_are_reported_in_the_shape_of_every_route(new_proxy):
+    """As the service would report it, of probes too, and of an address with more slashes in front."""
+    of_shape = {
+        FailureShape.API: failure_of_api,
+        FailureShape.OPENAI: failure_of_openai,
+        FailureShape.ANTHROPIC: failure_of_anthropic,
+        FailureShape.PAGE: page_of,
+    }
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        proxy = new_proxy([nobody.getsockname()[1]] * 3)
+        if proxy.name == "haproxy":
+            until(lambda: "has no server available" in proxy.log())
+        paths = {real_path(name) for name in ROUTES}
+        for path in sorted({*paths, "/healthy", "/apiary", "/health?x", "/nowhere", *(f"/{path}" for path in paths)}):
+            response, body = proxy.ask(path, headers={"X-Request-ID": "mine"})
+            assert (response.status, response.headers["Retry-After"]) in [(502, "5"), (503, "5")], path
+            assert response.headers["X-Request-ID"] == "mine"
+            failure = of_shape[shape_of("/" + path.lstrip("/").partition("?")[0])]
+            assert failure(response, body) in ("not_ready", "overloaded_error", "page"), path
+
+
+HOST = b"Host: ai.example\r\n"
+UNREAD = {
+    "a zero byte in the address": (b"GET /api/%00 HTTP/1.1\r\n" + HOST, 400, failure_of_api),
+    "an address above the root": (b"GET /api/../../x HTTP/1.1\r\n" + HOST, 400, failure_of_api),
+    "the same for OpenAI": (b"GET /v1/%00 HTTP/1.1\r\n" + HOST, 400, failure_of_openai),
+    "the same for Anthropic": (b"GET /v1/messages/%00?KEY HTTP/1.1\r\n" + HOST, 400, failure_of_anthropic),
+    "all of the server": (b"OPTIONS * HTTP/1.1\r\n" + HOST, 400, failure_of_api),
+    "a trace": (b"TRACE /api/health HTTP/1.1\r\n" + HOST, 405, failure_of_api),
+    "a method in small letters": (b"get /api/health HTTP/1.1\r\n" + HOST, 400, failure_of_api),
+    "a long address": (b"GET /api/" + b"a" * 17_000 + b" HTTP/1.1\r\n" + HOST, 414, failure_of_api),
+    "a long field": (
+        b"GET /v1/models?KEY HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 17_000 + b"\r\n",
+        400,
+        failure_of_openai,
+    ),
+    "an unknown coding": (b"POST /api/x HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: x\r\n", 501, failure_of_api),
+    "an unknown version": (b"GET /v1/messages HTTP/2.7\r\n" + HOST, 505, failure_of_anthropic),
+    "no host": (b"GET /v1/models HTTP/1.1\r\n", 400, failure_of_openai),
+    "words": (b"KEY and more words\r\n", 400, failure_of_api),
+    "a field first": (b"Authorization: Bearer KEY\r\n" + HOST, 400, failure_of_api),
+}
+
+
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory):
+    """nginx in front of nothing."""
+    folder = tmp_path_factory.mktemp("reading")
+    with Nginx(folder, [free_port()]) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("name", UNREAD)
+@pytest.mark.needs("nginx")
+def test_what_nginx_cannot_read_is_refused_in_the_shape_of_its_address(reading, name):
+    """With the status that says why, and an id; of no address, in that of /api. Nothing but a path is logged."""
+    request, status, failure = UNREAD[name]
+    with reading.raw(request + b"\r\n") as connection:
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        body = response.read()
+    assert response.status == status
+    assert failure(response, body)
+    assert response.headers["Cache-Control"] == "no-store"
+    assert bool(response.headers["Allow"]) == (status == 405)
+    line = until(lambda: next(iter(re.findall(rf".*{response.headers['X-Request-ID']}.*", log_of(reading))), None))
+    assert "KEY" not in line
+
+
+def log_of(nginx):
+    return (nginx.folder / "avito-ai.access.log").read_text()
+
+
+@pytest.mark.needs("nginx")
+def test_nginx_logs_what_was_asked_for_whatever_it_answers(reading):
+    """Method and path of the request, not those of an error page; no query."""
+    reading.ask("/avibe?secret=1", {"prompt": "x"}, headers={"X-Request-ID": "logged"})
+    line = until(lambda: next(iter(re.findall(r".*\[logged\].*", log_of(reading))), None))
+    assert '"POST /avibe HTTP/1.1" 502' in line
+
+
+@pytest.mark.needs("haproxy")
+def test_haproxy_says_in_the_shape_of_an_address_that_a_body_did_not_come(tmp_path):
+    """In its time; nginx closes the connection."""
+    cases = ((TEXT, failure_of_api), (CHAT, failure_of_openai), (MESSAGES, failure_of_anthropic), ("/avibe", page_of))
+    with HAProxy(tmp_path, [free_port()], {"wait-for-body time 10s": "wait-for-body time 1s"}) as proxy:
+        for path, failure in cases:
+            head = f"POST {path} HTTP/1.1\r\nHost: ai.example\r\nX-Request-ID: mine\r\nContent-Length: 9\r\n\r\n"
+            with proxy.raw(head.encode()) as connection:
+                response = http.client.HTTPResponse(connection)
+                response.begin()
+                body = response.read()
+            assert (response.status, response.headers["X-Request-ID"]) == (408, "mine")
+            assert failure(response, body) in ("validation_error", "invalid_request_error", "page")
+
+
+def page_of(response, body):
+    """Check that a failure is a page with its id."""
+    assert response.headers["Content-Type"].startswith("text/html")
+    assert response.headers["X-Request-ID"] in body.decode()
+    return "page"
 
 
 def test_generation_that_began_is_never_repeated(new_proxy):
