@@ -12,20 +12,26 @@ import pytest
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 HANGS = "import threading\ndef test_good(): pass\ndef test_endless(): threading.Event().wait()\n"
+GOOD = "import pathlib\ndef test_good(): pathlib.Path('passed').touch()\n"
 # In one process of pytest-xdist, once its tests are over.
 NEVER_ENDS = """
-import threading
+import pathlib, threading
 def pytest_sessionfinish(session):
     if hasattr(session.config, "workerinput"):
+        pathlib.Path("over").touch()
         threading.Event().wait()
 """
 
 
-def run(folder: Path, tests: str, hooks: str = "", plugin: str = "xdist") -> subprocess.CompletedProcess[str]:
-    """Run tests in two processes, with two seconds for each test."""
+def run(
+    folder: Path, tests: str, hooks: str = "", plugin: str = "xdist", seconds: int = 2
+) -> subprocess.CompletedProcess[str]:
+    """Run tests in two processes, with so many seconds for each test."""
     (folder / "test_some.py").write_text(tests)
     (folder / "conftest.py").write_text(f'import sys; sys.path.insert(0, "{ROOT}")\n{hooks}')
-    (folder / "pytest.ini").write_text("[pytest]\nfaulthandler_timeout = 2\nfaulthandler_exit_on_timeout = true\n")
+    (folder / "pytest.ini").write_text(
+        f"[pytest]\nfaulthandler_timeout = {seconds}\nfaulthandler_exit_on_timeout = true\n"
+    )
     command = [sys.executable, "-m", "pytest", "--disable-plugin-autoload", "-p", "no:cacheprovider"]
     command += ["-p", plugin, "-p", "xdist", "-n", "2", "--dist", "worksteal"]
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
@@ -43,8 +49,10 @@ def test_an_endless_test_fails_by_its_name_and_the_others_run(tmp_path: Path) ->
 
 def test_a_process_that_never_ends_does_not_keep_the_run(tmp_path: Path) -> None:
     """Its tests are over, so no time of a test bounds it; the run ends, and not well."""
-    done = run(tmp_path, "def test_good(): pass\n", NEVER_ENDS, "tests.silence")
+    done = run(tmp_path, GOOD, NEVER_ENDS, "tests.silence", seconds=15)  # in which both processes have started
     assert done.returncode == 1
+    assert (tmp_path / "passed").exists()
+    assert (tmp_path / "over").exists()
     assert "passed" not in done.stdout
     assert "in loop_once" in done.stderr
 

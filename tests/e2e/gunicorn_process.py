@@ -117,6 +117,14 @@ class GunicornProcess:
         """Wait until the models are ready, and return the application's state."""
         return until(lambda: (state := self.state()) and state["ready"] and state)
 
+    def draining(self):
+        """Wait until the application answers that it is not ready."""
+        until(lambda: (state := self.state()) and not state["ready"])
+
+    def logged(self, line):
+        """Wait until something was printed: what a request tells may be true before that."""
+        until(lambda: line in self.log())
+
     def signal(self, number):
         """Send a signal to the first master."""
         self.process.send_signal(number)

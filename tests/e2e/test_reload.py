@@ -49,7 +49,7 @@ class Visitor:
 
 def test_take_over_loses_no_request(server):
     """SIGUSR2: the old worker serves until the new one is ready and finishes what it admitted; none is refused."""
-    old = server.state()
+    old = server.answering()
     with ThreadPoolExecutor() as pool, Visitor(server) as visitor:
         admitted = pool.submit(server.get, "/work", "POST")
         server.wait_for("working")
@@ -66,7 +66,7 @@ def test_take_over_loses_no_request(server):
 
 def test_release_that_cannot_load_leaves_the_old_one_serving(server):
     """SIGUSR2 into a broken release: the old master never stops serving, the new one ends by itself."""
-    old = server.state()
+    old = server.answering()
     server.say("load", "broken")
     with Visitor(server) as visitor:
         server.signal(signal.SIGUSR2)
@@ -78,7 +78,7 @@ def test_release_that_cannot_load_leaves_the_old_one_serving(server):
 
 def test_two_take_overs_in_a_row(server):
     """A service that took over can itself be replaced."""
-    first = server.state()["master"]
+    first = server.answering()["master"]
     server.signal(signal.SIGUSR2)
     second = until(lambda: (state := server.state()) and state["master"] != first and state["master"])
     assert server.ended() == 0
@@ -90,19 +90,19 @@ def test_two_take_overs_in_a_row(server):
 
 def test_new_master_stopped_before_it_is_ready_leaves_the_old_one(server):
     """A hand-over cancelled during the load has no effect."""
-    old = server.state()
+    old = server.answering()
     (server.folder / "load").unlink()
     server.signal(signal.SIGUSR2)
     new = until(lambda: next(iter(set(server.masters()) - {old["master"]}), None))
     until(lambda: server.log().count("Loading avibe") == 2)
     server.send(new, signal.SIGTERM)
     until(lambda: server.masters() == [old["master"]])
-    assert server.state() == old
+    assert server.answering() == old
 
 
 def test_take_over_of_a_master_that_died_meanwhile_serves_by_itself(server):
     """When the old master dies during the load, the new one continues alone on the same address."""
-    old = server.state()
+    old = server.answering()
     (server.folder / "load").unlink()
     server.signal(signal.SIGUSR2)
     until(lambda: server.log().count("Loading avibe") == 2)
@@ -125,7 +125,7 @@ def test_take_over_runs_what_the_link_names_now(gunicorn, tmp_path):
     assert server.ready()["folder"] == str(tmp_path / "first")
     current.unlink()
     current.symlink_to("second")
-    assert server.state()["lazily"] == str(tmp_path / "first")
+    assert server.answering()["lazily"] == str(tmp_path / "first")
     server.signal(signal.SIGUSR2)
     state = until(lambda: (state := server.state()) and state["folder"] != str(tmp_path / "first") and state)
     assert (state["folder"], state["lazily"]) == (str(tmp_path / "second"), str(tmp_path / "second"))
@@ -133,7 +133,7 @@ def test_take_over_runs_what_the_link_names_now(gunicorn, tmp_path):
 
 def test_without_room_for_two_copies_requests_wait(server):
     """The old master ends before the new one loads; it answers what it admitted, and later requests wait."""
-    old = server.state()
+    old = server.answering()
     server.say("tight")
     with ThreadPoolExecutor() as pool, Visitor(server) as visitor:
         admitted = pool.submit(server.get, "/work", "POST")
@@ -151,7 +151,7 @@ def test_without_room_for_two_copies_requests_wait(server):
 
 def test_hang_up_reloads_in_place_while_requests_wait(server, tmp_path):
     """SIGHUP: the old worker ends before the new one loads, the settings are read anew, no request is refused."""
-    old = server.state()
+    old = server.answering()
     with Visitor(server) as visitor:
         server.signal(signal.SIGHUP)
         until(lambda: "Waiting for the old worker" in server.log())
@@ -163,7 +163,7 @@ def test_hang_up_reloads_in_place_while_requests_wait(server, tmp_path):
 
 def test_hang_up_with_broken_settings_keeps_the_old_ones(server, tmp_path):
     """A mistake in `.env` is printed at SIGHUP, and the service continues with its current settings."""
-    old = server.state()
+    old = server.answering()
     (tmp_path / "settings.env").write_text("TEMPERATURE=hot\n")
     server.signal(signal.SIGHUP)
     new = until(lambda: (state := server.state()) and state["pid"] != old["pid"] and state)

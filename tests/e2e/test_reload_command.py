@@ -61,8 +61,8 @@ def test_it_ends_when_the_new_one_serves_and_the_old_one_is_gone(start, reload):
         assert (status, complained) == (0, "")
         assert "The new release serves" in said
         assert find_process(masters[-1]) is None
-        masters.append(server.state()["master"])
-        assert server.state()["ready"]
+        masters.append(server.answering()["master"])
+        assert server.answering()["ready"]
     assert len(set(masters)) == 3
 
 
@@ -74,7 +74,7 @@ def test_release_that_cannot_load_is_a_failure(start, reload):
     assert status == 1
     assert "exited before it was ready" in complained
     assert "The previous one keeps serving." in complained
-    assert server.state()["master"] == server.process.pid
+    assert server.answering()["master"] == server.process.pid
 
 
 def test_release_that_loses_its_worker_is_stopped(start, reload):
@@ -111,7 +111,7 @@ def test_cancelled_reload_leaves_the_old_one(start, reload):
     assert status == 1
     assert "cancelled" in complained
     until(lambda: server.masters() == [server.process.pid])
-    assert server.state()["ready"]
+    assert server.answering()["ready"]
 
 
 def test_service_that_ends_meanwhile_is_a_failure(start, reload):

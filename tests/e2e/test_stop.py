@@ -19,7 +19,7 @@ def test_stop_finishes_what_was_admitted_and_refuses_the_rest(gunicorn):
         admitted = pool.submit(server.get, "/work", "POST")
         server.wait_for("working")
         server.signal(signal.SIGTERM)
-        until(lambda: not server.state()["ready"])
+        server.draining()
         assert server.get("/work", "POST") == (503, {"error": "not_ready"})
         server.say("answer")
         assert admitted.result()[1]["answer"] == "done"
@@ -70,7 +70,7 @@ def test_second_stop_changes_nothing(gunicorn):
         admitted = pool.submit(server.get, "/work", "POST")
         server.wait_for("working")
         server.signal(signal.SIGTERM)
-        until(lambda: not server.state()["ready"])
+        server.draining()
         server.signal(signal.SIGTERM)
         server.send(worker, signal.SIGTERM)
         server.say("answer")
@@ -96,16 +96,16 @@ def test_model_that_only_a_restart_cures_ends_the_service(gunicorn):
 
 def test_stop_takes_requests_for_the_delay_that_balancers_need(gunicorn):
     """DRAIN_DELAY: readiness is 503 at once; requests are still answered during the delay and refused after it."""
-    server = gunicorn(DRAIN_DELAY="2")
+    server = gunicorn(DRAIN_DELAY="10")
     server.say("load")
     server.say("answer")
     server.ready()
     server.signal(signal.SIGTERM)
-    until(lambda: not server.state()["ready"])
+    server.draining()
     assert server.get("/work", "POST")[1]["answer"] == "done"
     assert server.ended() == 0
     log = server.log()
-    assert log.index("requests are accepted for another 2 s") < log.index("new ones are refused")
+    assert log.index("requests are accepted for another 10 s") < log.index("new ones are refused")
 
 
 def test_no_connection_to_a_stopping_service_is_left_hanging(gunicorn):
@@ -126,7 +126,7 @@ def test_no_connection_to_a_stopping_service_is_left_hanging(gunicorn):
         admitted = pool.submit(server.get, "/work", "POST")
         server.wait_for("working")
         server.signal(signal.SIGTERM)
-        until(lambda: not server.state()["ready"])
+        server.draining()
         knockers = [pool.submit(knock) for _ in range(3)]
         until(lambda: outcomes.count(503) > 50)
         server.say("answer")
@@ -144,7 +144,7 @@ def test_worker_that_was_stopped_alone_is_replaced_and_serves(gunicorn):
     server.send(first, signal.SIGTERM)
 
     def successor():
-        state = server.state()
+        state = server.answering()
         return state and state["pid"] != first and state["ready"]
 
     until(successor)

@@ -51,7 +51,7 @@ def client(front):
 
 def test_nothing_is_loaded(front):
     """No library of models is in the process in front."""
-    assert "avibe is ready" in front.log()
+    front.logged("avibe is ready")
     workers = psutil.Process(front.process.pid).children(recursive=True)
     assert not any("libtorch" in one.path for worker in workers for one in worker.memory_maps())
 

@@ -581,9 +581,13 @@ def test_the_fewest_outstanding_is_asked_where_the_preferred_is_full(opened: Ope
 
 def test_the_total_time_ends_all_attempts(server: FakeUpstream, opened: Open) -> None:
     """However many are left: none is begun any more."""
-    backend = opened(timeout=0.3, retries=10)
+    clock = Clock()
+    backend = opened(clock=clock, timeout=0.3, retries=10)
     server.script.always = "silent"
-    assert isinstance(failure_of(backend.submit(asking())), UpstreamTimedOut)
+    generation = backend.submit(asking())
+    until(lambda: server.heard)
+    clock.advance(1)
+    assert isinstance(failure_of(generation), UpstreamTimedOut)
     assert (backend.reports()[0].requests, backend.reports()[0].failures) == (1, {"timeout": 1})
 
 
