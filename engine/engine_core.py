@@ -359,6 +359,8 @@ class EngineCore:
 
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
         sequence.unsent_text += sequence.detokenizer.flush()
+        if sequence.detokenizer.stopped:  # by what was held until now, such as an incomplete character
+            reason = "stop"
         if sequence.token_logprobs is not None:
             sequence.unsent_logprobs += sequence.token_logprobs.flush()
         sequence.generation.push(sequence.take_piece(now, last=True))

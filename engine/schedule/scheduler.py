@@ -156,8 +156,11 @@ class Scheduler:
 
     @property
     def waits_for_grammars(self) -> bool:
-        """Whether a running sequence could go on, had its grammar the next mask."""
-        return any(sequence.remaining and not sequence.ready for sequence in self.running)
+        """Whether a running sequence could go on, had its grammar the next mask; asked where no step could be made.
+
+        Whether it is there now does not count: it may have come since.
+        """
+        return any(sequence.remaining for sequence in self.running)
 
     def register(self, sequence: Sequence) -> None:
         """Let later sequences find the whole blocks that are computed of this one."""

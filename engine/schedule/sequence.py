@@ -257,7 +257,7 @@ class Sequence:
     def add_text(self, token_id: int) -> None:
         """Add the text of the latest token of the answer to what was not sent yet."""
         if self.token_offsets is not None:
-            self.token_offsets.append(self.sent_characters + len(self.unsent_text))
+            self.token_offsets.append(self.sent_characters + len(self.unsent_text) + self.detokenizer.held)
         self.unsent_text += self.detokenizer.add(token_id)
         self.unsent_tokens.append(token_id)
 
@@ -275,7 +275,7 @@ class Sequence:
     def _take_logprobs(self, last: bool) -> tuple[TokenLogprob, ...]:
         """Take those of tokens whose text is sent; at the end also of those without one, but of no stop string's."""
         sent, ready = self.sent_characters, self.unsent_logprobs
-        taken = [one for one in ready if one.offset < sent or (last and not one.token)]
+        taken = [one for one in ready if one.offset < sent or (last and not one.token and one.offset == sent)]
         self.unsent_logprobs = [] if last else [one for one in ready if one.offset >= sent]
         self.logprobs += taken
         return tuple(taken)

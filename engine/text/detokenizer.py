@@ -125,6 +125,11 @@ class Detokenizer:
         self._bytes = b""  # the possible start of a marker
         self._held = ""  # the possible start of a stop string
 
+    @property
+    def held(self) -> int:
+        """How many characters are held back, for they may be the beginning of a stop string."""
+        return len(self._held)
+
     def look_for(self, stop: tuple[str, ...]) -> None:
         """Stop at these strings in the text that comes from now on."""
         self._stops = stop

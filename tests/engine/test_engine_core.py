@@ -421,6 +421,29 @@ class Slow(Grammar):
     quick = ready
 
 
+class Coming(Grammar):
+    """A grammar whose mask is there at every other look."""
+
+    looks = 0
+
+    @property
+    def ready(self):
+        self.looks += 1
+        return self.looks % 2 == 0
+
+    quick = ready
+
+
+def test_a_mask_that_comes_amid_a_step_leaves_the_engine_at_work():
+    """It would sleep otherwise, and everybody's answers with it, since nothing wakes it then."""
+    core = Core()
+    submitted = core.come(max_tokens=5, token_mask=Coming(*[0] * 5))
+    for _ in range(30):
+        assert core.core.step() or outcome(submitted) is not None
+    assert lengths([submitted]) == [5]
+    core.assert_clean()
+
+
 def test_a_row_without_its_mask_sits_steps_out():
     """Others go on meanwhile, those that come later too; once it is there, the row goes on."""
     core = Core()
@@ -571,6 +594,31 @@ def test_an_unfinished_stop_string_is_shown_at_the_end():
     submitted = core.come(max_tokens=4, stop=("dx",))
     core.run()
     assert (outcome(submitted).text, outcome(submitted).finish_reason) == ("abcd", "length")
+
+
+class HoldsToTheEnd:
+    """A detokenizer with a character that stays incomplete, and that the stop string is."""
+
+    stopped, stop, held = False, None, 0
+
+    def add(self, token_id):
+        return "b" if token_id else ""
+
+    def flush(self):
+        self.stopped, self.stop = True, "\ufffd"
+        return ""
+
+
+def test_a_stop_string_that_shows_at_the_end_alone_is_the_reason():
+    """The answer is cut before it, and the length did not end it."""
+    core = Core()
+    core.runner.choose = lambda row: Choice(row.num_output % 2, True)
+    submitted = core.come(max_tokens=4, stop=("\ufffd",))
+    submitted.detokenizer = HoldsToTheEnd()
+    core.run()
+    found = outcome(submitted)
+    assert (found.text, found.finish_reason, found.stop) == ("bb", "stop", "\ufffd")
+    core.assert_clean()
 
 
 def test_streamed_pieces_joined_are_the_whole_answer(monkeypatch):

@@ -126,6 +126,28 @@ def test_the_offsets_of_tokens_are_kept_where_the_model_may_reason():
         assert (completion.text, completion.token_offsets) == ("bcd", offsets)
 
 
+@pytest.mark.parametrize("stop", ["bcx", "cdx", "bcdx", "dx"])
+def test_what_a_stop_string_holds_back_moves_no_token(stop):
+    """Each begins behind the text of those before it, whether that was sent or not."""
+    one = sequence(prompt=ChatPrompt((), thinking=True), stop=(stop,))
+    for token in (1, 2, 3):
+        one.append(token)
+        one.add_text(token)
+    assert one.token_offsets == [0, 1, 2]
+
+
+def test_a_token_without_text_behind_a_stop_string_has_no_log_probability():
+    """One at the end of the text that is shown has."""
+    one = sequence()
+    one.unsent_text = "b"
+    one.unsent_logprobs = [
+        TokenLogprob(1, "b", -1.0),
+        TokenLogprob(2, "", -1.0, offset=1),
+        TokenLogprob(3, "", -1.0, offset=2),
+    ]
+    assert [each.token_id for each in one.take_piece(1.0, last=True).logprobs] == [1, 2]
+
+
 def test_an_answer_without_a_token_has_no_time_of_a_first_one():
     """Such figures are absent, not zero."""
     timings = sequence(arrival=1.0).completion("abort", 3.0).timings
