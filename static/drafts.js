@@ -28,6 +28,11 @@ export function noteRemoval(name, time) {
   allowed(() => localStorage.setItem(REMOVED + name, time));
 }
 
+// Calls `act` with the time of each removal of this name that another tab notes.
+export function onRemoval(name, act) {
+  addEventListener("storage", ({ key, newValue }) => key === REMOVED + name && newValue && act(Number(newValue)));
+}
+
 // Drops the note, unless there is a later one.
 export function dropRemoval(name, time) {
   allowed(() => localStorage.getItem(REMOVED + name) === String(time) && localStorage.removeItem(REMOVED + name));

@@ -1,5 +1,5 @@
 // The last exchanges, kept in this browser alone: the server stores nothing of them.
-import { dropRemoval, noteRemoval, readDraft, removals, writeDraft } from "./drafts.js";
+import { dropRemoval, noteRemoval, onRemoval, readDraft, removals, writeDraft } from "./drafts.js";
 import { extra } from "./texts.js";
 import { joined, placeOf } from "./variants.js";
 
@@ -150,11 +150,18 @@ export async function picturesOf(thread) {
 
 export async function clear() {
   const time = Date.now();
-  unwritten.clear();
-  noteUnwritten();
+  dropUnwritten(time);
   noteRemoval(NAME, time);
   await remove(NAME, time);
 }
+
+// Drops what was to be written until then, in this tab and in the others.
+function dropUnwritten(time) {
+  for (const [id, record] of unwritten) if (writtenAt(record) <= time) unwritten.delete(id);
+  noteUnwritten();
+}
+
+onRemoval(NAME, dropUnwritten);
 
 function writtenAt({ at, id }) {
   return at ?? id; // which an earlier version kept

@@ -250,6 +250,20 @@ def test_unreachable_copies_are_reported_in_the_shape_of_every_route(new_proxy):
             assert failure(response, body) in ("not_ready", "overloaded_error", "page"), path
 
 
+@pytest.mark.parametrize("mib", [1, 6, 20])
+def test_unreachable_copies_are_reported_whatever_the_size_of_the_body(new_proxy, mib):
+    """Not as a body that is too large, which no client would send again. HAProxy does not read it."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        proxy = new_proxy([nobody.getsockname()[1]] * 3)
+        if proxy.name == "haproxy":
+            until(lambda: "has no server available" in proxy.log())
+        size = mib << 20 if proxy.name == "nginx" else 1000
+        response, body = proxy.ask(CHAT, {**CHAT_STREAM, "user": "x" * size})
+        assert response.status in (502, 503)
+        assert failure_of_openai(response, body) == "not_ready"
+
+
 HOST = b"Host: ai.example\r\n"
 UNREAD = {
     "a zero byte in the address": (b"GET /api/%00 HTTP/1.1\r\n" + HOST, 400, failure_of_api),

@@ -240,6 +240,25 @@ def test_a_history_that_is_cleared_is_gone_though_the_browser_was_busy(service, 
     assert page.evaluate(NOTED) == 0
 
 
+def test_a_history_that_another_tab_has_cleared_does_not_come_back(service, open_page):
+    """Nor what this tab has not written until then."""
+    page = open_page(service.url)
+    page.evaluate(
+        "() => { IDBObjectStore.prototype.put = () => { throw new DOMException('', 'QuotaExceededError'); }; }"
+    )
+    finished(ask_text(page, "A listing"))
+    assert page.evaluate(UNWRITTEN) == 1
+    other = page.context.new_page()
+    other.goto(service.url)
+    finished(ask_text(other, "Another"))
+    cleared(other)
+    page.wait_for_function(f"{UNWRITTEN} === 0")
+    page.reload()
+    expect(page.locator("#text-prompt")).to_be_visible()
+    assert page.evaluate(STORED) == [0, 0]
+    expect(page.locator(PAST)).to_have_count(0)
+
+
 def test_what_cannot_be_removed_is_not_shown(service, open_page):
     """It is tried again with each page."""
     page = open_page(service.url)
