@@ -13,9 +13,7 @@ from settings.table import Setting
 TITLE = """\
 # Settings of Avito AI API. Copy this file to .env and uncomment what you change; each line shows the default.
 # Environment variables take precedence over this file; ENV_FILE in the environment sets another path than .env.
-# ADMIN_KEY, JWT_SECRET_KEY, RATE_LIMIT_STORAGE, DATABASE_URL, BUDGET_WEBHOOK_URL, VIBE_UPSTREAM_KEY,
-# VISION_UPSTREAM_KEY and OTEL_EXPORTER_OTLP_HEADERS can be read from files of their own: set ADMIN_KEY_FILE,
-# JWT_SECRET_KEY_FILE and so on to their paths."""
+# A secret can be read from a file of its own: the setting with _FILE at its end, below it, is the path."""
 
 PROFILES: Mapping[str, Mapping[str, str]] = {
     "a laptop without a GPU, for one person; demo models replace those whose folders are missing": {
@@ -50,4 +48,5 @@ def _entry(setting: Setting) -> str:
     default = "" if setting.default is None else setting.kind.show(setting.default)
     line = f"{setting.name}={ACTIVE[setting.name]}" if setting.name in ACTIVE else f"#{setting.name}={default}"
     unset = f" (default: {setting.unset})" if setting.default is None else ""
-    return f"# {setting.help[0].upper()}{setting.help[1:]}{unset}\n{line}"
+    pointer = f"\n#{setting.name}_FILE=" if setting.secret else ""
+    return f"# {setting.help[0].upper()}{setting.help[1:]}{unset}\n{line}{pointer}"

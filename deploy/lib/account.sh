@@ -112,9 +112,12 @@ file_setting() {
     echo "${value:-$2}"
 }
 
+# Prints the names of all settings, and of those that name the file of a secret.
+setting_names() { sed -n 's/^#\{0,1\}\([A-Z][A-Z0-9_]*\)=.*/\1/p' "$ROOT/.env.example"; }
+
 # Refuses NAME=VALUE arguments whose name is not a setting.
 check_setting_word() {
-    grep -Eq "^#?${1%%=*}=" "$ROOT/.env.example" || die "'${1%%=*}' is not a setting of the service; .env.example lists them."
+    grep -Fqx -e "${1%%=*}" <<<"$(setting_names)" || die "'${1%%=*}' is not a setting of the service; .env.example lists them."
 }
 
 # True for a variable of the environment; STATE_DIR is one of these scripts' own too.
@@ -127,7 +130,7 @@ warn_of_environment() {
         is_exported "$name" || continue
         [ -z "${!name:-}" ] || [ "${!name}" = "$(file_setting "$name" "")" ] ||
             warn "$name is set in the environment and has no effect here; ./deploy.sh production $name=... writes it into $SETTINGS_FILE."
-    done < <(sed -n 's/^#\{0,1\}\([A-Z][A-Z_]*\)=.*/\1/p' "$ROOT/.env.example")
+    done < <(setting_names)
 }
 
 # Where it fails, what was before is kept under a name that the next run does not use.

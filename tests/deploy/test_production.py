@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from tests.deploy.production_box import ProductionBox
+from tests.sandbox import REPOSITORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.linux]
 
@@ -133,6 +136,21 @@ def test_a_wrong_argument_is_refused(bare: ProductionBox, words: list[str], sent
     done = bare.run("production", *words)
     assert done.returncode == 1
     assert sentence in done.stderr
+
+
+def documented() -> list[str]:
+    """Return the arguments of each command of `deploy.sh production` in the documents."""
+    pages = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
+    found = (re.findall(r"deploy\.sh production([^`|;&\n]*)", page.read_text(encoding="utf-8")) for page in pages)
+    return sorted({words.split(" #")[0].strip() for page in found for words in page})
+
+
+@pytest.mark.parametrize("words", documented())
+def test_a_documented_command_is_taken(bare: ProductionBox, words: str) -> None:
+    """Its settings and options are those of the script, whatever else stops it on this machine."""
+    told = bare.run("production", "--dry-run", *shlex.split(words.replace("...", ""))).stderr
+    assert "is not a setting" not in told
+    assert "has no option" not in told
 
 
 def test_a_dry_run_changes_nothing(bare: ProductionBox) -> None:

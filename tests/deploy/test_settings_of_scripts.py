@@ -6,6 +6,7 @@ import subprocess
 import pytest
 from dotenv import dotenv_values
 
+from config import SETTINGS
 from deploy.probe import fetch_json
 from tests.deploy.monitoring.exported import ROOT
 
@@ -63,6 +64,43 @@ def test_a_file_that_is_not_there_has_no_setting(tmp_path):
     script = f'ENV_FILE="$0"; . {ROOT}/deploy/lib/say.sh; setting PORT default'
     command = ["bash", "-c", script, tmp_path / "none"]
     assert subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout == "default\n"
+
+
+def refused(*words):
+    """Return the words that deploy.sh refuses as no settings of the service."""
+    script = f""". {ROOT}/deploy/lib/say.sh; . {ROOT}/deploy/lib/account.sh
+        for word; do (check_setting_word "$word") 2>/dev/null || echo "$word"; done"""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script, "deploy.sh", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"ROOT": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    return done.stdout.splitlines()
+
+
+def test_every_setting_and_the_file_of_every_secret_can_be_written():
+    """What the service reads from its settings file, deploy.sh writes there."""
+    names = [setting.name for setting in SETTINGS]
+    names += [f"{setting.name}_FILE" for setting in SETTINGS if setting.secret]
+    assert refused(*(f"{name}=1" for name in names)) == []
+
+
+def test_a_name_that_is_no_settings_own_is_refused():
+    """A name is no pattern, a part of one is none, and only secrets have files."""
+    words = [
+        "RATE.LIMIT.PER.MINUTE=5",
+        "P.*=1",
+        "POR=1",
+        "ORT=1",
+        "PORT|X=1",
+        "PORT_FILE=/a",
+        "#PORT=1",
+        "NONE=1",
+        "-e=1",
+    ]
+    assert refused(*words) == words
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1\r/", "http://[::1/", "none"])

@@ -29,6 +29,13 @@ def test_every_setting_has_one_line_and_one_comment(setting):
         assert lines[at] == f"#{setting.name}={default}"
 
 
+def test_the_file_of_a_secret_has_a_line_below_the_secret():
+    """deploy.sh takes the names that it writes from here, so each secret has one, and no other setting."""
+    found = re.findall(r"(?m)^#?([A-Z_]+)=.*\n#([A-Z_]+_FILE)=$", EXAMPLE)
+    pointers = [(name, pointer) for name, pointer in found if pointer == f"{name}_FILE"]
+    assert [name for name, _ in pointers] == [setting.name for setting in SETTINGS if setting.secret]
+
+
 def test_example_reads_alike_for_every_reader():
     """No inline comment, quote, export or interpolation, so that Docker, systemd and python-dotenv agree."""
     for line in EXAMPLE.splitlines():
