@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 DATABASE, JOURNALS, DUMP = "avito-ai.db", "usage", "avito-ai.dump"
 # Those of database/tables.py and the migrations; the database may hold others of somebody else.
@@ -39,7 +39,10 @@ LINE = re.compile(
     r"""(?:(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")[ \t]*(?:\#[^\r\n]*)?|([^\r\n]*))\r?$""",
     re.MULTILINE,
 )
+# User and password of a URL, as the service reads them.
+CREDENTIALS = re.compile(r"[^:/]*(:[^@]*)?@")
 MAGIC = b"SQLite format 3\0"
+UNREADABLE = "DATABASE_URL cannot be read: what is no letter or digit in user and password must be percent-encoded."
 LOCK_SECONDS = 30  # for which a restore waits for a copy of the service elsewhere that uses a table
 
 
@@ -62,7 +65,7 @@ def copy(settings: Path, state: Path, root: Path, folder: Path) -> None:
     given = _read(settings)
     state = Path(given.get("STATE_DIR") or state)
     url = given.get("DATABASE_URL") or f"sqlite:///{state / DATABASE}"
-    if url.startswith("sqlite:"):
+    if url.startswith(("sqlite:", "sqlite+")):
         _copy_sqlite(_file_of(url), root, folder)
     else:
         _dump(url, folder / state.relative_to(root) / DUMP)
@@ -145,7 +148,7 @@ def _file_of(url: str) -> Path:
         name = f"/{name.removeprefix('file:').lstrip('/')}"
     if not name.startswith("/"):
         raise Failed("DATABASE_URL: expected a whole path, which begins with sqlite:////; the database is not found.")
-    return Path(name)
+    return Path(unquote(name))
 
 
 def _copy_sqlite(file: Path, root: Path, folder: Path) -> None:
@@ -179,13 +182,24 @@ def _dump(url: str, target: Path) -> None:
 
 
 def _address(url: str) -> tuple[str, dict[str, str]]:
-    """Return a URL for PostgreSQL's programs without user and password, and these as variables, which `ps` hides."""
-    address = urlsplit(url)
+    """Return a URL for PostgreSQL's programs without user and password, and these as variables, which `ps` hides.
+
+    Raises Failed where it is not certain what the password is: the rest of it would be in the command.
+    """
+    try:
+        address = urlsplit(url)
+        _ = address.port  # which is read only now
+    except ValueError:
+        raise Failed(UNREADABLE) from None
+    credentials = CREDENTIALS.match(url.partition("://")[2])
+    if (credentials and credentials.end() > len(address.netloc)) or address.netloc.count("@") > 1 or "#" in url:
+        raise Failed(UNREADABLE)
     query = dict(parse_qsl(address.query))
     user = unquote(address.username or "") or query.pop("user", "")
     password = unquote(address.password or "") or query.pop("password", "")
     host = address.netloc.rpartition("@")[2]
-    without = f"postgresql://{host}{address.path}" + (f"?{urlencode(query)}" if query else "")
+    name = quote(unquote(address.path.removeprefix("/")), safe="")
+    without = f"postgresql://{host}/{name}" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
     return without, {name: value for name, value in (("PGUSER", user), ("PGPASSWORD", password)) if value}
 
 

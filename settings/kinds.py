@@ -174,10 +174,39 @@ def database() -> Kind[str]:
             or (scheme == "sqlite" and not SQLITE_FILE.match(text))
         ):
             raise ValueError(text)
+        if not _is_plain(text):
+            raise ValueError
         return text
 
-    expected = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME"  # pragma: allowlist secret
+    expected = (
+        "sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME, "  # pragma: allowlist secret
+        "what is no letter or digit in USER, PASSWORD and NAME percent-encoded (/ is %2F)"
+    )
     return Kind(parse, expected, without_credentials)
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether SQLAlchemy takes a URL, and where it is of a server, PostgreSQL's own programs read the same.
+
+    The service would connect with a password that has a bare `/`, and a backup would fail. Raises ValueError.
+    """
+    from sqlalchemy import make_url  # here alone: most settings are read without a database
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        own = make_url(text)
+    except ArgumentError:
+        return False
+    if own.get_backend_name() == "sqlite":
+        return True
+    address = urlsplit(text)
+    host, path = (address.hostname or "", unquote(address.path.removeprefix("/")))
+    credentials = (unquote(address.username or ""), unquote(address.password or ""))
+    return address.port != 0 and (
+        (own.username or "", own.password or "", (own.host or "").casefold(), own.port, own.database or "")
+        == (*credentials, host.casefold(), address.port, path)
+        and own.query == make_url(f"postgresql:///?{address.query}").query
+    )
 
 
 def origins() -> Kind[tuple[str, ...]]:
@@ -378,9 +407,11 @@ def checkpoint_name() -> Kind[str]:
 
 
 def without_credentials(url: str) -> str:
-    """Return the URL with user, password and query masked."""
+    """Return the URL with user, password and query masked, all of it where a `?` may stand in the password."""
     scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
     user, at, address = rest.rpartition("@")
+    if "?" in user:
+        return f"{scheme}{separator}{MASK}"
     address = re.sub(r"\?.*", f"?{MASK}", address, flags=re.DOTALL)
     return f"{scheme}{separator}{MASK if user else ''}{at}{address}"
 

@@ -48,7 +48,10 @@ class Setting:
         if not self.secret:
             credentials = ":" in text.rpartition("@")[0]
             return repr(without_credentials(text) if credentials else text)
-        shown = self.kind.show(text) if "://" in text else MASK
+        try:
+            shown = self.kind.show(text) if "://" in text else MASK
+        except ValueError:  # what does not parse need not be readable as a URL
+            shown = MASK
         return shown if shown == MASK else repr(shown)
 
 

@@ -514,6 +514,13 @@ def test_a_budget_of_money_needs_prices(name):
         {"RATE_LIMIT_STORAGE": "http://:hunter2@host"},  # pragma: allowlist secret
         {"BUDGET_WEBHOOK_URL": "https:/hooks/hunter2"},
         {"BUDGET_WEBHOOK_URL": "hooks.example.com/hunter2"},
+        {"DATABASE_URL": "postgresql://me:hunter2/rest@host/name"},  # pragma: allowlist secret
+        {"DATABASE_URL": "postgresql://me:hunter2?rest@host/name"},  # pragma: allowlist secret
+        {"DATABASE_URL": "postgresql://me:hunter2#rest@host/name"},  # pragma: allowlist secret
+        {"DATABASE_URL": "postgresql://me:hunter2@rest@host/name"},  # pragma: allowlist secret
+        {"DATABASE_URL": "postgresql://host:bad/name?password=1@hunter2"},  # pragma: allowlist secret
+        {"BUDGET_WEBHOOK_URL": "https://[hook/hunter2"},
+        {"RATE_LIMIT_STORAGE": "redis://:hunter2@[host"},  # pragma: allowlist secret
     ],
 )
 def test_no_mistake_tells_a_secret(environ):
@@ -523,6 +530,57 @@ def test_no_mistake_tells_a_secret(environ):
     (name,) = environ
     assert any(mistake.startswith(name) for mistake in refused.value.mistakes)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("setting", [setting for setting in SETTINGS if setting.secret], ids=lambda one: one.name)
+@pytest.mark.parametrize("text", ["x://[", "x://h:bad", "x://u:p@[::1", "x://u:p]@h", "://", "x://h\u2100/", "x://?@["])
+def test_no_text_of_a_secret_ends_in_a_traceback(setting, text):
+    """Whatever it is, it can be said without the secret."""
+    assert text not in setting.safe(text) or "@" not in text
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "u:p/a@h/x",
+        "u:p#a@h/x",
+        "u:p?a@h/x",
+        "u:p[@h/x",
+        "u:p@a@h/x",
+        "u:12?a@h/x",
+        "u:12/a@h/x",
+        "h:bad/x",
+        "h:0/x",
+        "h:99999/x",
+        "h1:1,h2:2/x",
+        "[::1/x",
+        "u@h/a#b",
+        "h/x?options=a#b",
+    ],
+)
+def test_a_database_that_programs_read_differently_is_refused(rest):
+    """What SQLAlchemy refuses, and where a backup would read another password, host, port or name."""
+    (mistake,) = mistakes(DATABASE_URL=f"postgresql://{rest}")
+    assert mistake.endswith("percent-encoded (/ is %2F)")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "",
+        "/x",
+        "u:p%2F%3F%23%40%5B%25@h:5432/x",
+        "u:p:q@h/x",
+        "ü:слово@H/x",
+        "u@[::1]:5/a%23b",
+        "/x?host=/run/postgresql",
+        "/x?host=a:1&host=b:2",
+        "h/x?password=a@b&options=-c%20a%3D1",
+    ],
+)
+def test_a_database_that_all_read_alike_is_taken(rest):
+    """Percent-encoded letters, addresses, sockets and options."""
+    assert load(DATABASE_URL=f"postgresql://{rest}").data.database_url == f"postgresql://{rest}"
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true"])

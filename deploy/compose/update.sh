@@ -126,19 +126,20 @@ copy_database() {
     state="$(sed -n 's/^STATE_DIR=//p' "$2/settings" | tail -n 1)"
     state="${state:-/var/lib/avito-ai}"
     case "$url" in
-        "" | sqlite:*) with_volumes "$@" copy /backup/settings "$state" "$state" /backup || return 1 ;;
+        "" | sqlite[:+]*) with_volumes "$@" copy /backup/settings "$state" "$state" /backup || return 1 ;;
         *)
             is_dumped "$url" || is_elsewhere || return 1
             with_volumes "$@" journals /backup/settings "$state" "$state" /backup || return 1
             ;;
     esac
     name="${url%%\?*}" name="${name##*/}"
-    case "$url" in sqlite:*) [ -n "$(find "$2" -name "$name" -type f)" ] || is_elsewhere || return 1 ;; esac
+    case "$url" in sqlite[:+]*) [ -n "$(find "$2" -name "$name" -type f)" ] || is_elsewhere || return 1 ;; esac
 }
 
-# True if the URL is of the PostgreSQL that runs here and of the database of it that is dumped.
+# True if the URL is of the PostgreSQL that runs here and of the database of it that is dumped; its options may name another.
 is_dumped() {
-    [[ "$1" =~ ^postgresql[^:]*://([^/@]*@)?postgres(:[0-9]+)?/avito_ai(\?.*)?$ ]] && [ -n "$(container_of postgres)" ]
+    [[ "$1" =~ ^postgresql[^:]*://([^/?#@]*@)?postgres(:[0-9]+)?/avito_ai(\?.*)?$ ]] || return 1
+    [[ ! "$1" =~ [?\&](host|hostaddr|port|dbname|service)= ]] && [ -n "$(container_of postgres)" ]
 }
 
 is_elsewhere() {

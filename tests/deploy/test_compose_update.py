@@ -185,6 +185,7 @@ def said(tree: Path, *lines: str) -> None:
             "of/keys.sqlite3",
         ),
         ("DATABASE_URL=sqlite:////srv/keys.db", "srv/keys.db", "keys.db"),
+        ("DATABASE_URL=sqlite+pysqlite:////srv/keys.db", "srv/keys.db", "keys.db"),
         ("DATABASE_URL_FILE=/run/secrets/url", "srv/keys.db", "keys.db"),
         ("STATE_DIR=/srv/state", "srv/state/avito-ai.db", "avito-ai.db"),
     ],
@@ -219,6 +220,8 @@ AWAY = "postgresql://me:secret@db.example.com/avito_ai"  # pragma: allowlist sec
         (HERE.replace("5432/avito_ai", "5432/another"), True),
         (HERE.replace("@postgres", "@postgres.example.com"), True),
         (AWAY.replace("postgresql", "mysql"), True),
+        (HERE + "?connect_timeout=3&host=db.example.com", True),
+        (HERE + "?dbname=another", True),
         ("sqlite:////tmp/keys.db", False),
     ],
 )
