@@ -69,6 +69,11 @@ plan_switch() {
 
 plan_proxy() {
     if [ -z "$DOMAIN" ]; then
+        follow_site
+        if [ -n "$DOMAIN" ]; then
+            say "would set up nginx anew at https://$DOMAIN, for port $(wanted_setting PORT 8085)"
+            return
+        fi
         say "would change no proxy (--domain NAME sets up nginx)"
         return
     fi

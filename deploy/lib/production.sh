@@ -96,6 +96,7 @@ install_release() {
     cd "$ROOT" || exit
     check_release_settings
     if ! already_serves "$RELEASE"; then check_in_sandbox; fi
+    follow_site
     if [ -n "$DOMAIN" ]; then prepare_proxy; fi
 }
 

@@ -51,7 +51,7 @@ prepare_proxy() {
         cp "$SITE" "$SITE_BEFORE"
     fi
     if [ -n "$CERTIFICATE" ]; then
-        write_site site "$DOMAIN" "$CERTIFICATE" "$CERTIFICATE_KEY" "$(file_setting PORT 8085)"
+        write_whole_site
     else
         write_site challenge "$DOMAIN"
     fi
@@ -64,13 +64,38 @@ use_certbots() { CERTIFICATE="$CERTBOT_LIVE/$DOMAIN/fullchain.pem" CERTIFICATE_K
 # $@: the arguments of render.sh. A site that nginx rejects leaves the former one, which the next start of nginx reads.
 write_site() {
     local text
-    text="$(bash "$RELEASE/deploy/nginx/render.sh" "$@")" || die "The nginx site could not be generated; see the message above."
+    text="$(render_site "$RELEASE" "$@")" || die "The nginx site could not be generated; see the message above."
     ln -sfn "$SITE" "$SITE_LINK"
     replace_checked "$SITE" recorded nginx -t <<<"$text" || {
         [ -e "$SITE" ] || rm -f "$SITE_LINK"
         die "nginx rejects the site; see its message above."
     }
 }
+
+write_whole_site() { write_site site "$DOMAIN" "$CERTIFICATE" "$CERTIFICATE_KEY" "$(wanted_setting PORT 8085)"; }
+
+# Without --domain, a site of an earlier run that does not lead to the port of the settings, or waits for another time than
+# they say, is set up anew with its own name and certificate. One with several copies is the operator's, and one without
+# any waits for its certificate.
+follow_site() {
+    local name certificate key now wanted
+    [ -z "$DOMAIN" ] && [ -e "$SITE" ] && [ -e "$SITE_LINK" ] || return 0
+    case "$(sed -n 's/^ *server \(127.0.0.1:[0-9]*\) .*/\1/p' "$SITE" | sort -u)" in "" | *[[:space:]]*) return 0 ;; esac
+    name="$(site_word server_name)" certificate="$(site_word ssl_certificate)" key="$(site_word ssl_certificate_key)"
+    now="$(followed <"$SITE")"
+    wanted="$(render_site "$ROOT" site "$name" "$certificate" "$key" "$(wanted_setting PORT 8085)" | followed)" ||
+        die "$SITE could not be set up anew for these settings: --domain NAME does."
+    [ "$now" = "$wanted" ] || DOMAIN="$name" CERTIFICATE="$certificate" CERTIFICATE_KEY="$key"
+}
+
+# Prints the value of a directive of the site.
+site_word() { sed -n "s/^ *$1 \([^ ;]*\);.*/\1/p" "$SITE" | head -n 1; }
+
+# Prints the lines of a site, from stdin, that follow the settings.
+followed() { grep -E '^ *(server 127|proxy_read_timeout )' | sort; }
+
+# $1: the tree; the others: the arguments of render.sh.
+render_site() { REQUEST_TIMEOUT="$(wanted_setting REQUEST_TIMEOUT 300)" bash "$1/deploy/nginx/render.sh" "${@:2}"; }
 
 # Activates the site, requests a certificate if there is none, and checks the service through nginx.
 finish_proxy() {
@@ -96,7 +121,7 @@ ask_certbot() {
         --deploy-hook "systemctl reload nginx" "${who[@]}" ||
         die "There is no certificate for $DOMAIN yet; see certbot's message above (does the name resolve to this machine, is port 80 open?). Until this is run again, the service is reachable on this machine only."
     use_certbots
-    write_site site "$DOMAIN" "$CERTIFICATE" "$CERTIFICATE_KEY" "$(file_setting PORT 8085)"
+    write_whole_site
     reload_nginx
 }
 

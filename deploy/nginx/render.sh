@@ -5,15 +5,16 @@
 #   render.sh site DOMAIN CERTIFICATE CERTIFICATE_KEY COPY...
 #
 # COPY: a local port, or host:port. In the environment: HTTP_PORT and HTTPS_PORT replace 80 and 443; AFFINITY=yes sends
-# each conversation, or else each client, to the same copy.
+# each conversation, or else each client, to the same copy; REQUEST_TIMEOUT is that of the copies (300).
 set -euo pipefail
 
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
-HTTP_PORT="${HTTP_PORT:-80}" HTTPS_PORT="${HTTPS_PORT:-443}" BALANCE="least_conn;"
+HTTP_PORT="${HTTP_PORT:-80}" HTTPS_PORT="${HTTPS_PORT:-443}" BALANCE="least_conn;" REQUEST_TIMEOUT="${REQUEST_TIMEOUT:-300}"
 # shellcheck disable=SC2016 # a variable of nginx
 case "${AFFINITY:-no}" in yes) BALANCE='hash $avito_ai_affinity consistent;' ;; esac
 DOMAIN_NAME='^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$'
 FILE_NAME='^/[A-Za-z0-9._/-]+$'
+SECONDS_NAME='^[0-9]{1,6}(\.[0-9]*)?$'
 COPY_NAME='^([A-Za-z0-9.-]+:)?[0-9]{1,5}$'
 
 die() {
@@ -50,6 +51,7 @@ site() {
     for copy in "$@"; do
         [[ "$copy" =~ $COPY_NAME ]] || die "'$copy' is neither a port nor host:port."
     done
+    [[ "$REQUEST_TIMEOUT" =~ $SECONDS_NAME ]] || die "REQUEST_TIMEOUT=$REQUEST_TIMEOUT is not a number of seconds such as 300."
     if [ $# -gt 1 ]; then another=yes; fi
     text="$(<"$HERE/avito-ai.conf")"
     text="${text//@BALANCE@/"$BALANCE"}"
@@ -57,10 +59,18 @@ site() {
     text="${text//@OTHER_SERVERS@/"$(servers 'max_fails=0' "$@")"}"
     text="${text//@LISTEN_HTTP@/"$(listen "$HTTP_PORT")"}"
     text="${text//@LISTEN_HTTPS@/"$(listen_https)"}"
+    text="${text//@READ_SECONDS@/"$(read_seconds)"}"
     text="${text//@DOMAIN@/"$domain"}"
     text="${text//@CERTIFICATE@/"$certificate"}"
     text="${text//@CERTIFICATE_KEY@/"$key"}"
     printf '%s\n' "${text//@ANOTHER_COPY@/"$another"}"
+}
+
+# Prints ten seconds more than a request may take, rounded up.
+read_seconds() {
+    local whole="${REQUEST_TIMEOUT%%.*}" part=0
+    case "$REQUEST_TIMEOUT" in *.*[1-9]*) part=1 ;; esac
+    echo "$((10#$whole + part + 10))"
 }
 
 # $1: nginx's parameters of each; the others: the copies.

@@ -336,6 +336,65 @@ def test_a_domain_with_a_certificate_of_ones_own(box: ProductionBox, certificate
 
 
 @pytest.mark.needs("openssl")
+def test_a_site_follows_the_settings(box: ProductionBox, certificate: tuple[str, str]) -> None:
+    """Without --domain too: a port or a time that changes is the site's as well, and is asked for through nginx."""
+    with_nginx(box)
+    words = [word for pair in zip(TWO_WORDS, certificate, strict=True) for word in pair]
+    assert box.run("production", "--domain", "ai.example", *words).returncode == 0
+    first = site(box).read_text()
+    for given, now, then in (
+        ("PORT=9000", "server 127.0.0.1:8085 ", "server 127.0.0.1:9000 "),
+        ("REQUEST_TIMEOUT=600.5", "proxy_read_timeout 310s;", "proxy_read_timeout 611s;"),
+    ):
+        box.log.unlink()
+        before = site(box).read_text()
+        planned = box.run("production", "--dry-run", given)
+        assert "would set up nginx anew at https://ai.example" in planned.stdout
+        assert site(box).read_text() == before
+        done = box.run("production", given)
+        assert done.returncode == 0, done.stderr
+        assert site(box).read_text() == before.replace(now, then) != before
+        assert box.asked("--resolve ai.example:443:127.0.0.1") == 1
+        assert "Ready after" in done.stdout
+        assert "https://ai.example" in done.stdout
+        box.log.unlink()
+        assert box.run("production", given).returncode == 0
+        assert not box.asked("nginx")
+    assert box.run("production", "PORT=8085", "REQUEST_TIMEOUT=300").returncode == 0
+    assert site(box).read_text() == first
+
+
+@pytest.mark.needs("openssl")
+@pytest.mark.parametrize("failure", ["nginx-fails", "restart-fails"])
+def test_a_site_that_does_not_follow_is_put_back(
+    box: ProductionBox, certificate: tuple[str, str], failure: str
+) -> None:
+    """The service that served before is at the old port."""
+    with_nginx(box)
+    words = [word for pair in zip(TWO_WORDS, certificate, strict=True) for word in pair]
+    assert box.run("production", "--domain", "ai.example", *words).returncode == 0
+    before = site(box).read_text()
+    box.say(failure)
+    box.change()
+    assert box.run("production", "PORT=9000").returncode == 1
+    assert site(box).read_text() == before
+    assert "PORT=9000" not in box.settings
+
+
+@pytest.mark.parametrize("copies", ["", "server 127.0.0.1:8085 x;\n    server 127.0.0.1:8086 x;"])
+def test_a_site_of_the_operators_own_is_left_alone(box: ProductionBox, copies: str) -> None:
+    """With several copies, or none yet."""
+    with_nginx(box)
+    for path in (site(box), box.system / "etc/nginx/sites-enabled/avito-ai.conf"):
+        path.parent.mkdir(parents=True)
+        path.write_text(f"upstream own {{\n    {copies}\n}}\nserver_name ai.example;\n")
+    before = site(box).read_text()
+    assert box.run("production", "PORT=9000").returncode == 0
+    assert site(box).read_text() == before
+    assert not box.asked("nginx")
+
+
+@pytest.mark.needs("openssl")
 def test_a_certificate_of_another_name_is_refused(bare: ProductionBox, certificate: tuple[str, str]) -> None:
     """Before anything else; so is a key that does not match."""
     bare.tool("openssl", f'exec {shutil.which("openssl")} "$@"')
