@@ -94,7 +94,7 @@ refuse_other_environment() {
 put_setting() {
     local name="${1%%=*}"
     [ "$(file_setting "$name" "")" != "${1#*=}" ] || return 0
-    LINE="$1" awk -v name="$name" '
+    LINE="$name=$(as_written "${1#*=}")" awk -v name="$name" '
         { lines[NR] = $0 }
         $0 ~ "^[[:blank:]]*(export[[:blank:]]+)?" name "[[:blank:]]*=" { at = NR; set = 1; own[NR] = 1 }
         !set && index($0, "#" name "=") == 1 { at = NR }
@@ -103,6 +103,14 @@ put_setting() {
             if (!at) print ENVIRON["LINE"]
         }' "$SETTINGS_FILE" | write_settings
     note "$name is set in $SETTINGS_FILE."
+}
+
+# Prints a value as it is read back whole from a settings file, in quotes where it needs them, as checks/settings_file.py does.
+as_written() {
+    case "$1" in
+        *[[:space:]\'\"#\$\\\`]*) printf "'%s'" "$(printf '%s' "$1" | sed "s/[\\\\']/\\\\&/g")" ;;
+        *) printf '%s' "$1" ;;
+    esac
 }
 
 # Prints a setting from the settings file, ignoring this run's environment: $1 the name, $2 the default.
@@ -115,8 +123,9 @@ file_setting() {
 # Prints the names of all settings, and of those that name the file of a secret.
 setting_names() { sed -n 's/^#\{0,1\}\([A-Z][A-Z0-9_]*\)=.*/\1/p' "$ROOT/.env.example"; }
 
-# Refuses NAME=VALUE arguments whose name is not a setting.
+# Refuses NAME=VALUE arguments whose name is not a setting, or whose value takes more than a line.
 check_setting_word() {
+    case "$1" in *[[:cntrl:]]*) die "The value of ${1%%=*} has a line break, a tab or the like, which a settings file cannot have." ;; esac
     grep -Fqx -e "${1%%=*}" <<<"$(setting_names)" || die "'${1%%=*}' is not a setting of the service; .env.example lists them."
 }
 

@@ -52,11 +52,13 @@ setting() {
 }
 
 # Prints a setting of a file as the service reads it, nothing if it is not there: $1 the file, $2 the name. Blanks, `export`, quotes,
-# comments behind a value and lines that end in CR may be there; escapes in quotes are left as they are.
+# comments behind a value and lines that end in CR may be there; of escapes in quotes, those of quotes and backslashes are read.
 setting_in() {
     local cr
     [ -f "$1" ] || return 0
     cr="$(printf '\r')" # which not every sed takes as \r
     sed -n -e "s/$cr\$//" -e "s/^[[:blank:]]*\(export[[:blank:]]\{1,\}\)\{0,1\}$2[[:blank:]]*=[[:blank:]]*//p" "$1" | tail -n 1 |
-        sed -e "s/^'\([^']*\)'.*/\1/;t" -e 's/^"\([^"]*\)".*/\1/;t' -e 's/[[:blank:]]\{1,\}#.*//' -e 's/[[:blank:]]*$//'
+        sed -E -e "/^'([^'\\\\]|\\\\.)*'/{" -e "s/^'(([^'\\\\]|\\\\.)*)'.*/\1/" -e "s/\\\\([\\\\'])/\1/g" -e b -e '}' \
+            -e '/^"([^"\\]|\\.)*"/{' -e 's/^"(([^"\\]|\\.)*)".*/\1/' -e 's/\\(["\\])/\1/g' -e b -e '}' \
+            -e 's/[[:blank:]]+#.*//' -e 's/[[:blank:]]*$//'
 }

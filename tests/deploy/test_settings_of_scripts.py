@@ -6,6 +6,7 @@ import subprocess
 import pytest
 from dotenv import dotenv_values
 
+from checks.settings_file import write
 from config import SETTINGS
 from deploy.probe import fetch_json
 from tests.deploy.monitoring.exported import ROOT
@@ -29,6 +30,8 @@ LINES = [
     "PORT=1\nPORT=2",
     "PORT=/a path/with='quotes'",
     "PORT=\t9328\t#\tmine",
+    "PORT='it\\'s \\\\ # it' # c",
+    'PORT="a \\" # b" # c',
 ]
 
 
@@ -57,6 +60,48 @@ def test_a_setting_that_is_put_is_what_the_service_reads(tmp_path, text):
     read = dotenv_values(file)
     assert (read["PORT"], read["OTHER"], read["PORTS"]) == ("9100", "1", "2")
     assert file.read_text(encoding="utf-8").count("9100") == 1
+
+
+VALUES = [
+    "a # b",
+    "#a",
+    "it's",
+    "a'b\"c",
+    "a 'b' # c",
+    "'a'",
+    '"a"',
+    "a\\b",
+    "a\\",
+    "\\'",
+    "$HOME `id` $(id)",
+    "a  b",
+    "%2F&/|",
+]
+
+
+@pytest.mark.parametrize("value", [*VALUES, "plain:/@?=", "я и #"])
+def test_a_value_is_written_whole(tmp_path, value):
+    """The service, the scripts and a second run read what was given; `config.py set` writes the same line."""
+    file, other = tmp_path / ".env", tmp_path / "other"
+    for one in (file, other):
+        one.write_text("PORT=1\nNEXT=2\n", encoding="utf-8")
+    script = f""". {ROOT}/deploy/lib/say.sh; . {ROOT}/deploy/lib/account.sh; SETTINGS_FILE="$0"
+        write_settings() {{ local new; new="$(cat)"; echo "$new" > "$SETTINGS_FILE"; echo written; }}
+        note() {{ :; }}
+        put_setting "PORT=$1"; put_setting "PORT=$1"; file_setting PORT none"""
+    command = ["bash", "-euo", "pipefail", "-c", script, file, value]
+    environ = {"ROOT": "/", "PATH": "/usr/bin:/bin"}
+    told = subprocess.run(command, check=True, env=environ, capture_output=True, text=True, encoding="utf-8").stdout
+    assert told == f"written\n{value}\n"
+    assert dotenv_values(file, interpolate=False) == {"PORT": value, "NEXT": "2"}
+    write(other, {"PORT": value}, lambda _: None)
+    assert file.read_text(encoding="utf-8") == other.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["a\nPORT=1", "a\r", "a\tb"])
+def test_a_value_of_several_lines_is_refused(text):
+    """It would be another setting, or lose a part."""
+    assert refused(f"LOG_FILE={text}") != []
 
 
 def test_a_file_that_is_not_there_has_no_setting(tmp_path):
