@@ -263,7 +263,7 @@ def _limits() -> dict[str, Any]:
     return {
         "prompt": settings.max_prompt_length,
         "max_tokens": settings.max_tokens_limit,
-        "default_tokens": {"text": settings.max_tokens_avibe, "image": settings.max_tokens_avision},
+        "default_tokens": {kind: seller_templates.default_tokens(kind) for kind in FORMS.values()},
         "detailed_tokens": {kind: seller_templates.detailed_tokens(kind) for kind in FORMS.values()},
         "temperature": MAX_TEMPERATURE,
         "default_temperature": settings.temperature,

@@ -12,7 +12,7 @@ def default_sampling(backend: Backend) -> SamplingParams:
     settings, checkpoint = services().settings.generation, backend.info.generation_defaults
     temperature = backend.info.default_temperature
     return SamplingParams(
-        max_tokens=settings.max_tokens_avision if backend.info.vision else settings.max_tokens_avibe,
+        max_tokens=settings.default_tokens(backend.info.vision, backend.info.max_model_len),
         temperature=settings.temperature if temperature is None else temperature,
         names_temperature=False,
         top_p=float(checkpoint.get("top_p", 1.0)),

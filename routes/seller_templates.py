@@ -47,10 +47,15 @@ def fields_of(kind: str) -> dict[str, list[str]]:
 
 def detailed_tokens(kind: str) -> int:
     """Return how many tokens an answer in detail may have: twice the default, where the context has room."""
-    settings = services().settings.generation
-    default = settings.max_tokens_avision if kind == "image" else settings.max_tokens_avibe
+    default, settings = default_tokens(kind), services().settings.generation
     room = services().models.get(MODELS[kind]).info.max_model_len // 2
     return max(default, min(2 * default, settings.max_tokens_limit, room))
+
+
+def default_tokens(kind: str) -> int:
+    """Return how many tokens an answer may have without a wish."""
+    info = services().models.get(MODELS[kind]).info
+    return services().settings.generation.default_tokens(info.vision, info.max_model_len)
 
 
 def prompt_of(kind: str, fields: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from settings.client_groups import DataSettings
 from settings.groups import ServerSettings, Settings
+from settings.kinds import LEAST_PROMPT, SHORTEST_CONTEXT
 from settings.model_groups import EngineSettings, GenerationSettings, ModelSettings
 from settings.versions import count_of
 
@@ -20,7 +21,6 @@ DATABASE_FILE = "avito-ai.db"
 SPARE_THREADS = 32
 NUM_SEQS = {"cpu": 64, "cuda": 256}
 PROMPT_ROOM = 2048  # tokens of the context that a longer answer leaves to the prompt
-SHORTEST_CONTEXT = 16  # tokens, the least that MAX_MODEL_LEN may be
 
 
 def with_defaults(
@@ -73,24 +73,28 @@ def _engine(engine: EngineSettings, model: ModelSettings, has_gpu: Callable[[], 
 
 
 def _lengths(generation: GenerationSettings, cache: Mapping[str, int] | None, given: Set[str]) -> GenerationSettings:
-    """Make room where it is open: defaults of a request <= MAX_TOKENS_LIMIT < MAX_MODEL_LEN <= KV_CACHE_TOKENS."""
+    """Make room where it is open: defaults of a request <= MAX_TOKENS_LIMIT < MAX_MODEL_LEN <= KV_CACHE_TOKENS.
+
+    A default of a request leaves room to the prompt as well: half of the context where it gives way.
+    """
     own = {"MAX_TOKENS_AVIBE": generation.max_tokens_avibe, "MAX_TOKENS_AVISION": generation.max_tokens_avision}
     longest = max((tokens for name, tokens in own.items() if name in given), default=0)
-    limit, context = generation.max_tokens_limit, generation.max_model_len
+    limit, context, answer = generation.max_tokens_limit, generation.max_model_len, longest
     if "MAX_TOKENS_LIMIT" in given:
-        longest = limit
+        longest, answer = limit, min(limit, answer)
     if "MAX_MODEL_LEN" not in given:
         context = max(SHORTEST_CONTEXT, min([context, *(cache or {}).values()]))
-        if longest >= context:
+        if longest >= context or answer > context - LEAST_PROMPT:
             context = longest + PROMPT_ROOM
     if "MAX_TOKENS_LIMIT" not in given:
         limit = min(max(limit, longest), context - 1)
+    most = min(limit, context // 2)
     return replace(
         generation,
         max_tokens_limit=limit,
         max_model_len=context,
-        max_tokens_avibe=_at_most(limit, "MAX_TOKENS_AVIBE", own, given),
-        max_tokens_avision=_at_most(limit, "MAX_TOKENS_AVISION", own, given),
+        max_tokens_avibe=_at_most(most, "MAX_TOKENS_AVIBE", own, given),
+        max_tokens_avision=_at_most(most, "MAX_TOKENS_AVISION", own, given),
     )
 
 

@@ -18,6 +18,8 @@ MASK = "********"
 # A database in memory is another one in each thread.
 SQLITE_FILE = re.compile(r"sqlite(\+\w+)?:///(?!(:memory:)?(\?|$))(?!file::memory:)")
 ANY_COUNT = 1_000_000
+LEAST_PROMPT = 64  # tokens of a context that are left to a prompt and its template
+SHORTEST_CONTEXT = 2 * LEAST_PROMPT
 MAX_PROMPT = 4000  # characters of a system prompt
 SECONDS_A_DAY = 86_400
 MODEL_NAMES = ("avibe", "avision")

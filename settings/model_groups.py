@@ -125,7 +125,7 @@ class GenerationSettings(Group):
     max_tokens_limit: int = setting(2048, whole(1, ANY_COUNT), "largest max_tokens that a request may set")
     max_model_len: int = setting(
         4096,
-        whole(16, ANY_COUNT),
+        whole(kinds.SHORTEST_CONTEXT, ANY_COUNT),
         "context length in tokens, prompt and answer together; the checkpoint's own limit applies as well",
     )
     temperature: float = setting(0.7, number(0, 2), "default sampling temperature; 0 is greedy")
@@ -134,6 +134,14 @@ class GenerationSettings(Group):
         None, kinds.prompt(), "system prompt of what is asked of Avibe on the page; \\n begins a new line"
     )
     system_prompt_avision: str | None = setting(None, kinds.prompt(), "the same for Avision")
+
+    def default_tokens(self, vision: bool, context: int) -> int:
+        """Return max_tokens of a request that names none: half of the context where it would leave a prompt no room.
+
+        context: of the model, in tokens, which may be less than MAX_MODEL_LEN.
+        """
+        tokens = self.max_tokens_avision if vision else self.max_tokens_avibe
+        return tokens if tokens <= context - kinds.LEAST_PROMPT else max(1, context // 2)
 
     def system_prompt(self, model: str) -> str:
         """Return the system prompt of a model on the page, "" for none."""
@@ -150,7 +158,7 @@ class EngineSettings(Group):
     )
     kv_cache_tokens: Mapping[str, int] | None = setting(
         None,
-        kinds.tokens_by_model(16, 1_000_000_000),
+        kinds.tokens_by_model(kinds.SHORTEST_CONTEXT, 1_000_000_000),
         "size of each model's KV cache in tokens, one figure for both or avibe=...,avision=...",
         unset="as many contexts for both as the device's memory holds",
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from settings.client_groups import AccessSettings
 from settings.defaults import SPARE_THREADS, threads_needed
 from settings.groups import Settings
+from settings.kinds import LEAST_PROMPT
 from settings.model_groups import EngineSettings, ModelSettings
 from settings.money import shown
 from settings.versions import PUBLISHED, broken_version_rules, count_of, full_names, versions_of
@@ -129,6 +130,11 @@ def _lengths(settings: Settings) -> Iterator[str]:
         if tokens > limit:
             known = "MAX_TOKENS_LIMIT" in settings.sources
             yield f"{name}={tokens}: " + (f"expected at most MAX_TOKENS_LIMIT, which is {limit}" if known else below)
+        elif tokens > context - LEAST_PROMPT and name in settings.sources:
+            yield (
+                f"{name}={tokens}: expected at most {context - LEAST_PROMPT}, because MAX_MODEL_LEN, "
+                f"which is {context}, holds the prompt as well"
+            )
     if limit >= context:
         yield f"MAX_TOKENS_LIMIT={limit}: {below}"
 

@@ -137,6 +137,14 @@ def test_a_service_is_proven_by_an_answer_of_each_model(base: str, capsys: pytes
     assert "Avision answered in" in said
 
 
+def test_the_answers_that_are_asked_for_are_those_of_a_user(base: str, models: ModelSet) -> None:
+    """They are as long as the settings have it: settings that leave a prompt no room fail the release."""
+    ask.generate_text(base)
+    ask.analyze_image(base)
+    submitted = [models.get(name).submitted for name in ("avibe", "avision")]
+    assert [[one.sampling.max_tokens for one in requests] for requests in submitted] == [[256], [200]]
+
+
 def test_a_spent_budget_does_not_condemn_a_release(base: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A rate-limited check is not a failure of the release."""
     ask.prove(base)
