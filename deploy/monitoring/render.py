@@ -25,6 +25,8 @@ RUNBOOK = "docs/runbook.md"
 EXAMPLE = (HERE / "monitoring.env.example").read_text(encoding="utf-8")
 DEFAULTS = dict(re.findall(r"^#([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
 LIMITS = [name for name in DEFAULTS if name.startswith("ALERT_")]
+# Limits of quantiles of a histogram, and its largest bucket in seconds: a quantile is never above that.
+QUANTILES, LONGEST = ("ALERT_ANSWER_SECONDS", "ALERT_FIRST_TOKEN_SECONDS"), 300
 PROMETHEUS_RULE = """\
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
@@ -220,6 +222,8 @@ def _mistaken_limits(settings: Mapping[str, str]) -> Iterator[str]:
         value, percent = settings[name], name.endswith("_PERCENT")
         if not LIMIT.fullmatch(value) or (percent and float(value) > 100):
             yield f"{name}={value!r}: expected a number" + (" of at most 100" if percent else "")
+        elif name in QUANTILES and float(value) >= LONGEST:
+            yield f"{name}={value!r}: expected less than {LONGEST}, or the alert never fires"
 
 
 def main(arguments: list[str]) -> int:

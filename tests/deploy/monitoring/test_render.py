@@ -10,7 +10,8 @@ import sys
 import pytest
 import yaml
 
-from deploy.monitoring.render import DEFAULTS, LIMITS, SettingsError, main, read_settings, render
+from deploy.monitoring.render import DEFAULTS, LIMITS, LONGEST, QUANTILES, SettingsError, main, read_settings, render
+from telemetry.metrics.prometheus import SECONDS
 from tests.deploy.monitoring.exported import BLACKBOX, MONITORING
 
 EXAMPLE = (MONITORING / "monitoring.env.example").read_text(encoding="utf-8")
@@ -162,6 +163,8 @@ def test_without_a_site_none_is_probed(tmp_path):
         ("SMTP_TLS=yes", "SMTP_TLS='yes'"),
         ("PAGERDUTY_URL=events", "PAGERDUTY_URL='events'"),
         ("ALERT_ANSWER_SECONDS=1m", "ALERT_ANSWER_SECONDS='1m': expected a number"),
+        ("ALERT_ANSWER_SECONDS=300", "ALERT_ANSWER_SECONDS='300': expected less than 300, or the alert never fires"),
+        ("ALERT_FIRST_TOKEN_SECONDS=999999", "ALERT_FIRST_TOKEN_SECONDS='999999': expected less than 300"),
         ("ALERT_DISK_PERCENT=101", "ALERT_DISK_PERCENT='101': expected a number of at most 100"),
         ("ALERT_DISK_PERCENT=-1", "ALERT_DISK_PERCENT='-1'"),
         ("EMAIL=a@b", "EMAIL: there is no such setting"),
@@ -173,6 +176,15 @@ def test_a_mistake_is_reported_by_its_name(line, said):
     with pytest.raises(SettingsError) as raised:
         read_settings(line)
     assert said in str(raised.value)
+
+
+def test_limits_of_quantiles_are_below_the_largest_bucket():
+    """The rules and the service's own histograms say which limits these are, and what that bucket is."""
+    rules = (MONITORING / "prometheus/rules/avito-ai.yml").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"histogram_quantile.*> \$\{(\w+)\}", rules)) == sorted(map(str.lower, QUANTILES))
+    assert max(SECONDS) == LONGEST
+    for name in QUANTILES:
+        assert read_settings(f"{name}=299.999")[name] == "299.999"
 
 
 def test_all_mistakes_are_reported_at_once():
