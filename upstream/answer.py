@@ -33,6 +33,7 @@ FILTERS = "content_filter safety sensitive refusal recitation language blocklist
 FILTERS += "image_safety image_prohibited_content image_recitation".split()
 STOPS = ("stop_reason", "matched_stop")  # where vLLM and SGLang say which stop string has ended an answer, or null
 THINK, THINK_END = "<think>\n", "\n</think>\n\n"
+STATUS = re.compile("[45][0-9][0-9]")  # of HTTP, for what has failed
 WITHIN = re.compile(r"<think>.*?</think>\n*", re.DOTALL)  # content
 MOST_BYTES = 64 * 1024  # of an answer, beside MOST_BYTES_A_TOKEN for each of its tokens
 MOST_BYTES_A_TOKEN = 128
@@ -54,7 +55,14 @@ class BrokenOff(UpstreamFailed):
 
 
 class ReportedError(UpstreamFailed):
-    """The answer ends with an error of the server."""
+    """The answer ends with an error of the server.
+
+    status: that of HTTP which it names, where it stands in place of an answer and names one; body: it, as it came.
+    """
+
+    def __init__(self, status: int | None = None, body: bytes = b"") -> None:
+        super().__init__(REPORTED)
+        self.status, self.body = status, body
 
 
 class AnswerReader:
@@ -165,13 +173,13 @@ class AnswerReader:
         if self._data_left < 0:
             raise UpstreamFailed(NONSENSE)
         try:
-            return self._chunk(_json(data))
+            return self._chunk(_json(data), data)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError):
             raise UpstreamFailed(NONSENSE) from None
 
-    def _chunk(self, chunk: Any) -> Piece | None:
-        if chunk.get("error"):
-            raise ReportedError(REPORTED)
+    def _chunk(self, chunk: Any, data: bytes) -> Piece | None:
+        if chunk.get("error") or chunk.get("object") == "error":
+            raise ReportedError() if self.begun else ReportedError(_status(chunk), data)
         if chunk.get("type") == "ping":  # a sign of life of Anthropic's
             return None
         usage = chunk.get("usage")
@@ -315,7 +323,7 @@ class AnswerReader:
         elif name in ENDS:
             self.finish_reason = "stop"
         else:
-            raise Withheld(WITHHELD) if name in FILTERS else ReportedError(REPORTED)
+            raise Withheld(WITHHELD) if name in FILTERS else ReportedError()
         for field in STOPS:
             if field in choice:
                 stop = choice[field]
@@ -329,6 +337,16 @@ def _json(data: bytes) -> Any:
         return value
     text = json.dumps(value, ensure_ascii=False)
     return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _status(chunk: dict[str, Any]) -> int | None:
+    """Return the status of HTTP that an error names, None for none: beside its message, as a number or in digits."""
+    error = chunk.get("error")
+    for told in (error if isinstance(error, dict) else {}, chunk):
+        for name in ("code", "status"):
+            if STATUS.fullmatch(str(told.get(name))):
+                return int(told[name])
+    return None
 
 
 def _content(value: Any) -> tuple[str, str]:

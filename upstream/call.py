@@ -291,8 +291,16 @@ class Call:
         self._first_at, self._streaming = None, False
         self.reader = self._new_reader()
 
-    def _forget_if_last(self) -> None:
-        """Drop the prompt of an answer that has begun, where no attempt can follow the one that answers."""
+    def _note_answer(self, replica: Replica) -> None:
+        """Once a server answers, learn what it takes, and drop the prompt where no attempt can follow this one.
+
+        Not before: some refuse within a stream, whose status says nothing then.
+        """
+        if not self.reader.begun and self.reader.finish_reason is None:
+            return
+        if self._tried is not None and self._tried[0] is replica:
+            self._amendments.accepted(self._tried[1])
+            self._tried = None
         last = self.retries >= self._upstream.retries and self._stand_in is None
         if not self._forgotten and (last or self.generation.handed):
             self._forget()
@@ -322,7 +330,7 @@ class Call:
             raise self._noted(replica, AttemptFailed("timeout", UpstreamTimedOut(SILENT))) from None
         except Exception as error:
             forget_frames(error)  # aiohttp keeps the error of a connection
-            raise self._noted(replica, of_exception(error)) from None
+            raise self._noted(replica, of_exception(error, self._upstream.max_model_len)) from None
         finally:
             replica.leave(request)
 
@@ -353,11 +361,9 @@ class Call:
                 raise of_status(response.status, after, body, self._upstream.max_model_len)
             if response.content_type == PAGE:
                 raise AttemptFailed("nonsense", UpstreamFailed(NONSENSE))
-            if self._tried is not None and self._tried[0] is replica:
-                self._amendments.accepted(self._tried[1])
             self._streaming = True
-            self._forget_if_last()
             await self._read(response, replica, watch)
+            self._note_answer(replica)
             replica.succeeded()
             await self._check_form()
             self._finish()
@@ -372,7 +378,7 @@ class Call:
             if reader.done or reader.finish_reason is not None:
                 break
             self.generation.flush()
-            self._forget_if_last()
+            self._note_answer(replica)
         watch.stop()
         if not reader.done:
             await self._read_rest(response, events, replica)
@@ -385,7 +391,7 @@ class Call:
         Some servers give a reason with every part, so that each part may have another behind it.
         """
         self.generation.flush()
-        self._forget_if_last()
+        self._note_answer(replica)
         with contextlib.suppress(aiohttp.ClientError, OSError, EventTooLong):  # a time-out is an OSError
             async with asyncio.timeout(LAST_PATIENCE) as limit:
                 while not self.reader.done and (chunk := await response.content.readany()):

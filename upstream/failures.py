@@ -92,12 +92,16 @@ class AttemptFailed(Exception):
         self.counts, self.repeats, self.retry_after = counts, repeats, retry_after
 
 
-def of_exception(error: Exception) -> AttemptFailed:
-    """Return what an error of the HTTP client, or of an answer, means."""
+def of_exception(error: Exception, context: int = 0) -> AttemptFailed:
+    """Return what an error of the HTTP client, or of an answer, means. context: in tokens."""
     if isinstance(error, AttemptFailed):
         return error
     if isinstance(error, Withheld):
         return AttemptFailed("withheld", error, counts=False, repeats=False)
+    if isinstance(error, ReportedError) and error.status is not None:  # the status of the stream came before it
+        failure = of_status(error.status, None, error.body, context)
+        failure.breaks_off = True
+        return failure
     if isinstance(error, UpstreamFailed):
         half = isinstance(error, BrokenOff)
         return AttemptFailed("half" if half else "nonsense", error, breaks_off=half or isinstance(error, ReportedError))

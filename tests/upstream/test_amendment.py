@@ -10,7 +10,7 @@ import pytest
 from engine.errors import ContextTooLong, ValidationError
 from engine.types import ANY_OBJECT, AnswerRules, ChatPrompt, TextPrompt, TokensPrompt
 from settings.upstream_kinds import KINDS
-from tests.fake_upstream import FakeUpstream
+from tests.fake_upstream import FakeUpstream, event
 from tests.upstream.conftest import Open, asking
 from tests.upstream.test_backend import SAID, SCHEMA
 from tests.upstream.test_faults import failure_of
@@ -53,6 +53,25 @@ def test_a_field_of_ours_that_a_server_refuses_is_left_out_from_then_on(
     assert [one.message for one in caplog.records if "left out" in one.message] == [
         f"avibe does not take {field}, which is left out from now on."
     ]
+
+
+def test_what_a_server_refuses_within_a_stream_is_sent_again_too(server: FakeUpstream, opened: Open) -> None:
+    """Its status was 200 by then, and no other attempt would be allowed."""
+    server.script.faults = ["200"]
+    server.script.refusal = [event({"error": {"message": TOO_LARGE[2], "type": "BadRequestError", "code": 400}})]
+    generation = opened(retries=0).submit(asking("hello " * 100, max_tokens=2000, fit_context=True))
+    assert generation.result().text == SAID
+    assert [body["max_tokens"] for body in bodies(server)] == [2000, 1096]
+
+
+def test_a_refusal_within_a_stream_teaches_nothing(server: FakeUpstream, opened: Open) -> None:
+    """The status before it, which is 200, does not say that the server has taken the request."""
+    backend = opened(retries=0)
+    server.script.faults = ["200"] * 2
+    server.script.refusal = [event({"error": {"message": "stream_options is wrong", "code": 400}})]
+    assert isinstance(failure_of(backend.submit(asking())), ValidationError)
+    backend.submit(asking()).result()
+    assert ["stream_options" in body for body in bodies(server)] == [True, False, True]
 
 
 def test_a_field_that_the_client_has_asked_for_is_not_left_out(server: FakeUpstream, opened: Open) -> None:

@@ -188,6 +188,63 @@ def test_what_a_refusal_repeats_of_a_clients_words_is_not_of_the_account(
     assert not any("in the settings is wrong" in one.message for one in caplog.records)
 
 
+LONG = "The input (5000 tokens) is longer than the model's context length (4096 tokens)."
+
+
+@pytest.mark.parametrize(
+    ("told", "kind", "status"),
+    [
+        ({"error": {"message": LONG, "type": "BadRequestError", "param": None, "code": 400}}, ContextTooLong, 400),
+        ({"object": "error", "message": LONG, "type": "BadRequestError", "code": 400}, ContextTooLong, 400),
+        ({"error": LONG, "code": "400"}, ContextTooLong, 400),
+        ({"error": {"message": "secret words", "code": "422"}, "choices": []}, ValidationError, 422),
+        ({"error": {"message": "secret words", "code": "invalid", "status": 413}}, PayloadTooLarge, 413),
+    ],
+)
+def test_a_clients_mistake_that_is_told_within_a_stream_is_one(
+    server: FakeUpstream, opened: Open, told: object, kind: type, status: int
+) -> None:
+    """Some servers have said 200 by then; it is not repeated, and opens no breaker."""
+    backend = opened(breaker_failures=1)
+    server.script.raw = [event({"choices": [{"delta": {"role": "assistant", "content": ""}}]}), event(told)]
+    error = failure_of(backend.submit(asking()))
+    assert type(error) is kind
+    assert "secret" not in error.message
+    assert (len(server.heard), state_of(backend)) == (1, "closed")
+    assert backend.reports()[0].failures == {f"status_{status}": 1}
+
+
+@pytest.mark.parametrize(
+    ("told", "kind", "counted", "opens"),
+    [
+        ({"error": {"message": "secret words", "code": 429}}, Overloaded, "status_429", False),
+        ({"error": {"message": "secret words", "code": 500}}, UpstreamFailed, "status_500", True),
+        ({"error": {"message": "secret words", "code": 401}}, UpstreamFailed, "status_401", True),
+        ({"error": {"message": "secret words", "code": "server_error"}}, UpstreamFailed, "nonsense", True),
+        ({"error": {"message": "secret words", "code": 4000, "status": True}}, UpstreamFailed, "nonsense", True),
+        ({"object": "error", "message": "secret words", "code": None}, UpstreamFailed, "nonsense", True),
+    ],
+)
+def test_another_failure_that_is_told_within_a_stream_is_what_its_status_says(
+    server: FakeUpstream, opened: Open, told: object, kind: type, counted: str, opens: bool
+) -> None:
+    """It is repeated as it would be with that status; without one, it is a failure of the server."""
+    backend = opened(retries=1, breaker_failures=1)
+    server.script.raw = [event(told)]
+    error = failure_of(backend.submit(asking()))
+    assert isinstance(error, kind)
+    assert "secret" not in error.message
+    assert (backend.reports()[0].failures[counted], state_of(backend)) == ((1, "open") if opens else (2, "closed"))
+
+
+def test_an_error_behind_a_part_of_the_answer_is_the_servers(server: FakeUpstream, opened: Open) -> None:
+    """It had taken the request, whatever it says then."""
+    backend = opened(retries=1)
+    server.script.raw = [event({"choices": [{"delta": {"content": "The"}}]}), event({"error": {"code": 400}})]
+    assert isinstance(failure_of(backend.submit(asking())), UpstreamFailed)
+    assert backend.reports()[0].failures == {"nonsense": 2}
+
+
 @pytest.mark.parametrize(
     "withheld",
     [
