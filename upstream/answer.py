@@ -74,6 +74,7 @@ class AnswerReader:
         self._thinks = isinstance(prompt, ChatPrompt) and prompt.thinking
         self._tools = bool(rules is not None and rules.arguments)
         self._only_calls = rules is not None and rules.forced
+        self._stops = request.sampling.stop
         self._wants_logprobs = request.sampling.logprobs is not None
         scores = MOST_DATA_A_SCORE * (1 + (request.sampling.logprobs or 0)) if self._wants_logprobs else 0
         self._data_left = MOST_BYTES + (MOST_DATA_A_TOKEN + scores) * max_tokens
@@ -105,6 +106,11 @@ class AnswerReader:
     def begun(self) -> bool:
         """Whether anything of the answer has come, shown or not."""
         return bool(self.events or self._hidden or self._told or self.calls)
+
+    @property
+    def cut(self) -> bool:
+        """Whether the answer has ended before its end, by its length or by a stop string of the client's own."""
+        return self.finish_reason == "length" or self.stop in self._stops
 
     @property
     def told(self) -> bool:
@@ -151,7 +157,7 @@ class AnswerReader:
         if self.finish_reason is None:
             raise BrokenOff(HALF)
         space = "" if self._said else self._taken_space()
-        return self._shown(space + self._closed(), ())
+        return self._shown(space + self._closed(last=True), ())
 
     def completion(self, timings: Timings) -> Completion:
         """Return the whole answer, once it has ended."""
@@ -263,12 +269,12 @@ class AnswerReader:
             self._said = True
         return said + self._calls.take(call)
 
-    def _closed(self) -> str:
-        """Return the end of the call or of the reasoning that is open."""
+    def _closed(self, last: bool = False) -> str:
+        """Return the end of the call or of the reasoning that is open. last: so ends the answer."""
         if self._thinking:
             self._thinking = False
             return self._thought(THINK_END)
-        return self._calls.close(cut=self.finish_reason == "length") if self._calls.open else ""
+        return self._calls.close(self.cut, last) if self._calls.open else ""
 
     def _shown(self, text: str, logprobs: Sequence[TokenLogprob]) -> Piece | None:
         if not text and not logprobs:

@@ -413,8 +413,7 @@ class Call:
         """Hold the answer to the rules of its request; the server is not to blame for the time that this takes."""
         reader = self.reader
         try:
-            cut = reader.finish_reason == "length" or reader.stop in self._request.sampling.stop
-            await self._check.check(reader.said, reader.calls, cut)
+            await self._check.check(reader.said, reader.calls, reader.cut)
         except (UpstreamFailed, ValidationError, Overloaded) as error:
             repeats = isinstance(error, UpstreamFailed)
             raise AttemptFailed("broken_form", error, counts=False, repeats=repeats) from None

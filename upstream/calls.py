@@ -73,17 +73,17 @@ class Calls:
         self.made[-1] = told, ""
         return f'{CALL}{json.dumps(told, ensure_ascii=False)}, "arguments": {self._arguments.text()}'
 
-    def close(self, cut: bool) -> str:
-        """Close the open call; return what ends it. cut: by the length of the answer, as it is left then."""
+    def close(self, cut: bool, last: bool) -> str:
+        """Close the open call; return what ends it, nothing where its arguments have no end. cut: the answer was, so
+        that arguments which have not begun are none; last: nothing follows the call.
+        """
         self.open = False
-        if not self._named:
+        empty, ended = self._arguments.blank and not cut, self._arguments.have_end()
+        if not self._named or not (empty or ended or last):
             raise UpstreamFailed(NONSENSE)
-        empty = self._arguments.blank and not cut
         self.made[-1] = self.made[-1][0], "{}" if empty else self._arguments.text()
         self._arguments = _Arguments()
-        if cut:
-            return ""
-        return "{}" + CALL_END if empty else CALL_END
+        return "{}" + CALL_END if empty else CALL_END if ended else ""
 
     def _goes_on(self, index: int | None, new_id: str, name: str) -> bool:
         """Return whether a part is of the call that is open."""
@@ -137,11 +137,14 @@ class _Arguments:
 
     def is_whole(self) -> bool:
         """Return whether they are an object that has come to its end."""
-        if self._whole is None:
-            self._look()
-            if not self.blank and not self._quoted and self._depth <= 0:
-                self._whole = _is_object(self.text())
+        if self._whole is None and self.have_end():
+            self._whole = _is_object(self.text())
         return bool(self._whole)
+
+    def have_end(self) -> bool:
+        """Return whether no string and no bracket is open in them, whatever they are."""
+        self._look()
+        return not self.blank and not self._quoted and self._depth <= 0
 
     def _look(self) -> None:
         """Count the brackets of the parts that have come since the last look."""

@@ -186,6 +186,53 @@ def test_a_cut_call_stays_open() -> None:
     assert one.text == '<tool_call>\n{"name": "look", "arguments": {"a'
 
 
+@pytest.mark.parametrize("field", ["stop_reason", "matched_stop"])
+@pytest.mark.parametrize("arguments", ['{"a', '{"a": "b', '{"a": {}', '{"a": "}"', "[", '"{', " "])
+def test_a_call_that_the_clients_stop_string_has_cut_stays_open(field: str, arguments: str) -> None:
+    """No tag becomes a part of its arguments, which would be text of the model then."""
+    one = reader(rules=RULES, stop=("X",))
+    for data in (call("look", arguments, index=0), chunk(finish_reason="stop", **{field: "X"})):
+        one.read(data)
+    one.end()
+    assert one.text == f'<tool_call>\n{{"name": "look", "arguments": {arguments}'
+    assert one.calls == [("look", arguments)]
+
+
+@pytest.mark.parametrize("finish", [{"finish_reason": "length"}, {"finish_reason": "stop", "stop_reason": "X"}])
+def test_a_call_that_was_whole_when_the_answer_was_cut_is_whole(finish: dict[str, str]) -> None:
+    """Whatever has cut it."""
+    one = reader(rules=RULES, stop=("X",))
+    for data in (call("look", '{"a":1}', index=0), chunk(**finish)):
+        one.read(data)
+    one.end()
+    assert one.text == '<tool_call>\n{"name": "look", "arguments": {"a":1}}\n</tool_call>'
+
+
+def test_a_stop_string_that_the_client_has_not_named_cuts_nothing() -> None:
+    """A server's own, at the end of a turn."""
+    one = reader(rules=RULES, stop=("X",))
+    one.read(call("look", index=0))
+    one.read(chunk(finish_reason="stop", stop_reason="<|im_end|>"))
+    one.end()
+    assert one.calls == [("look", "{}")]
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"content": "a"},
+        {"reasoning": "hm"},
+        {"tool_calls": [{"index": 1, "id": "c2", "function": {"name": "stop", "arguments": "{}"}}]},
+    ],
+)
+def test_arguments_without_an_end_are_no_call_where_more_follows(delta: dict[str, Any]) -> None:
+    """Nothing has cut them, and what follows would become a part of them."""
+    one = reader(rules=RULES, prompt=THINKING)
+    one.read(call("look", '{"a": "b', index=0, id="c1"))
+    with pytest.raises(UpstreamFailed):
+        one.read(chunk(delta))
+
+
 def test_log_probabilities_are_those_of_the_server() -> None:
     """With the bytes of parts of characters, and where each token begins."""
     tokens = [
@@ -404,7 +451,7 @@ def test_a_call_that_is_gone_on_with_after_another_has_begun_is_none() -> None:
     """Whether its id or its index says so."""
     for again in ({"id": "c1"}, {"index": 0}):
         one = reader(rules=RULES)
-        one.read(call("look", "{", index=0, id="c1"))
+        one.read(call("look", "{}", index=0, id="c1"))
         one.read(call("stop", "{}", index=1, id="c2"))
         with pytest.raises(UpstreamFailed):
             one.read(call("", "}", **again))

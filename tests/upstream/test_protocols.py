@@ -249,6 +249,23 @@ def test_a_call_comes_as_a_call(client: FlaskClient, server: FakeUpstream) -> No
     assert told.json["content"][0]["input"] == {"q": "a"}
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_call_that_a_stop_string_has_cut_has_no_tag_in_its_arguments(
+    client: FlaskClient, server: FakeUpstream, streamed: bool
+) -> None:
+    """They are as far as the model had written them."""
+    part = {"index": 0, "id": "x", "function": {"name": "look", "arguments": '{"q": "cut'}}
+    last = event({"choices": [{"delta": {}, "finish_reason": "stop", "stop_reason": "X"}]})
+    server.script.raw = [event({"choices": [{"delta": {"tool_calls": [part]}}]}), last, event("[DONE]")]
+    asked = {"model": "avibe", "messages": HELLO, "tools": [TOOL], "stop": ["X"], "stream": streamed}
+    response = client.post("/v1/chat/completions", json=asked)
+    assert response.status_code == 200
+    assert "tool_call>" not in response.text
+    if not streamed:
+        (made,) = response.json["choices"][0]["message"]["tool_calls"]  # type: ignore[index]
+        assert made["function"]["arguments"] == '{"q": "cut'
+
+
 @pytest.mark.parametrize("strict", [{}, {"strict": True}, {"strict": False}, {"strict": None}])
 def test_a_tool_is_as_strict_as_its_client_says(
     client: FlaskClient, server: FakeUpstream, strict: dict[str, bool | None]
