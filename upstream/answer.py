@@ -318,7 +318,7 @@ class AnswerReader:
         if not prompt and not output:
             return  # as some servers say in every event but the last, or in all
         self.prompt_tokens = prompt or self.prompt_tokens
-        self._told, self._told_all = output, True
+        self._told, self._told_all = max(output, _beside(usage, prompt)), True
         self._reasoning_tokens = _reasoning_tokens(usage)
         self.cached_tokens = min(cached, self.prompt_tokens)
 
@@ -380,6 +380,17 @@ def _reasoning_tokens(usage: dict[str, Any]) -> int | None:
         return _tokens((usage.get("completion_tokens_details") or {}).get("reasoning_tokens"))
     except (ValueError, AttributeError, OverflowError):
         return None
+
+
+def _beside(usage: dict[str, Any], prompt: int) -> int:
+    """Return the tokens that the total has beside those of the prompt, 0 where it cannot be used.
+
+    xAI and Gemini count reasoning there alone, and charge for it.
+    """
+    try:
+        return _tokens(usage.get("total_tokens")) - prompt if prompt else 0
+    except ValueError:
+        return 0
 
 
 def _logprob(token: dict[str, Any]) -> float:

@@ -638,6 +638,27 @@ def test_usage_that_cannot_be_used_spoils_no_answer(told: object) -> None:
     assert (one.prompt_tokens, one.output_tokens, one.cached_tokens) == (5, 4, 0)
 
 
+@pytest.mark.parametrize(
+    ("counts", "output"),
+    [
+        ({"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 1012}, 1002),  # Gemini and xAI
+        ({"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 1010}, 1000),  # nothing but reasoning
+        ({"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}, 2),
+        ({"prompt_tokens": 10, "completion_tokens": 9, "total_tokens": 12.0}, 9),
+        ({"prompt_tokens": 0, "completion_tokens": 2, "total_tokens": 12}, 2),
+        *(({"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": wrong}, 2) for wrong in (None, "1", -5, 1e99)),
+        ({"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": float("nan")}, 2),
+    ],
+)
+def test_reasoning_that_the_total_alone_has_is_of_the_answer(counts: dict[str, Any], output: int) -> None:
+    """The provider charges for it; a total that cannot be used spoils no other count."""
+    one = reader()
+    one.read(json.dumps({"choices": [{"delta": {"content": "Hi"}}], "usage": counts}).encode())
+    one.read(chunk(finish_reason="stop"))
+    one.end()
+    assert (one.prompt_tokens, one.output_tokens) == (counts["prompt_tokens"] or 5, output)
+
+
 def test_usage_beside_the_finish_reason_counts() -> None:
     """As some servers tell it."""
     one = reader()
