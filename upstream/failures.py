@@ -10,6 +10,7 @@ import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from time import time
+from typing import Any
 
 import aiohttp
 
@@ -23,7 +24,7 @@ from engine.errors import (
     UpstreamTimedOut,
     ValidationError,
 )
-from upstream.answer import HALF, BrokenOff, ReportedError, Withheld
+from upstream.answer import HALF, WITHHELD, BrokenOff, ReportedError, Withheld
 from upstream.calls import NONSENSE
 
 log = logging.getLogger("avito_ai.upstream")
@@ -61,6 +62,11 @@ ACCOUNT = (
     "insufficient balance",  # DeepSeek
 )
 ACCOUNT_CODES = ("insufficient_quota", "api_key_invalid", "billing_not_active", "account_deactivated")
+# How gateways and providers name their own filter, which has stopped what a client sent: as a code, OpenAI, Azure and
+# OpenRouter; beside the message, OpenRouter, of a provider's moderation.
+WITHHELD_CODES = ("content_filter", "content_policy_violation", "flagged_input", "moderation_blocked")
+WITHHELD_BESIDE = ("reasons", "flagged_input")
+NO_ERROR = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)  # a refusal is not that JSON
 LIMITS = (ValidationError, PayloadTooLarge)  # what one server refuses and another may take
 
 
@@ -123,6 +129,8 @@ def of_status(status: int, retry_after: float | None, body: bytes, context: int)
     said = body.decode("utf-8", "replace").lower()
     if 400 <= status < 500 and _is_of_account(said):
         return AttemptFailed(f"status_{status}", UpstreamFailed(FAILED), settings=True)
+    if status == 403 and _is_withheld(said):
+        return of_exception(Withheld(WITHHELD))
     if status == 429:
         return AttemptFailed("status_429", _busy(retry_after), counts=False, retry_after=retry_after)
     if status == 503 and retry_after is not None:
@@ -161,13 +169,29 @@ def away(seconds: float) -> NotReady:
 def _is_of_account(said: str) -> bool:
     """Return whether a refusal is about the operator's key or account. said: it, in lower case."""
     try:
-        told = json.loads(said)
-        error = (told[0] if isinstance(told, list) else told)["error"]
+        error = _error_in(said)
         reasons = [detail.get("reason") for detail in error.get("details") or () if isinstance(detail, dict)]
         codes = (error.get("code"), error.get("type"), error.get("status"), *reasons)
         return str(error.get("message", "")).startswith(ACCOUNT) or any(code in ACCOUNT_CODES for code in codes)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+    except NO_ERROR:
         return False
+
+
+def _is_withheld(said: str) -> bool:
+    """Return whether a refusal is that of a filter, of what a client sent. said: it, in lower case."""
+    try:
+        error = _error_in(said)
+        beside = error.get("metadata") or {}
+        codes = error.get("code"), error.get("type")
+        return any(code in WITHHELD_CODES for code in codes) or any(beside.get(name) for name in WITHHELD_BESIDE)
+    except NO_ERROR:
+        return False
+
+
+def _error_in(said: str) -> Any:
+    """Return the error that a refusal tells as JSON. Raises one of NO_ERROR."""
+    told = json.loads(said)
+    return (told[0] if isinstance(told, list) else told)["error"]
 
 
 def is_too_long(said: str) -> bool:

@@ -32,6 +32,7 @@ from tests.fake_upstream import FakeUpstream, event
 from tests.fakes import Clock, ScriptedBackend
 from tests.upstream.conftest import Open, asking
 from tests.upstream.test_backend import SAID
+from upstream.answer import Withheld
 from upstream.backend import UpstreamBackend
 from upstream.failures import AttemptFailed, retry_after_of
 from upstream.fleet import Fleet
@@ -263,6 +264,45 @@ def test_what_a_server_will_not_say_is_not_repeated(
     server.script = replace(server.script, **withheld)  # type: ignore[arg-type]
     assert isinstance(failure_of(backend.submit(asking())), UpstreamFailed)
     assert (len(server.heard), state_of(backend)) == (1, "closed")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": 403, "message": "Your input was flagged", "metadata": {"reasons": ["violence"]}},
+        {"code": 403, "message": "x", "metadata": {"reasons": [], "flagged_input": "secret words"}},
+        {"code": "content_policy_violation", "message": "x"},
+        {"code": "403", "type": "Content_Filter"},
+    ],
+)
+@pytest.mark.parametrize("within", [False, True])
+def test_a_403_of_a_filter_is_no_mistake_in_the_settings(
+    server: FakeUpstream, opened: Open, caplog: pytest.LogCaptureFixture, error: dict[str, object], within: bool
+) -> None:
+    """One client's words would open the breaker for all; nothing of what the filter has found is told."""
+    backend = opened(breaker_failures=1)
+    told = {"error": error | ({"code": 403, "type": error.get("type", error["code"])} if within else {})}
+    server.script.faults = ["200" if within else "403"]
+    server.script.refusal = [event(told) if within else json.dumps(told).encode()]
+    failure = failure_of(backend.submit(asking()))
+    assert isinstance(failure, Withheld)
+    assert "secret" not in failure.message
+    assert (len(server.heard), state_of(backend)) == (1, "closed")
+    assert not any("in the settings is wrong" in one.message for one in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b'{"error": "flagged_input"}', b'{"error": {"metadata": 5, "code": []}}', b'"x"']
+)
+def test_another_403_is_one_in_the_settings(
+    server: FakeUpstream, opened: Open, caplog: pytest.LogCaptureFixture, body: bytes
+) -> None:
+    """Whatever stands in its body."""
+    backend = opened(retries=0)
+    server.script.faults, server.script.refusal = ["403"], [body] if body else []
+    assert not isinstance(failure_of(backend.submit(asking())), Withheld)
+    assert backend.reports()[0].failures == {"status_403": 1}
+    assert any("in the settings is wrong" in one.message for one in caplog.records)
 
 
 @pytest.mark.parametrize("fault", ["half", "cut", "nonsense", "stall", "error event"])
