@@ -312,8 +312,9 @@ class UpstreamBackend:
         self._capacity.leave(client, of_batch)
 
     async def _begin(self, looked: threading.Event) -> None:
-        """Probe every server, and go on watching each."""
-        await asyncio.gather(*(self._probe(one, at_start=True) for one in self.fleet.replicas))
+        """Probe every server, where the settings have any probed, and go on watching each."""
+        if self._upstream.probe_seconds:
+            await asyncio.gather(*(self._probe(one, at_start=True) for one in self.fleet.replicas))
         for one in self.fleet.replicas:
             self._loop.spawn(self._watch(one))
         looked.set()

@@ -127,7 +127,7 @@ def test_a_server_that_has_just_answered_is_not_probed(server: FakeUpstream, oth
 def test_probes_follow_no_redirect(server: FakeUpstream, other: FakeUpstream, opened: Open) -> None:
     """Nor do they take their key elsewhere; whoever redirects is there."""
     server.script.moved = f"{other.url}/models"
-    assert opened(key="a-secret").state().status is Status.READY
+    assert opened(key="a-secret", probe_seconds=60).state().status is Status.READY
     assert (server.probes, other.probes) == (1, 0)
 
 

@@ -572,6 +572,15 @@ def test_probes_find_a_server_that_is_away_and_one_that_is_back(server: FakeUpst
     assert len(server.heard) == 1
 
 
+def test_a_server_that_is_never_to_be_probed_is_not_probed_at_the_start(server: FakeUpstream, opened: Open) -> None:
+    """It may have no `/models` at all: the first request tries it, and one probe would have opened its breaker."""
+    server.script.always = "500"
+    backend = opened(probe_seconds=0)
+    server.script.always = ""
+    assert (server.probes, state_of(backend), backend.state().status) == (0, "closed", Status.READY)
+    assert backend.submit(asking()).result().text == SAID
+
+
 def test_probes_find_a_server_that_goes_away_again_before_any_request(server: FakeUpstream, opened: Open) -> None:
     """Half open, it would be taken for one that is there: the first failed probe opens it again."""
     clock = Clock()
@@ -602,7 +611,7 @@ def test_probes_leave_a_server_half_open_until_a_request_is_answered(server: Fak
 
 def test_another_server_takes_over(server: FakeUpstream, other: FakeUpstream, opened: Open) -> None:
     """From one that does not answer at all, without a pause; its breaker opens, and then it is not asked."""
-    backend = opened(urls=("http://127.0.0.1:1/v1", server.url, other.url), retries=2)
+    backend = opened(urls=("http://127.0.0.1:1/v1", server.url, other.url), retries=2, probe_seconds=60)
     for number in range(9):
         assert backend.submit(asking(f"conversation {number}")).result().text == SAID
     assert state_of(backend) == "open"  # at the start already

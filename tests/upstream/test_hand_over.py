@@ -111,7 +111,7 @@ def test_a_request_is_on_its_way_when_it_is_submitted(
     server: FakeUpstream, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over a kept connection: its response is prepared while the server works."""
-    backend = opened()
+    backend = opened(probe_seconds=60)
     connector: Any = backend._loop.session.connector
     until(lambda: any(map(len, connector._conns.values())))  # that of the probe
     sent: list[str] = []

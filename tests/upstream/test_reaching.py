@@ -63,7 +63,7 @@ def test_a_server_is_known_by_its_certificate(
     """That `ca_file` vouches for, and for the address that is asked; nothing is sent to another one."""
     ca_file, context = certify(tmp_path, named)
     with fake_upstream(tls=context) as server:
-        backend = opened(urls=(server.url,), ca_file=ca_file if trusted else None)
+        backend = opened(urls=(server.url,), ca_file=ca_file if trusted else None, probe_seconds=60)
         if answers:
             assert backend.submit(asking()).result().text == SAID
         else:
@@ -102,7 +102,7 @@ def test_a_connection_that_does_not_come_about_is_waited_for_a_while(opened: Ope
     backend.fleet.replicas[0].url = deaf
     assert type(failure_of(backend.submit(asking()))) is UpstreamTimedOut
     with pytest.raises(NotReady):
-        opened(urls=(deaf,), connect_timeout=0.2).submit(asking())
+        opened(urls=(deaf,), connect_timeout=0.2, probe_seconds=60).submit(asking())
 
 
 def test_another_server_answers_in_the_place_of_one_that_is_not_reached(
