@@ -36,7 +36,7 @@ from engine.types import (
     Vocabulary,
 )
 from engine.wanted import Wanted
-from upstream.amendment import refused_field, room_left
+from upstream.amendment import most_taken, refused_field, room_left
 from upstream.call import Amendments, Call, Letter
 from upstream.checking import AnswerCheck
 from upstream.failures import AttemptFailed, away, is_too_long, of_exception
@@ -282,12 +282,14 @@ class UpstreamBackend:
         """
         if (refused := refused_field(letter.own - _wanted_fields(request), said)) is not None:
             return self._letter(request, letter.max_tokens, letter.without | {refused})
-        if not request.sampling.fit_context or not is_too_long(said):
+        if not request.sampling.fit_context:
             return None
-        left = room_left(said)
-        if left is None or left == letter.max_tokens - 1:  # vLLM before 0.32 counts no further than that
-            left = room if 0 < room < letter.max_tokens else letter.max_tokens // 2
-        return self._letter(request, left, letter.without) if 0 < left < letter.max_tokens else None
+        left = most_taken(said)
+        if left is None and is_too_long(said):
+            left = room_left(said)
+            if left is None or left == letter.max_tokens - 1:  # vLLM before 0.32 counts no further than that
+                left = room if 0 < room < letter.max_tokens else letter.max_tokens // 2
+        return self._letter(request, left, letter.without) if left and 0 < left < letter.max_tokens else None
 
     def _omit(self, fields: frozenset[str]) -> None:
         """Leave fields out from now on, without which a request that was refused was taken."""

@@ -26,6 +26,17 @@ TOO_LARGE = (  # as servers say it, with 4096 tokens of context and 3000 of the 
     "tokens: 3000 tokens from the input messages and 2000 tokens for the completion.",
 )
 
+CAPS = (  # as providers say that an answer may have 1000 tokens at most
+    "max_tokens is too large: 2000. This model supports at most 1000 completion tokens, whereas you provided 2000.",
+    "Invalid 'max_completion_tokens': integer above maximum value. Expected a value <= 1000, but got 2000 instead.",
+    "max_tokens: 2000 > 1000, which is the maximum allowed number of output tokens for claude-3-haiku-20240307",
+    "Invalid max_tokens value, the valid range of max_tokens is [1, 1000]",
+    "`max_tokens` must be less than or equal to `1000`, the maximum value for `max_tokens` is less than the "
+    "`context_window` for this model",
+    "Unable to submit request because it has a maxOutputTokens value of 2000 but the supported range is from 1 "
+    "(inclusive) to 1001 (exclusive). Update the value and try again.",
+)
+
 
 def refuse(server: FakeUpstream, *messages: str) -> None:
     """Have the server refuse the next requests, each with the last of these words."""
@@ -100,6 +111,30 @@ def test_an_answer_may_take_what_the_server_says_is_left(server: FakeUpstream, o
     assert generation.result().text == SAID
     assert [body["max_tokens"] for body in bodies(server)] == [2000, 1096]
     assert generation.max_tokens == 1096
+
+
+@pytest.mark.parametrize("message", CAPS)
+def test_an_answer_may_take_what_the_servers_model_makes_at_most(
+    server: FakeUpstream, opened: Open, message: str
+) -> None:
+    """The client has not asked for more, or as a bound alone."""
+    refuse(server, message)
+    generation = opened(retries=0).submit(asking(max_tokens=2000, fit_context=True))
+    assert generation.result().text == SAID
+    assert [body["max_tokens"] for body in bodies(server)] == [2000, 1000]
+    assert generation.max_tokens == 1000
+
+
+@pytest.mark.parametrize("values", [{"max_tokens": 2000, "fit_context": False}, {"max_tokens": 900}])
+@pytest.mark.parametrize("kind", ["vllm", "openai"])
+def test_a_length_that_is_the_clients_own_gives_way_to_no_bound(
+    server: FakeUpstream, opened: Open, values: dict[str, Any], kind: str
+) -> None:
+    """Nor is one within the bound that was refused all the same sent again."""
+    refuse(server, CAPS[1])
+    generation = opened(retries=0, kind=kind, takes=KINDS[kind]).submit(asking(**({"fit_context": True} | values)))
+    assert isinstance(failure_of(generation), ValidationError)
+    assert len(server.heard) == 1
 
 
 def test_without_numbers_the_higher_estimate_of_the_prompt_counts(server: FakeUpstream, opened: Open) -> None:
