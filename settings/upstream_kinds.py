@@ -30,9 +30,10 @@ CAPABILITIES: Mapping[str, str] = {
     "completions": "plain texts that are continued (/completions)",
     "continue": "an answer that is begun and continued",
     "thinking": "reasoning, switched by chat_template_kwargs",
+    "max_completion_tokens": "the length of a chat's answer by this name, and not as max_tokens",
 }
 
-_EVERYTHING = frozenset(CAPABILITIES)
+_EVERYTHING = frozenset(CAPABILITIES) - {"max_completion_tokens"}  # all of their releases know max_tokens
 _COMMON = frozenset({"tools", "schema", "stop"})
 _OPENAI = _COMMON | {"tool_choice", "parallel_tool_calls", "logprobs", "seed", "penalties", "logit_bias"}
 
@@ -44,7 +45,7 @@ KINDS: Mapping[str, frozenset[str]] = {
     "sglang": _EVERYTHING - {"regex", "choice", "grammar", "min_tokens", "parallel_tool_calls"},
     "llamacpp": _OPENAI | {"top_k", "min_p", "completions"},
     "ollama": _COMMON | {"seed", "penalties"},
-    "openai": _OPENAI,
+    "openai": _OPENAI | {"max_completion_tokens"},  # its newest models refuse max_tokens
     "gemini": _COMMON | {"tool_choice"},
     "anthropic": frozenset({"tools", "tool_choice", "stop"}),
 }

@@ -11,10 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+LENGTH = "max_completion_tokens"  # which older servers call max_tokens; it is sent by that name where it is left out
 # Fields that the service adds by itself, and the words by which a refusal names each, in lower case.
 WORDS = {
     "chat_template_kwargs": ("chat_template", "enable_thinking"),
     "stream_options": ("stream_options", "include_usage"),
+    LENGTH: (LENGTH,),
 }
 OWN_FIELDS = WORDS.keys()
 MOST = 3  # times that one request is sent again like this

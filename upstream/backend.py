@@ -36,7 +36,7 @@ from engine.types import (
     Vocabulary,
 )
 from engine.wanted import Wanted
-from upstream.amendment import most_taken, refused_field, room_left
+from upstream.amendment import LENGTH, most_taken, refused_field, room_left
 from upstream.call import Amendments, Call, Letter
 from upstream.checking import AnswerCheck
 from upstream.failures import AttemptFailed, away, is_too_long, of_exception
@@ -280,12 +280,15 @@ class UpstreamBackend:
 
         room: tokens that the prompt leaves at least; said: the refusal, in lower case.
         """
-        if (refused := refused_field(letter.own - _wanted_fields(request), said)) is not None:
+        left, too_long = most_taken(said), is_too_long(said)
+        own = letter.own - _wanted_fields(request)
+        if left is not None or too_long:
+            own -= {LENGTH}  # it is named for its value
+        if (refused := refused_field(own, said)) is not None:
             return self._letter(request, letter.max_tokens, letter.without | {refused})
         if not request.sampling.fit_context:
             return None
-        left = most_taken(said)
-        if left is None and is_too_long(said):
+        if left is None and too_long:
             left = room_left(said)
             if left is None or left == letter.max_tokens - 1:  # vLLM before 0.32 counts no further than that
                 left = room if 0 < room < letter.max_tokens else letter.max_tokens // 2

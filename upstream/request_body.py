@@ -22,7 +22,7 @@ from engine.types import (
     SamplingParams,
     TextPrompt,
 )
-from upstream.amendment import OWN_FIELDS
+from upstream.amendment import LENGTH, OWN_FIELDS
 from upstream.large_body import DataUrl, LargeBody, written
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
@@ -52,7 +52,8 @@ def encode(
     if isinstance(prompt, ChatPrompt):
         path = CHAT
         body |= _chat(upstream, prompt, sampling.rules)
-        body["max_completion_tokens" if upstream.kind == "openai" else "max_tokens"] = max_tokens
+        newer = LENGTH in upstream.takes and LENGTH not in without
+        body[LENGTH if newer else "max_tokens"] = max_tokens
     else:
         path = COMPLETIONS
         body["prompt"] = prompt.text if isinstance(prompt, TextPrompt) else list(prompt.token_ids)

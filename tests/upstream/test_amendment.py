@@ -189,6 +189,51 @@ def test_a_prompt_that_seems_not_to_fit_is_left_to_the_server(server: FakeUpstre
     assert bodies(server)[0]["max_tokens"] == 2048
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [  # Mistral's, vLLM's of old, and one in words
+        {"detail": [{"type": "extra_forbidden", "loc": ["body", "max_completion_tokens"], "input": 50}]},
+        {"object": "error", "message": "[{'loc': ('body', 'max_completion_tokens'), 'msg': 'Extra inputs'}]"},
+        {"error": {"message": "Unsupported parameter: 'max_completion_tokens'. Use 'max_tokens' instead."}},
+    ],
+)
+def test_the_length_goes_by_its_older_name_where_the_newer_is_refused(
+    server: FakeUpstream, opened: Open, refusal: object
+) -> None:
+    """From then on; no answer is left without a bound."""
+    backend = opened(retries=0, kind="openai", takes=KINDS["openai"])
+    server.script.faults, server.script.refusal = ["422"], [json.dumps(refusal).encode()]
+    for _ in range(2):
+        assert backend.submit(asking()).result().text == SAID
+    told = [(body.get("max_completion_tokens"), body.get("max_tokens")) for body in bodies(server)]
+    assert told == [(50, None), (None, 50), (None, 50)]
+
+
+def test_a_length_that_does_not_fit_keeps_its_name(server: FakeUpstream, opened: Open) -> None:
+    """A refusal of its value names it, too, and teaches nothing of it."""
+    backend = opened(retries=0, kind="openai", takes=KINDS["openai"])
+    for refusal, most in ((CAPS[1], 1000), (TOO_LARGE[0], 1096)):
+        refuse(server, refusal)
+        backend.submit(asking("hello " * 100, max_tokens=2000, fit_context=True)).result()
+        first, second = bodies(server)[-2:]
+        assert (first["max_completion_tokens"], second["max_completion_tokens"]) == (2000, most)
+        assert "max_tokens" not in second
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("named", [None, True, False])
+def test_the_settings_say_by_which_name_a_length_goes(
+    server: FakeUpstream, opened: Open, kind: str, named: bool | None
+) -> None:
+    """The newer is OpenAI's; DeepSeek passes over it, and its answers would have no end."""
+    capability = {"max_completion_tokens"}
+    takes = KINDS[kind] if named is None else KINDS[kind] | capability if named else KINDS[kind] - capability
+    opened(kind=kind, takes=takes).submit(asking()).result()
+    newer = kind == "openai" if named is None else named
+    sent = bodies(server)[0]
+    assert (sent.get("max_completion_tokens"), sent.get("max_tokens")) == ((50, None) if newer else (None, 50))
+
+
 @pytest.mark.parametrize("kind", ["openai", "gemini", "anthropic", "vllm", "ollama"])
 def test_the_temperature_of_a_provider_is_its_own(server: FakeUpstream, opened: Open, kind: str) -> None:
     """Its newest models refuse every other one, and a request that names none has not asked for one."""
