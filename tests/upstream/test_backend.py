@@ -21,10 +21,21 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 
-def call(index: int) -> dict[str, object]:
+def call(index: int, arguments: str = "{}") -> dict[str, object]:
     """Return the part of an answer with a whole call."""
-    function = {"name": "look", "arguments": "{}"}
+    function = {"name": "look", "arguments": arguments}
     return {"tool_calls": [{"index": index, "id": str(index), "function": function}]}
+
+
+@pytest.mark.parametrize("arguments", ["null", "[1]", "5", '"{\\"a\\": 1}"', '{"a": 1}}'])
+def test_the_arguments_of_a_free_call_are_an_object_too(server: FakeUpstream, opened: Open, arguments: str) -> None:
+    """Its schema is not looked at; what is no object is asked for again, and counts against no server."""
+    server.script.deltas, backend = [call(0, arguments)], opened(retries=2, breaker_failures=1)
+    with pytest.raises(UpstreamFailed):
+        backend.submit(asking(rules=AnswerRules(arguments={"look": SCHEMA}))).result()
+    assert (len(server.heard), backend.reports()[0].state) == (3, "closed")
+    server.script.deltas = [call(0, " ")]
+    assert '"arguments":  {}' in backend.submit(asking(rules=AnswerRules(arguments={"look": SCHEMA}))).result().text
 
 
 def test_an_answer_is_the_servers_with_its_usage(server: FakeUpstream, opened: Open) -> None:
