@@ -384,7 +384,7 @@ def test_readiness_follows_the_breakers(opened: Open, environ: dict[str, str], s
     from app_production import create_app
 
     server.script.always = "500"
-    backend = opened(breaker_seconds=30)
+    backend = opened(breaker_seconds=30, probe_seconds=60)
     models = ModelSet({"avibe": backend}, upstreams={"avibe": backend})
     client = create_app(load_settings(environ, None), models, FakeMachine()).test_client()
     ready = client.get("/api/health/ready")
