@@ -8,6 +8,10 @@ import sys
 _MEMORY_SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "_ALLOC_FAILED")
 
 
+# How torch and Triton's launcher begin to tell of an error of the device.
+_DEVICE_SIGNS = ("CUDA error", "Triton Error [CUDA]")
+
+
 class Poisoned(Exception):
     """This process can no longer use the device; only a new process can."""
 
@@ -32,7 +36,8 @@ def is_poison(error: BaseException) -> bool:
     """Return whether the device is lost: CUDA errors are sticky, except for running out of memory."""
     if isinstance(error, Poisoned):
         return True
-    return not is_memory(error) and (isinstance(error, _kind("AcceleratorError")) or "CUDA error" in str(error))
+    told = isinstance(error, _kind("AcceleratorError")) or any(sign in str(error) for sign in _DEVICE_SIGNS)
+    return told and not is_memory(error)
 
 
 def raise_if_poisoned(error: BaseException) -> None:

@@ -836,7 +836,12 @@ def test_answers_are_whole_where_blocks_run_out():
 
 
 @pytest.mark.parametrize(
-    "error", [lambda: RuntimeError("CUDA error: an illegal memory access was encountered"), lambda: Poisoned("lost")]
+    "error",
+    [
+        lambda: RuntimeError("CUDA error: an illegal memory access was encountered"),
+        lambda: RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+        lambda: Poisoned("lost"),
+    ],
 )
 @pytest.mark.parametrize("where", ["on_run", "on_begin"])
 def test_a_lost_device_fails_no_sequence_in_the_core(error, where):

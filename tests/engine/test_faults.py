@@ -17,6 +17,8 @@ from engine.faults import Poisoned, is_memory, is_poison, raise_if_poisoned
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True, False),
         (MemoryError(), True, False),
         (RuntimeError("CUDA error: device-side assert triggered"), False, True),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), False, True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True, False),
         (torch.AcceleratorError("an illegal memory access"), False, True),
         (Poisoned("so it is"), False, True),
         (ValueError("shapes do not match"), False, False),

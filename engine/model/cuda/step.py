@@ -28,6 +28,7 @@ from engine.model.cuda.choosing import Choices, Chooser
 from engine.model.cuda.ends import embed_tokens
 from engine.model.cuda.forward import FlatForward, FlatInputs
 from engine.model.cuda.graphs import Graphs
+from engine.model.cuda.packed_gemm import TOKEN_BLOCKS
 from engine.model.cuda.sampling import parameters_of
 from engine.model.cuda.scores import Scores
 from engine.model.cuda.streams import Streams
@@ -43,9 +44,10 @@ from engine.types import Progress
 
 # Writes the embeddings of images over those of their tokens in the hidden states [T, hidden] of a step.
 InsertImages = Callable[[Tensor], None]
-# Steps that no graph replays are launched once before the first request, so many sizes of them and the largest: Triton
-# has compiled for all after a few, the smallest among them, and the libraries of torch load what they choose for a size
-# when it is first used.
+# Steps that no graph replays are launched once before the first request: every size up to the tokens of the largest
+# tile, for each of which kernels may be compiled anew, and about so many of the others with the largest, since the
+# libraries of torch load what they choose for a size when it is first used.
+TILED_TOKENS = max(TOKEN_BLOCKS)
 MOST_WARM_UPS = 32
 
 
@@ -167,6 +169,7 @@ class FlatStep:
         """Launch once what has no graph, so that no request waits for a kernel to be compiled."""
         sizes = [tokens for tokens in all_buckets(self._longest_step) if tokens not in self._graphs]
         few = {*sizes[:: -(-len(sizes) // MOST_WARM_UPS) or 1], *sizes[-1:]}
+        few.update(tokens for tokens in sizes if tokens <= TILED_TOKENS)
         with self._streams.turn(urgent=False):
             self._device_inputs.zero_()
             for tokens in sorted(few, reverse=True):

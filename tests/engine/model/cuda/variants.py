@@ -4,7 +4,8 @@ Triton compiles a kernel anew for other types of its arguments, for other compil
 or multiples of 16, and for pointers that are or are not multiples of 16 bytes. Here its own code derives the variant of
 every launch, on CPU tensors, and nothing is compiled or run.
 
-`python -m tests.engine.model.cuda.variants` without TRITON_INTERPRET prints one JSON object: "compiled" and "launched".
+`python -m tests.engine.model.cuda.variants QUANT DTYPE LONGEST` without TRITON_INTERPRET prints one JSON object:
+"compiled" and "launched".
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import islice
 from types import SimpleNamespace
 
 import torch
@@ -22,27 +24,34 @@ from engine.types import SamplingParams
 from tests.engine.model.cuda.compile_kernels import ROOT, CompilingDriver, compiling
 
 VARIED_ROWS = 30  # not a multiple of 4
-LONGEST_STEP = 2200
-SIZES = (1, 2, 3, 5, 9, 16, 17, 30, 31, 63, 100, 130, 257, 500, 513, 600, 1000, 1025, 2000, 2200)  # tokens
+SIZES = (1, 2, 3, 5, 9, 16, 17, 20, 30, 31, 40, 63, 100, 130, 257, 500, 513, 600, 1000, 1025, 2000, 2200)  # tokens
 BITMASKS = (1, 2, 47, 48)  # words
 ADJUSTED = (0, 1, 8, 9)  # tokens
 
 
-def found():
-    """Return the two lists; runs in a process of its own, since this one may be interpreting."""
-    command = [sys.executable, "-m", __name__]
+def found(quant, dtype, longest):
+    """Return the two lists; runs in a process of its own, since this one may be interpreting.
+
+    quant, dtype: of the weights, those of two bytes with our own GEMMs; longest: tokens of a step.
+    """
+    command = [sys.executable, "-m", __name__, quant, dtype, str(longest)]
     done = subprocess.run(command, cwd=ROOT, env=compiling(), capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def main():
+def main(quant, dtype, longest):
     """Start a flat step, then launch steps of many sizes with every kind of sampling."""
     import triton
     from triton.runtime.jit import JITFunction
 
     from benchmarks.card.flat_steps import Steps
     from benchmarks.cuda_step import weights_of
+    from engine.model.cuda import gemm
+    from engine.model.cuda.skinny import default_meta
+
+    if dtype != "float32":
+        gemm.tiles_for = lambda tokens, weight: default_meta(tokens, *weight.shape) if tokens <= 16 else None
 
     triton.runtime.driver.set_active(CompilingDriver(90))
     variants = set()
@@ -53,11 +62,12 @@ def main():
         variants.add(f"{self.fn.__name__} {specialization} {chosen}")
 
     JITFunction.run = record
-    steps = Steps(weights_of("tiny", "cpu", torch.float32), VARIED_ROWS, LONGEST_STEP)
-    step = steps.step(VARIED_ROWS, LONGEST_STEP, graphs=False)
+    steps = Steps(weights_of("tiny", "cpu", getattr(torch, dtype), quant), VARIED_ROWS, longest)
+    step = steps.step(VARIED_ROWS, longest, graphs=False)
     step.warm_up()
     compiled, launched = set(variants), set()
-    for sampling in kinds():
+    # How a token is chosen does not depend on the weights.
+    for sampling in kinds() if dtype == "float32" else islice(kinds(), 2):
         for row in steps._rows:
             ask(row, sampling)
         for tokens in SIZES:
@@ -99,4 +109,4 @@ def adjusted(tokens):
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
