@@ -30,6 +30,8 @@ from engine.types import ModelSpec, Progress
 
 log = logging.getLogger("avito_ai.loading")
 
+# Of a card's compute capability: on an older one our kernels spill most of what they hold into memory.
+LEAST_CAPABILITY = 8, 0
 GRAPH_TOLERANCE = 1e-2  # of the norm of the logits; half precision in another order of sums differs by less
 
 
@@ -162,7 +164,10 @@ def placement(spec: ModelSpec) -> Placement:
 
 
 def compile_first(device: torch.device) -> None:
-    """Compile a kernel and launch it. Raises what Triton raises where it cannot compile."""
+    """Compile a kernel and launch it. Raises RuntimeError for an old card, and what Triton raises where it cannot."""
+    if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < LEAST_CAPABILITY:
+        least, own = (".".join(map(str, capability)) for capability in (LEAST_CAPABILITY, found))
+        raise RuntimeError(f"they need a card of compute capability {least} or above, and this one has {own}")
     row = torch.zeros(1, 2, dtype=torch.float32, device=device)
     silu_and_mul(row, torch.empty_like(row[:, :1]))
 

@@ -12,7 +12,7 @@ from engine.model import scoring
 from engine.model.cuda import gemm, step
 from engine.model.cuda.batch import StepInputs, all_buckets
 from engine.model.cuda.formats import quantize
-from engine.model.cuda.runner import CudaRunner, placement
+from engine.model.cuda.runner import CudaRunner, compile_first, placement
 from engine.model.cuda.step import Captured, FlatStep
 from engine.model.cuda.streams import Streams
 from engine.model.runners import make_runner
@@ -29,6 +29,13 @@ from tests.engine.sequences import sequence
 SCHEDULES = 100
 QUICK_SCHEDULES = 20
 LONGEST_STEP = 68
+
+
+def test_an_old_card_is_named(monkeypatch):
+    """Before anything is compiled for it."""
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
+    with pytest.raises(RuntimeError, match=r"compute capability 8\.0 or above, and this one has 7\.5"):
+        compile_first(torch.device("cuda"))
 
 
 @pytest.fixture
