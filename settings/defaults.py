@@ -12,7 +12,7 @@ from pathlib import Path
 
 from settings.client_groups import DataSettings
 from settings.groups import ServerSettings, Settings
-from settings.kinds import LEAST_PROMPT, SHORTEST_CONTEXT
+from settings.kinds import SHORTEST_CONTEXT, longest_default
 from settings.model_groups import EngineSettings, GenerationSettings, ModelSettings
 from settings.versions import count_of
 
@@ -84,7 +84,7 @@ def _lengths(generation: GenerationSettings, cache: Mapping[str, int] | None, gi
         longest, answer = limit, min(limit, answer)
     if "MAX_MODEL_LEN" not in given:
         context = max(SHORTEST_CONTEXT, min([context, *(cache or {}).values()]))
-        if longest >= context or answer > context - LEAST_PROMPT:
+        if longest >= context or answer > longest_default(context):
             context = longest + PROMPT_ROOM
     if "MAX_TOKENS_LIMIT" not in given:
         limit = min(max(limit, longest), context - 1)

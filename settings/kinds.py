@@ -18,8 +18,8 @@ MASK = "********"
 # A database in memory is another one in each thread.
 SQLITE_FILE = re.compile(r"sqlite(\+\w+)?:///(?!(:memory:)?(\?|$))(?!file::memory:)")
 ANY_COUNT = 1_000_000
-LEAST_PROMPT = 64  # tokens of a context that are left to a prompt and its template
-SHORTEST_CONTEXT = 2 * LEAST_PROMPT
+LEAST_PROMPT = 64  # tokens of a context that are left to a prompt and its template; of a short one, half of it
+SHORTEST_CONTEXT = 16  # tokens, the least that MAX_MODEL_LEN may be
 MAX_PROMPT = 4000  # characters of a system prompt
 SECONDS_A_DAY = 86_400
 MODEL_NAMES = ("avibe", "avision")
@@ -61,6 +61,11 @@ class Kind(Generic[T]):
     parse: Callable[[str], T]
     expected: str
     show: Callable[[T], str] = str
+
+
+def longest_default(context: int) -> int:
+    """Return how many tokens an answer without a wish may have in a context, so that a prompt has room."""
+    return context - min(LEAST_PROMPT, context // 2)
 
 
 def whole(low: int, high: int) -> Kind[int]:

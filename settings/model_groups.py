@@ -141,7 +141,7 @@ class GenerationSettings(Group):
         context: of the model, in tokens, which may be less than MAX_MODEL_LEN.
         """
         tokens = self.max_tokens_avision if vision else self.max_tokens_avibe
-        return tokens if tokens <= context - kinds.LEAST_PROMPT else max(1, context // 2)
+        return tokens if tokens <= kinds.longest_default(context) else max(1, context // 2)
 
     def system_prompt(self, model: str) -> str:
         """Return the system prompt of a model on the page, "" for none."""

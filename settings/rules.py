@@ -12,7 +12,7 @@ from pathlib import Path
 from settings.client_groups import AccessSettings
 from settings.defaults import SPARE_THREADS, threads_needed
 from settings.groups import Settings
-from settings.kinds import LEAST_PROMPT
+from settings.kinds import longest_default
 from settings.model_groups import EngineSettings, ModelSettings
 from settings.money import shown
 from settings.versions import PUBLISHED, broken_version_rules, count_of, full_names, versions_of
@@ -130,9 +130,9 @@ def _lengths(settings: Settings) -> Iterator[str]:
         if tokens > limit:
             known = "MAX_TOKENS_LIMIT" in settings.sources
             yield f"{name}={tokens}: " + (f"expected at most MAX_TOKENS_LIMIT, which is {limit}" if known else below)
-        elif tokens > context - LEAST_PROMPT and name in settings.sources:
+        elif tokens > longest_default(context) and name in settings.sources:
             yield (
-                f"{name}={tokens}: expected at most {context - LEAST_PROMPT}, because MAX_MODEL_LEN, "
+                f"{name}={tokens}: expected at most {longest_default(context)}, because MAX_MODEL_LEN, "
                 f"which is {context}, holds the prompt as well"
             )
     if limit >= context:
