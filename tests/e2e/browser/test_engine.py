@@ -12,18 +12,19 @@ from tests.e2e.gunicorn_process import GunicornProcess, until
 
 pytestmark = pytest.mark.needs("chromium")
 
-LENGTH = 900  # tokens, far more than come before the stop
+LENGTH = 900  # tokens, far more than the engine makes before the stop
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    """The service as operators run it."""
+    """The service as operators run it, but for long answers: they are held until they are stopped."""
     folder = tmp_path_factory.mktemp("engine")
     vibe, vision = folder / "vibe", folder / "vision"
     write_text_checkpoint(vibe)
     write_vision_checkpoint(vision)
     folders = {"VIBE_MODEL_DIR": str(vibe), "VIBE_TOKENIZER_DIR": str(vibe), "VISION_MODEL_DIR": str(vision)}
-    with GunicornProcess(folder, app="app_production:app", CPU_THREADS="1", **folders, **UNLIMITED) as process:
+    settings = {"DEVICE": "cpu", "CPU_THREADS": "1", "STALL_SECONDS": "600", **folders, **UNLIMITED}
+    with GunicornProcess(folder, app="tests.e2e.held_engine_app:app", **settings) as process:
         answering(process)
         until(lambda: process.get("/api/health/ready")[0] == 200, patience=120)
         yield Service(process)
