@@ -9,6 +9,8 @@ from tests.fakes import image_bytes
 TEXT, IMAGE = "[data-exchanges=text] .exchange", "[data-exchanges=image] .exchange"
 PAST = "[data-past] > details"  # the conversations of the history
 RED = {"name": "red.png", "mimeType": "image/png", "buffer": image_bytes()}
+NOISY = {**RED, "buffer": image_bytes(size=(900, 900), kind="BMP")}  # 2.3 MiB, two minutes at SLOW
+SLOW = 20_000  # bytes per second, above the slowest rate that the service takes
 
 # Hands a file to the page the way a browser does when a user drops or pastes it. The file comes as base64.
 HAND_OVER = """([kind, data, name, type]) => {
@@ -41,6 +43,12 @@ def choose(page, file=RED):
     """Choose an image and wait for its preview."""
     page.set_input_files("#image-file", file)
     expect(page.locator(".preview").last).to_be_visible()
+
+
+def upload_at(line, speed):
+    """Limit what the page sends on a DevTools session to so many bytes per second; -1: no more."""
+    limits = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": speed}
+    line.send("Network.emulateNetworkConditions", limits)
 
 
 def finished(exchange):

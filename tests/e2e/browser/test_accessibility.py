@@ -7,9 +7,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.e2e.browser.conftest import KEY
-from tests.e2e.browser.steps import RED, TEXT, ask_image, ask_text, choose, finished
+from tests.e2e.browser.steps import NOISY, SLOW, TEXT, ask_image, ask_text, choose, finished, upload_at
 from tests.e2e.browser.test_status import ELSEWHERE
-from tests.fakes import image_bytes
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -62,9 +61,8 @@ def test_no_violation_from_the_first_look_to_the_answers(service, look):
     page.set_input_files("#image-file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"hello"})
     expect(page.locator("#image-problem")).to_be_visible()
     assert violations(page) == []
-    choose(page, {**RED, "buffer": image_bytes(size=(900, 900), kind="BMP")})
-    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 50_000}
-    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    choose(page, NOISY)
+    upload_at(page.context.new_cdp_session(page), SLOW)
     expect(ask_image(page).locator("progress")).to_be_visible()
     assert violations(page) == []
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.browser.steps import HAND_OVER, IMAGE, RED, ask_image, choose, finished
+from tests.e2e.browser.steps import HAND_OVER, IMAGE, NOISY, RED, SLOW, ask_image, choose, finished, upload_at
 from tests.fakes import image_bytes
 
 SMALL = (32, 32)
@@ -178,15 +178,14 @@ CHOOSE = """([data, padding, type]) => {
 def test_an_upload_shows_how_far_it_is(service, open_page):
     """A slow upload shows its percentage, then the answer."""
     page = open_page(service.url)
-    noisy = {**RED, "buffer": image_bytes(size=(900, 900), kind="BMP")}
-    choose(page, noisy)
+    choose(page, NOISY)
     line = page.context.new_cdp_session(page)
     line.send("Network.enable")
-    speed = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2_000_000}
-    line.send("Network.emulateNetworkConditions", speed)
+    upload_at(line, SLOW)
     exchange = ask_image(page)
     expect(exchange.locator(".wait")).to_contain_text("Sending the picture")
     expect(exchange.locator("progress")).to_be_visible()
+    upload_at(line, -1)
     finished(exchange)
     expect(exchange.locator("progress")).to_be_hidden()
 
