@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 
 from tests.e2e.browser.steps import IMAGE, PAST, TEXT, ask_image, ask_text, choose, finished, repeat, unfold
 from tests.e2e.browser.test_accessibility import LOOKS, violations
+from tests.e2e.gunicorn_process import until
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -16,6 +17,36 @@ NEXT_PAINT = "new Promise((then) => requestAnimationFrame(() => requestAnimation
 SHIFTS = """window.shifts = 0; new PerformanceObserver((list) => {
   for (const one of list.getEntries()) if (!one.hadRecentInput) window.shifts += one.value;
 }).observe({ type: "layout-shift", buffered: true })"""
+
+STORED = """() => new Promise((resolve) => {
+  const request = indexedDB.open("history ", 1);
+  request.onsuccess = () => {
+    const names = ["exchanges", "pictures"];
+    const running = request.result.transaction(names);
+    const counts = names.map((name) => running.objectStore(name).count());
+    running.oncomplete = () => resolve(counts.map((count) => count.result));
+  };
+})"""
+KEPT = """(expected) => new Promise((resolve) => {
+  const request = indexedDB.open("history ", 1);
+  request.onupgradeneeded = () => request.transaction.abort(); // the page makes it, with what belongs into it
+  request.onerror = () => resolve(false);
+  request.onsuccess = () => {
+    const names = ["exchanges", "pictures"];
+    const running = request.result.transaction(names);
+    const [records, pictures] = names.map((name) => running.objectStore(name).getAll());
+    running.oncomplete = () => {
+      const seen = records.result.filter((record) => record.previews.length).length;
+      request.result.close();
+      resolve(`${[records.result.length, pictures.result.length, seen]}` === `${expected}`);
+    };
+  };
+})"""
+
+
+def kept(page, exchanges, pictures=0):
+    """Wait until the browser has written so many exchanges, and so many of them with their picture and its preview."""
+    until(lambda: page.evaluate(KEPT, [exchanges, pictures, pictures]))
 
 
 @contextmanager
@@ -68,8 +99,9 @@ def test_a_reload_keeps_conversations_with_all_their_answers(service, open_page,
     finished(page.locator(TEXT).nth(1))
     choose(page)
     finished(ask_image(page))
-    page.wait_for_function("document.querySelector('#history').checkVisibility()")
+    expect(page.locator("#history")).to_be_visible()
     expect(page.locator(PAST)).to_have_count(0)
+    kept(page, 3, 1)
     with painted_before_it_is_read(page):
         page.reload()
         expect(page.locator(f"{PAST} > summary")).to_have_count(2)
@@ -147,23 +179,13 @@ def test_what_ended_without_an_answer_is_told_as_it_was(service, open_page):
     expect(failed.locator("[data-do=again]")).to_be_visible()
 
 
-STORED = """() => new Promise((resolve) => {
-  const request = indexedDB.open("history ", 1);
-  request.onsuccess = () => {
-    const names = ["exchanges", "pictures"];
-    const running = request.result.transaction(names);
-    const counts = names.map((name) => running.objectStore(name).count());
-    running.oncomplete = () => resolve(counts.map((count) => count.result));
-  };
-})"""
-
-
 def test_the_history_is_bounded(service, open_page):
     """Fifty exchanges; the pictures of conversations that are gone go too."""
     page = open_page(service.url)
     choose(page)
     finished(ask_image(page))
-    page.wait_for_function("document.querySelector('#history').checkVisibility()")
+    expect(page.locator("#history")).to_be_visible()
+    kept(page, 1, 1)
     page.evaluate("""async () => {
       const { keep, keepPictures } = await import(document.querySelector("[href*='/history.js']").href);
       const question = { prompt: "x" };
@@ -228,7 +250,7 @@ def test_a_history_that_is_cleared_is_gone_though_the_browser_was_busy(service, 
     page = open_page(service.url)
     choose(page)
     finished(ask_image(page))
-    page.wait_for_function(f"() => ({STORED})().then(([kept, pictures]) => kept + pictures === 2)", polling=100)
+    kept(page, 1, 1)
     page.evaluate(BUSY)
     cleared(page)
     assert page.evaluate(NOTED) == 1
@@ -263,7 +285,7 @@ def test_what_cannot_be_removed_is_not_shown(service, open_page):
     """It is tried again with each page."""
     page = open_page(service.url)
     finished(ask_text(page, "A listing"))
-    page.wait_for_function(f"() => ({STORED})().then(([kept]) => kept === 1)", polling=100)
+    kept(page, 1)
     fails = "IDBObjectStore.prototype.delete = () => { throw new DOMException('', 'UnknownError'); };"
     page.add_init_script(f"if (!sessionStorage.mended) {fails}")
     page.reload()
@@ -315,7 +337,7 @@ def test_a_history_that_did_not_open_once_opens_later(service, open_page, how):
     """)
     page.goto(service.url)
     finished(ask_text(page, "A listing"))
-    page.wait_for_function(f"() => ({STORED})().then(([kept]) => kept === 1)", polling=100)
+    kept(page, 1)
 
 
 MANY = """async (ahead) => {
@@ -331,7 +353,7 @@ def test_a_question_is_kept_behind_those_of_a_clock_that_was_ahead(service, open
     page = open_page(service.url)
     page.evaluate(MANY, 86_400_000)
     finished(ask_text(page, "Today"))
-    page.wait_for_function("document.querySelector('#history').checkVisibility()")
+    expect(page.locator("#history")).to_be_visible()
     page.reload()
     expect(page.locator(PAST)).to_have_count(50)
     expect(page.locator(PAST).last).to_contain_text("Today")
@@ -350,12 +372,13 @@ def test_what_the_browser_has_removed_is_kept_again(service, open_page):
     """As when it needs room, or its user clears it: the next question is kept without a reload."""
     page = open_page(service.url)
     finished(ask_text(page, "One"))
-    page.wait_for_function("document.querySelector('#history').checkVisibility()")
+    expect(page.locator("#history")).to_be_visible()
+    kept(page, 1)
     line = page.context.new_cdp_session(page)
     line.send("Storage.clearDataForOrigin", {"origin": service.url, "storageTypes": "indexeddb"})
     for question in ("Two", "Three"):
         finished(ask_text(page, question))
-    page.wait_for_function(f"() => ({STORED})().then(([kept]) => kept === 2)", polling=100)
+    kept(page, 2)
     page.reload()
     expect(page.locator(PAST)).to_have_count(2)
 

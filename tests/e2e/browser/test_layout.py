@@ -185,7 +185,7 @@ def test_paper_has_an_earlier_conversation_alone(service, open_page, width):
     service.script(pieces=[WIDE])
     page = open_page(service.url, viewport={"width": width, "height": 900})
     finished(ask_text(page, "A question"))
-    page.wait_for_function("document.querySelector('#history').checkVisibility()")
+    expect(page.locator("#history")).to_be_visible()
     page.reload()
     expect(unfold(page).locator("table")).to_be_visible()
     page.emulate_media(media="print")
