@@ -179,7 +179,7 @@ def test_signing_out_leaves_nothing_though_the_browser_was_busy(guarded, open_pa
     page.evaluate(BUSY)
     page.click("#sign-out button")
     expect(page.locator("#key")).to_be_visible()
-    page.wait_for_function(f"() => ({ALL_KEPT})().then((all) => !all.flat().length)", polling=100)
+    until(lambda: not any(page.evaluate(ALL_KEPT)))
     enter(page, text)
     expect(page.locator("#text-prompt")).to_be_visible()
     expect(page.locator("[data-past] > details")).to_have_count(0)
