@@ -274,7 +274,7 @@ def test_a_history_that_another_tab_has_cleared_does_not_come_back(service, open
     other.goto(service.url)
     finished(ask_text(other, "Another"))
     cleared(other)
-    page.wait_for_function(f"{UNWRITTEN} === 0")
+    page.wait_for_function(f"() => {UNWRITTEN} === 0")
     page.reload()
     expect(page.locator("#text-prompt")).to_be_visible()
     assert page.evaluate(STORED) == [0, 0]
