@@ -100,7 +100,15 @@ class Bench:
         self._vocabulary, self._rows, self._tokens = loaded.vocab_size, rows, tokens
 
     def decode(self, params: dict[str, Any], special: int, seed: int) -> Decoding:
-        """Decode in all rows, of which the first `special` have these parameters and the others none."""
+        """Decode in all rows, of which the first `special` have these parameters and the others none.
+
+        Again, where no step had all rows: those whose grammars are late sit some out.
+        """
+        while not (found := self._decode(params, special, seed)).wall:
+            pass
+        return found
+
+    def _decode(self, params: dict[str, Any], special: int, seed: int) -> Decoding:
         requests = [self._request(params if row < special else {}, (seed, row)) for row in range(self._rows)]
         steps = self._engine.closed_loop(requests, self._rows)
         found = Decoding([], [])

@@ -194,9 +194,11 @@ class SteppedEngine:
         return generation.done
 
     def _step(self) -> Step | None:
-        self.calls = _Calls()
+        """Return the next step, None where nothing is left to do; a wait for a grammar's mask is no step."""
         with torch.inference_mode():  # as the engine's thread is
-            began = time.perf_counter()
-            if not self._core.step():
-                return None
-            return self.calls.step(began, time.perf_counter())
+            while True:
+                self.calls, began = _Calls(), time.perf_counter()
+                if not self._core.step():
+                    return None
+                if self.calls.runs:
+                    return self.calls.step(began, time.perf_counter())

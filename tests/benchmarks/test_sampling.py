@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks import sampling
 from benchmarks.harness.checkpoints import WIDE_VOCABULARY, make_tokenizer, widened
-from benchmarks.sampling import COMBINATIONS, PLAIN, ratios, table, verdict
+from benchmarks.sampling import COMBINATIONS, PLAIN, Bench, ratios, table, verdict
+from engine.text.grammar import GrammarMask
 from tests.checkpoints import write_text_checkpoint
 
 
@@ -25,6 +26,20 @@ def test_the_command_measures_every_combination(tmp_path: Path) -> None:
     assert set(figures["all rows"]) == set(figures["one row"]) == {PLAIN, *own[1::2]}
     assert all(len(found) == 2 for kind in figures.values() for found in kind.values())
     assert "| greedy |" in (tmp_path / "tiny.md").read_text()
+
+
+@pytest.mark.slow
+def test_masks_that_are_late_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that computes nothing is none, and without one of all rows nothing was measured."""
+    late = iter([False] * 8)
+    ready = GrammarMask.ready.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(GrammarMask, "ready", property(lambda mask: next(late, True) and ready(mask)))
+    bench = Bench(write_text_checkpoint(tmp_path / "text"), rows=1, tokens=6)
+    try:
+        assert bench.decode(COMBINATIONS["grammar"], 1, 0).wall
+        assert next(late, None) is None
+    finally:
+        bench.close()
 
 
 def test_ratios_are_those_of_a_round_to_plain_sampling_in_it() -> None:
