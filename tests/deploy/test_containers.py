@@ -338,10 +338,11 @@ def test_every_name_of_the_environment_is_a_setting(name: str) -> None:
 
 
 def test_what_compose_asks_of_the_env_file_is_no_mistake_there() -> None:
-    """The service and Compose read the same .env, and neither rejects the other's lines."""
+    """The service and Compose read the same .env, and neither rejects the other's lines; of one setting both know."""
     asked = {found for name in COMPOSE_FILES for found in re.findall(r"\$\{(\w+)", text(name))}
-    assert asked <= FOREIGN
-    assert asked == {"DOMAIN", "TLS_DIR", "MODELS_DIR"}
+    assert asked == {"DOMAIN", "TLS_DIR", "MODELS_DIR", "REQUEST_TIMEOUT"}
+    assert asked - FOREIGN == {"REQUEST_TIMEOUT"}
+    assert f"${{REQUEST_TIMEOUT:-{SETTING['REQUEST_TIMEOUT'].default:g}}}" in text("compose.yaml")
 
 
 def test_no_container_has_a_secret_in_its_environment() -> None:
