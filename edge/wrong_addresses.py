@@ -88,7 +88,7 @@ def _check(path: str, meant: Meant) -> str:
         return f"{CHECK} end before {meant.route if version else meant.route.removeprefix('/v1')}"
     if not version:
         return f"{CHECK} end in /v1"
-    return f"{CHECK} not have /v1" if base[-1:] == ["v1"] else f"{CHECK} have nothing in front of /v1"
+    return f"{CHECK} not add /v1 a second time" if base[-1:] == ["v1"] else f"{CHECK} have nothing in front of /v1"
 
 
 def _meant(path: str, urls: MapAdapter | None) -> Meant | None:

@@ -7,7 +7,7 @@ JSON = {"Accept": "application/json"}
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
 # What a client with a wrong base URL asks for, what it means, and what its base URL should do.
-END, TWICE, FRONT, ADDRESS = "end in /v1", "not have /v1", "have nothing in front of /v1", ""
+END, TWICE, FRONT, ADDRESS = "end in /v1", "not add /v1 a second time", "have nothing in front of /v1", ""
 MEANT = [
     ("POST", "/chat/completions", "/v1/chat/completions", END),
     ("POST", "/chat/completions/", "/v1/chat/completions", END),
