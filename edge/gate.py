@@ -55,14 +55,14 @@ class Decision:
 
     client: whose budget of bytes the body counts in; key_name: of its key or token, "" without one; refusal: the whole
     response to a request that is not to be read on, None for one that is; keeps_alive: whether the connection may serve
-    another request behind that. again: judges the request once more, given its whole body of at most NAMING_BYTES; None
-    where nothing is left to be judged.
+    another request behind that. again: judges the request once more, given the model that its body names, as `named`
+    reads it; None where nothing is left to be judged.
     """
 
     client: str
     refusal: bytes | None = None
     keeps_alive: bool = False
-    again: Callable[[bytes], bytes | None] | None = None
+    again: Callable[[str], bytes | None] | None = None
     key_name: str = ""
 
 
@@ -140,19 +140,19 @@ class Gate:
             return Decision(client, self._refuse(case, failover.NOT_READY), read.keeps_alive)
         if not _is_read(read, row):
             return Decision(client, key_name=key_name)
-        named = read.path.startswith("/v1/") and 0 < int(read.get("content-length", "0")) <= NAMING_BYTES
-        refusal = self._judge(case, [] if named else self._able_to_answer(case, row))
-        again = partial(self._judge_named, case) if named else None
+        names = read.path.startswith("/v1/") and 0 < int(read.get("content-length", "0")) <= NAMING_BYTES
+        refusal = self._judge(case, [] if names else self._able_to_answer(case, row))
+        again = partial(self._judge_named, case) if names else None
         return Decision(client, refusal, read.keeps_alive, again, key_name)
 
-    def model_of(self, rule: str, row: Row, client: str, body: bytes) -> str | None:
+    def model_of(self, rule: str, row: Row, client: str, asked: str) -> str | None:
         """Return the model that a client's request is for, None where it generates nothing or names none that exists.
 
-        rule: of its route; body: as for `Decision.again`.
+        rule: of its route; asked: the model that its body names, "" where that was not read.
         """
         if row.budget is not Budget.GENERATION:
             return None
-        wanted = BATCH_MODEL if rule == BATCH else row.model or _named(body)
+        wanted = BATCH_MODEL if rule == BATCH else row.model or asked
         found = self._names.find(wanted, client, self._models)
         return row.model if found is None else found[0]
 
@@ -163,16 +163,16 @@ class Gate:
         answers = self._version(case, row.model)
         return [] if answers is None else [answers]
 
-    def _judge_named(self, case: Refused, body: bytes) -> bytes | None:
+    def _judge_named(self, case: Refused, asked: str) -> bytes | None:
         """Judge a request of /v1 by the one model that its body names."""
         try:
-            return self._by_name(case, body)
+            return self._by_name(case, asked)
         except Exception:  # as above
             log.exception("A request could not be judged from its body; the hooks decide.")
             return None
 
-    def _by_name(self, case: Refused, body: bytes) -> bytes | None:
-        backend = self._version(case, _named(body))
+    def _by_name(self, case: Refused, asked: str) -> bytes | None:
+        backend = self._version(case, asked)
         return None if backend is None else self._judge(case, [backend])
 
     def _version(self, case: Refused, asked: str) -> Backend | None:
@@ -236,8 +236,8 @@ def _credential(head: RequestHead) -> str:
     return credential(head.get("authorization"), head.get("x-api-key"))
 
 
-def _named(body: bytes) -> str:
-    """Return the model's name in a body, "" where it is not plain."""
+def named(body: bytes) -> str:
+    """Return the model's name in a whole body of at most NAMING_BYTES, "" where it is not plain."""
     names = _NAME_FIELD.findall(body) if body.count(b'"model"') == 1 else []
     return names[0].decode("latin-1") if names else ""
 

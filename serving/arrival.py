@@ -18,7 +18,7 @@ class Unserved:
 
     head: as far as it has arrived; peer: the address of its connection; arrived: when all of it had, on the monotonic
     clock, 0.0 if it never did; account: whom it is charged to, by its id, "" where that was not decided; key_name: of
-    its key or token, "" without one; body: b"" for one that has not arrived, and for one of more than NAMING_BYTES.
+    its key or token, "" without one; asked_model: the one that its body names, "" where the gate has not read that.
     """
 
     head: bytes
@@ -26,13 +26,13 @@ class Unserved:
     arrived: float = 0.0
     account: str = ""
     key_name: str = ""
-    body: bytes = b""
+    asked_model: str = ""
 
 
 @dataclass(slots=True, eq=False)
 class Arrival:
     """A request on its way. since, until: when its connection began to wait, and when it is given up; began: the time
-    of its first byte, None before that.
+    of its first byte, None before that; asked_model: as of `Unserved`.
     """
 
     since: float
@@ -40,6 +40,7 @@ class Arrival:
     framing: Framing = field(default_factory=Framing)
     began: float | None = None
     decision: Decision | None = None
+    asked_model: str = ""
     reservation: Reservation | None = None
     answered: bool = False  # or about to be, so that nothing else may be sent
     polled: bool = False  # whether its connection is registered with the poller

@@ -115,10 +115,6 @@ class ClientSocket(socket.socket):
         """The request line and the fields, as far as they have arrived."""
         return b"" if self.request is None else self.request.head
 
-    def request_body(self, most: int) -> bytes:
-        """Return the body of a request that no thread reads, b"" for one that is not whole or has more bytes."""
-        return self.request.body(most) if self.request is not None and self.request_whole else b""
-
     @property
     def request_unreadable(self) -> bool:
         """True where the head has no end: it is too long, or no head at all."""
@@ -265,9 +261,9 @@ class ClientSocket(socket.socket):
 class Connection(TConn):  # type: ignore[misc]
     """Gunicorn's state of one connection, over a ClientSocket; `close` is idempotent.
 
-    closed: on our side; leftover: bytes that arrived behind the request that is being served; asked_by, key_name: the
-    client of the request that is being served, as its head tells, and the name of its key; turn: with which a thread is
-    about to serve it.
+    closed: on our side; leftover: bytes that arrived behind the request that is being served; asked_by, key_name,
+    asked_model: the client of that request, as its head tells, the name of its key, and the model that its body names;
+    turn: with which a thread is about to serve it.
     """
 
     sock: ClientSocket
@@ -278,7 +274,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.closed = False
         self.data_ready = True  # the intake hands over whole requests
         self.leftover = b""
-        self.asked_by, self.key_name = "unknown", ""
+        self.asked_by, self.key_name, self.asked_model = "unknown", "", ""
         self.turn: turns.Turn | None = None
         self.budget_key = budget_key_of(self.client)  # that what its peer holds is counted under
 

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from edge import errors
 from edge.body_budget import BodyBudget
-from edge.gate import NAMING_BYTES, Decision
+from edge.gate import NAMING_BYTES, Decision, named
 from edge.request_head import RequestHead
 from engine.quick_calls import new_buffer
 from serving.arrival import Arrival, Unserved
@@ -284,8 +284,8 @@ class Intake:
 
     def _refuse_unserved(self, conn: Connection, error: Exception) -> None:
         nothing_unread = conn.sock.request_whole and not conn.leftover
-        head, body = conn.sock.request_head, conn.sock.request_body(NAMING_BYTES)
-        unserved = Unserved(head, conn.peer, conn.sock.arrived, conn.asked_by, conn.key_name, body)
+        head, arrived = conn.sock.request_head, conn.sock.arrived
+        unserved = Unserved(head, conn.peer, arrived, conn.asked_by, conn.key_name, conn.asked_model)
         conn.sock.end_request()
         conn.leftover = b""
         answer = self._failure(unserved, error)
@@ -331,7 +331,10 @@ class Intake:
         """Hand over a request that has arrived, unless it is refused now that its body is known."""
         framing, decision = arrival.framing, arrival.decision
         again = None if decision is None or framing.stage is not Stage.WHOLE else decision.again
-        refusal = again(framing.body(NAMING_BYTES)) if again is not None else None
+        refusal = None
+        if again is not None:
+            arrival.asked_model = named(framing.body(NAMING_BYTES))
+            refusal = again(arrival.asked_model)
         if refusal is None:
             self._hand_over(conn, arrival)
         else:
@@ -397,7 +400,7 @@ class Intake:
         assert arrival.decision is not None  # what has arrived has been judged
         self._leave(conn)
         conn.asked_by = client = arrival.decision.client
-        conn.key_name = arrival.decision.key_name
+        conn.key_name, conn.asked_model = arrival.decision.key_name, arrival.asked_model
         # A request without a body has room of its own too: what is stored and read for it counts like one.
         reservation = arrival.reservation or self._budget.reserve(client, 0)
         conn.sock.begin_request(arrival.framing, reservation, refused)

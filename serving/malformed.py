@@ -135,7 +135,7 @@ class FailureResponses:
         account = unserved.account or caller.budget_key(address)
         rule = rule_at(self._urls, attempt.method, attempt.path) if attempt.method and attempt.path else None
         row = None if rule is None else row_of_rule(attempt.method, rule)
-        model = None if rule is None or row is None else parts.gate.model_of(rule, row, account, unserved.body)
+        model = None if rule is None or row is None else parts.gate.model_of(rule, row, account, unserved.asked_model)
         began = unserved.arrived or time.monotonic()
         method, path = attempt.method or "-", attempt.path or "-"
         return RefusedRequest(request_id, began, method, path, rule, row, model, address, account, unserved.key_name)

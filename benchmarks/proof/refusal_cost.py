@@ -26,7 +26,7 @@ from benchmarks.proof.size import Size
 from config import load_settings
 from edge.authentication import Authenticator
 from edge.batch_capacity import BatchCapacity
-from edge.gate import Gate
+from edge.gate import Gate, named
 from edge.rate_limit import RateLimiter
 from edge.request_head import read_head
 from engine.errors import RetryLater
@@ -125,7 +125,7 @@ def main() -> int:
 
         def refuse(gate: Gate, head: bytes, *, by_name: bool) -> None:
             verdict = gate.judge(head, "127.0.0.1", read_head(head))
-            refusal = verdict.again(BODY) if by_name and verdict.again is not None else verdict.refusal
+            refusal = verdict.again(named(BODY)) if by_name and verdict.again is not None else verdict.refusal
             assert refusal is not None
             ours.send(refusal)
             client.recv(65536)

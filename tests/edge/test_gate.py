@@ -13,7 +13,7 @@ from flask import Request
 
 from edge.authentication import TRIES_PER_MINUTE
 from edge.batch_capacity import RETRY_AFTER
-from edge.gate import GATED, NAMING_BYTES, arrival
+from edge.gate import GATED, NAMING_BYTES, arrival, named
 from edge.in_service import PATIENT
 from edge.ready_made import IDS_AT_ONCE, TEMPLATES
 from edge.request_head import read_head
@@ -66,7 +66,7 @@ def judged(gate, path, body=None, headers=None, peer="127.0.0.1"):
     """Return the gate's refusal, None for a request that it lets through to the hooks."""
     body = json.dumps(BODIES[path]).encode() if body is None else body
     decision = judge(gate, head_of(path, body, headers), peer)
-    return decision.again(body) if decision.refusal is None and decision.again is not None else decision.refusal
+    return decision.again(named(body)) if decision.refusal is None and decision.again is not None else decision.refusal
 
 
 def parsed(response):
@@ -281,7 +281,7 @@ def test_a_plain_query_changes_nothing(gate, avibe, client, query):
     avibe.capacity = 0
     body = json.dumps(BODIES[MESSAGES]).encode()
     head = {"X-Request-ID": "an-id"}
-    status, headers, shown = parsed(judge(gate, head_of(MESSAGES + query, body, head), "1.1.1.1").again(body))
+    status, headers, shown = parsed(judge(gate, head_of(MESSAGES + query, body, head), "1.1.1.1").again(named(body)))
     hooks = by_the_hooks(client, MESSAGES, head)
     assert (status, shown, headers["request-id"]) == (503, hooks[2], hooks[1]["request-id"])
 

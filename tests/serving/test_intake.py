@@ -32,6 +32,7 @@ KEEPALIVE = 5.0
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
 FAILURE = b"HTTP/1.1 500 Internal Server Error\r\n\r\n"
 SMALL = b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"
+NAMING = b'{"model": "avision"}'
 CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -122,9 +123,9 @@ def room(monkeypatch):
 def test_what_no_thread_is_given_is_answered_in_here(room, left):
     """The client receives it, though the socket waited for a thread that would write; the connection is closed."""
     room = room()
-    room.gate.client, room.gate.key_name = "key:1", "shop"
+    room.gate.client, room.gate.key_name, room.gate.again = "key:1", "shop", lambda asked: None
     conn, client = room.connect()
-    client.sendall(SMALL)
+    client.sendall(SMALL.replace(b"hello", NAMING).replace(b" 5", b" %d" % len(NAMING)))
     room.pump()
     assert room.whole == [conn]
     conn.sock.setblocking(True)
@@ -132,10 +133,10 @@ def test_what_no_thread_is_given_is_answered_in_here(room, left):
         client.close()
     room.intake.refuse(conn, Overloaded("busy"))
     (head, _, kind) = room.failures[0]
-    assert SMALL.startswith(head)
+    assert head.startswith(b"POST / HTTP/1.1\r\n")
     assert kind is Overloaded
     assert room.unserved.arrived == conn.sock.arrived > 0.0
-    assert (room.unserved.account, room.unserved.key_name, room.unserved.body) == ("key:1", "shop", b"hello")
+    assert (room.unserved.account, room.unserved.key_name, room.unserved.asked_model) == ("key:1", "shop", "avision")
     if not left:
         assert client.recv(1000) == FAILURE
         client.close()
@@ -583,22 +584,23 @@ def test_requests_sent_ahead_of_a_refusal_are_discarded(room):
 
 
 def test_a_request_is_judged_again_once_it_is_whole(room):
-    """With its body; what it had reserved is free behind a refusal."""
-    room, bodies = room(), []
-    room.gate.again = lambda body: bodies.append(body) or (REFUSAL if body == b"hello" else None)
+    """By the model that its body names; what it had reserved is free behind a refusal."""
+    room, names = room(), []
+    room.gate.again = lambda asked: names.append(asked) or (REFUSAL if asked == "avision" else None)
+    naming = SMALL.replace(b"hello", NAMING).replace(b" 5", b" %d" % len(NAMING))
     _, client = room.connect()
-    client.sendall(SMALL[:-2])
+    client.sendall(naming[:-2])
     room.pump()
-    assert (bodies, room.budget.in_flight) == ([], 5)
-    client.sendall(SMALL[-2:])
+    assert (names, room.budget.in_flight) == ([], len(NAMING))
+    client.sendall(naming[-2:])
     room.pump()
-    assert (bodies, room.whole, room.budget.in_flight) == ([b"hello"], [], 0)
+    assert (names, room.whole, room.budget.in_flight) == (["avision"], [], 0)
     assert client.recv(1000) == REFUSAL
     passed, client = room.connect()
-    client.sendall(SMALL.replace(b"hello", b"other"))
+    client.sendall(SMALL)
     room.pump()
-    assert (bodies, room.whole) == ([b"hello", b"other"], [passed])
-    assert read(passed) == SMALL.replace(b"hello", b"other")
+    assert (names, room.whole) == (["avision", ""], [passed])
+    assert read(passed) == SMALL
 
 
 CLIENT_TEXT = "what a client sent"
