@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from edge.gate import named
 from edge.services import services
 from engine.types import ModelIdentity, Status
 from keys.account import Account
@@ -184,7 +185,7 @@ def test_stored_responses_go_on_with_the_version_that_is_named(client, models):
 def refused(app, asked, address="10.0.0.1"):
     body = json.dumps({"model": asked, "prompt": "x"}).encode()
     head = head_of("/v1/completions", body, {"X-Forwarded-For": address})
-    return judge(services(app).gate, head, "127.0.0.1").again(body)
+    return judge(services(app).gate, head, "127.0.0.1").again(named(body))
 
 
 @pytest.mark.parametrize("asked", ["avibe@v2", "new"])
