@@ -16,12 +16,8 @@ class Drafter:
     def __init__(self) -> None:
         self._text = bytearray()  # the tokens as int32, for the search
         self._right, self._verified = PRIOR
+        self.chance = self._right / self._verified  # estimated, that a draft is right if the ones before it are
         self.tried_at = 0  # number of tokens when the last draft was verified
-
-    @property
-    def chance(self) -> float:
-        """The estimated probability that a draft is right if the ones before it are."""
-        return self._right / self._verified
 
     def propose(self, token_ids: list[int], most: int) -> list[int]:
         """Return at most `most` tokens that may follow, none where the last ones have not occurred before."""
@@ -38,6 +34,7 @@ class Drafter:
         fade = MEMORY**verified
         self._right = self._right * fade + right
         self._verified = self._verified * fade + verified
+        self.chance = self._right / self._verified
         self.tried_at = size
 
     def _after_latest(self, gram: int) -> int | None:

@@ -19,6 +19,8 @@ from engine.schedule.step_times import StepTimes
 MARGIN = 1.1  # by which drafts must be expected to pay: finding, checking and dropping them takes time of its own
 PATIENCE = 2  # drafts beyond the best number so far that are considered
 TRIAL = 16  # steps after which a sequence whose drafts do not pay tries one, times the rows of a step
+REST = 3  # steps in which drafts are not considered, after one in which they paid for no sequence
+REFRESH = 8  # times that drafts are considered by the same estimates of steps
 
 
 class Drafts:
@@ -31,7 +33,8 @@ class Drafts:
     def __init__(self, most: int, rows: int, overhead: int) -> None:
         self._most, self._rows = most, rows
         self._times = StepTimes(overhead)
-        self._estimates: dict[int, float] = {}  # of this step
+        self._estimates: dict[int, float] = {}  # of seconds, by rows
+        self._rest = self._age = 0  # steps left to rest, and times that the estimates were used
 
     def add(self, decode: abc.Sequence[Sequence], modest: abc.Sequence[Sequence] | None = None) -> None:
         """Set the drafts of the sequences that are all of a step, or of those among them that are `modest`.
@@ -40,12 +43,24 @@ class Drafts:
         """
         if not self._most:
             return
-        self._estimates.clear()
+        if self._rest:
+            self._rest -= 1
+            return
+        self._age = (self._age + 1) % REFRESH
+        if not self._age:
+            self._estimates.clear()
         gain, rows, trial = float(len(decode)), len(decode), True
-        for sequence in decode if modest is None else modest:
-            drafter, most = _drafter(sequence), min(self._most, self._rows - rows, _useful(sequence))
+        drafted = [(sequence, _drafter(sequence)) for sequence in (decode if modest is None else modest)]
+        best = max((drafter.chance for _, drafter in drafted), default=0.0)
+        if none_pays := not self._worthwhile(best, self._most, gain, rows):
+            self._rest = REST
+        for sequence, drafter in drafted:
+            due = trial and len(sequence.token_ids) - drafter.tried_at >= TRIAL * len(decode)
+            if none_pays and not due:
+                continue
+            most = min(self._most, self._rows - rows, _useful(sequence))
             count = self._worthwhile(drafter.chance, most, gain, rows)
-            if not count and trial and len(sequence.token_ids) - drafter.tried_at >= TRIAL * len(decode):
+            if not count and due:
                 count, trial = min(1, most), False
             if count > 0:
                 sequence.drafts = drafter.propose(sequence.token_ids, count)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.schedule.drafts import TRIAL, Drafts
+from engine.schedule.drafter import Drafter
+from engine.schedule.drafts import REFRESH, REST, TRIAL, Drafts
 from engine.schedule.step_times import FRESH, StepTimes
 from tests.engine.sequences import sequence
 
@@ -75,6 +76,37 @@ def test_drafts_that_are_wrong_are_tried_again_after_a_while():
         hopeless.append((6 + place) % 3)
     assert drafted(hopeless, repeating(output=6, chance=0)) == [0, 0]
     assert drafted(hopeless) == [1]
+
+
+def test_what_does_not_pay_is_seldom_searched_for(monkeypatch):
+    """Also where a trial is due and the text has nothing to try; what comes to pay is drafted a few steps later."""
+    searched, propose = [], Drafter.propose
+    monkeypatch.setattr(Drafter, "propose", lambda self, *of: searched.append(self) or propose(self, *of))
+    drafts, fresh = Drafts(8, 64, 8), sequence(tokens=200, max_tokens=400)
+    hopeless = [repeating(chance=0, max_tokens=400) for _ in range(4)]
+    searched.clear()
+    for step in range(1 + 20 * (1 + REST)):
+        fresh.append(step)
+        drafts.add([fresh, *hopeless])
+    assert len(searched) == 21
+    good, after = repeating(chance=1), 0
+    while not good.drafts:
+        drafts.add([good])
+        after += 1
+    assert after == 1 + REST
+
+
+def test_a_step_that_becomes_slower_is_noticed():
+    """Estimates of how long steps take are kept for a few steps."""
+    drafts, counts = Drafts(8, 64, 8), []
+    for step in range(2 * REFRESH):
+        made, computed = repeating(chance=1), repeating()
+        drafts.add([made])
+        counts.append(len(made.drafts))
+        for rows in range(1, 10):
+            computed.drafts = [0] * (rows - 1)
+            drafts.learn([computed], 1.0 if step < REFRESH // 2 else 2.0**rows)
+    assert (counts[0], counts[-1]) == (8, 0)
 
 
 def test_steps_of_many_rows_are_not_made_longer_by_doubtful_drafts():
