@@ -88,7 +88,7 @@ create_kept() {
 
 # Copies the database into the backup. $1: non-empty to go on without it.
 copy_database() {
-    database copy "$SETTINGS_FILE" "$STATE_DIR" "${SYSTEM_ROOT:-/}" "$ASIDE/copy" && return
+    database copy "$SETTINGS_FILE" "$SERVICE_STATE" "${SYSTEM_ROOT:-/}" "$ASIDE/copy" && return
     [ -n "$1" ] || die "The database could not be copied."
     warn "The database could not be copied; the backup is without it."
 }
@@ -219,7 +219,7 @@ restore() {
     fi
     rm "$ASIDE/check/$SUMS"
     if [ "$scope" = settings ]; then leave_out_database; fi
-    id -u "$SERVICE_USER" >/dev/null 2>&1 || useradd --system --user-group --home-dir "$STATE_DIR" --no-create-home \
+    id -u "$SERVICE_USER" >/dev/null 2>&1 || useradd --system --user-group --home-dir "$SERVICE_STATE" --no-create-home \
         --shell /usr/sbin/nologin "$SERVICE_USER"
     put_files_back
     if [ -d "$SYSTEM_ROOT/run/systemd/system" ]; then systemctl daemon-reload; else apply=no; fi
@@ -235,7 +235,7 @@ restore() {
 state_of_backup() {
     local state
     state="$(setting_in "$ASIDE/check/etc/avito-ai/.env" STATE_DIR)"
-    echo "${state:-$STATE_DIR}"
+    echo "${state:-$SERVICE_STATE}"
 }
 
 # Removes from the unpacked backup what is not configuration: the database, its dump and the journals of usage.
@@ -261,7 +261,7 @@ put_files_back() {
     of_the_service >"$ASIDE/of-the-service"
     (umask 022 && files_of "$ASIDE/check" | tar -C "$ASIDE/check" --null --files-from=- -cf - | tar -C "${SYSTEM_ROOT:-/}" -xpf -)
     chown -R "root:$SERVICE_USER" "$CONFIG_DIR"
-    if [ -d "$STATE_DIR" ]; then chown -R "$SERVICE_USER:$SERVICE_USER" "$STATE_DIR"; fi
+    if [ -d "$SERVICE_STATE" ]; then chown -R "$SERVICE_USER:$SERVICE_USER" "$SERVICE_STATE"; fi
     while read -r path; do chown "$SERVICE_USER:$SERVICE_USER" "$path"; done <"$ASIDE/of-the-service"
     chmod 750 "$CONFIG_DIR"
     chmod 640 "$SETTINGS_FILE"

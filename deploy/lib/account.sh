@@ -6,7 +6,7 @@ SETTINGS_BEFORE=""
 
 ensure_account() {
     if id -u "$SERVICE_USER" >/dev/null 2>&1; then return; fi
-    useradd --system --user-group --home-dir "$STATE_DIR" --no-create-home --shell /usr/sbin/nologin "$SERVICE_USER" ||
+    useradd --system --user-group --home-dir "$SERVICE_STATE" --no-create-home --shell /usr/sbin/nologin "$SERVICE_USER" ||
         die "The user $SERVICE_USER could not be created; see the message above."
     say "Created the system user $SERVICE_USER, without login."
 }
@@ -15,7 +15,7 @@ ensure_folders() {
     mkdir -p "$RELEASES" "$DEPLOY_STATE" "$UNIT_DIR"
     chmod 755 "$PREFIX" "$RELEASES"
     owned_folder 750 "root:$SERVICE_USER" "$CONFIG_DIR"
-    owned_folder 750 "$SERVICE_USER:$SERVICE_USER" "$STATE_DIR"
+    owned_folder 750 "$SERVICE_USER:$SERVICE_USER" "$SERVICE_STATE"
     owned_folder 750 "$SERVICE_USER:$SERVICE_USER" "$LOG_DIR"
 }
 
@@ -129,7 +129,7 @@ check_setting_word() {
     grep -Fqx -e "${1%%=*}" <<<"$(setting_names)" || die "'${1%%=*}' is not a setting of the service; .env.example lists them."
 }
 
-# True for a variable of the environment; STATE_DIR is one of these scripts' own too.
+# True for a variable of the environment.
 is_exported() { compgen -e | grep -qx "$1"; }
 
 # Warns of settings in this run's environment, which only ./deploy.sh development uses.

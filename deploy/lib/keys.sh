@@ -11,6 +11,6 @@ manage_keys() {
     need_root keys
     cd "$CURRENT" || exit
     [ -e deploy/keys.py ] || module=keys # an older release
-    exec runuser -u "$SERVICE_USER" -- env -i PATH="$PATH" LANG="${LANG:-C.UTF-8}" HOME="$STATE_DIR" ENVIRONMENT=production \
-        STATE_DIRECTORY="$STATE_DIR" "$CURRENT/.venv/bin/python" -m "$module" "$@"
+    exec runuser -u "$SERVICE_USER" -- env -i PATH="$PATH" LANG="${LANG:-C.UTF-8}" HOME="$SERVICE_STATE" ENVIRONMENT=production \
+        STATE_DIRECTORY="$SERVICE_STATE" "$CURRENT/.venv/bin/python" -m "$module" "$@"
 }

@@ -108,7 +108,7 @@ uninstall() {
     remove_site
     rm -rf "$PREFIX" "$CACHE_DIR" "$CACHE_DIR-vllm"
     rm -f "$LOGROTATE_DIR/avito-ai"
-    if [ "$purge" = yes ]; then purge_rest; else say "Kept: $CONFIG_DIR, $STATE_DIR, $LOG_DIR and the user $SERVICE_USER (--purge removes them too)."; fi
+    if [ "$purge" = yes ]; then purge_rest; else say "Kept: $CONFIG_DIR, $SERVICE_STATE, $LOG_DIR and the user $SERVICE_USER (--purge removes them too)."; fi
     say "Avito AI API is removed. Packages that apt installed for it (python3-venv, gcc, nginx, certbot) are kept."
 }
 
@@ -136,6 +136,6 @@ stop_for_good() {
 }
 
 purge_rest() {
-    rm -rf "$CONFIG_DIR" "$STATE_DIR" "$LOG_DIR" "${BACKUP_NOTE%/*}"
+    rm -rf "$CONFIG_DIR" "$SERVICE_STATE" "$LOG_DIR" "${BACKUP_NOTE%/*}"
     if id -u "$SERVICE_USER" >/dev/null 2>&1; then userdel "$SERVICE_USER" || warn "The user $SERVICE_USER could not be removed."; fi
 }

@@ -1,5 +1,6 @@
 """The scripts read a settings file as the service does, or a start would be looked for at another address."""
 
+import re
 import shutil
 import subprocess
 
@@ -162,3 +163,26 @@ def test_help_needs_no_installation(tmp_path, words):
     done = subprocess.run([script, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "keys COMMAND" in done.stdout
+
+
+def test_no_variable_of_the_scripts_replaces_a_setting():
+    """What a script assigns to an exported name is what the service would read; HOST is asked for on purpose."""
+    sources = [ROOT / "deploy.sh", ROOT / "deploy/backup.sh", *sorted((ROOT / "deploy/lib").glob("*.sh"))]
+    assigned = re.compile(r"^\s*(?:(?:local|readonly|declare|export)\s+)?([A-Z][A-Z0-9_]*)=", re.MULTILINE)
+    own = {name for source in sources for name in assigned.findall(source.read_text("utf-8"))}
+    assert {"SERVICE_USER", "SETTINGS_FILE"} <= own
+    assert own & {setting.name for setting in SETTINGS} == {"HOST"}
+
+
+def test_the_settings_of_the_environment_outlive_the_scripts():
+    """The service that a script starts reads them as they were given."""
+    parts = "; ".join(f". {part}" for part in sorted((ROOT / "deploy/lib").glob("*.sh")))
+    given = {setting.name: f"mine{number}" for number, setting in enumerate(SETTINGS)}
+    told = subprocess.run(
+        ["bash", "-c", f"{parts}; exec env"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=given | {"ROOT": str(ROOT)},
+    )
+    assert given.items() <= dict(line.partition("=")[::2] for line in told.stdout.splitlines()).items()
