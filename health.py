@@ -35,7 +35,7 @@ from edge.request_state import request_state
 from edge.services import services
 from engine.errors import RETRY_AFTER
 from engine.types import BackendState, Progress, ServerReport, Status, is_further
-from models.model_set import Servers
+from models.model_set import ModelSet, Servers
 from telemetry.metrics.machine import GIB, Machine, shown_gpu, shown_system
 from telemetry.metrics.prometheus import CONTENT_TYPE
 from telemetry.metrics.usage import shown_usage
@@ -138,7 +138,7 @@ def upstreams() -> Response:
 def detailed() -> tuple[Response, int]:
     """Try everything that the service depends on, all at once; 503 if anything has failed."""
     settings, found = services().settings, services()
-    findings = {"models": _models_found(found.models.deciding_states()), "gpu": _gpu_found(found.metrics.machine)}
+    findings = {"models": _models_found(found.models), "gpu": _gpu_found(found.metrics.machine)}
     findings["upstreams"] = _upstreams_found(found.models.upstreams)
     findings |= run(checks_of(settings))
     state = worst(findings.values())
@@ -193,12 +193,13 @@ def _now() -> str:
     return datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds")
 
 
-def _models_found(states: Mapping[str, BackendState]) -> Finding:
-    status = overall(states)
+def _models_found(models: ModelSet) -> Finding:
+    """Return the state of the models; a further version that answers nothing is a warning."""
+    states = models.states()
+    status, all_ready = overall(states), all(state.status is Status.READY for state in states.values())
     shown = ", ".join(f"{name} is {state.status.value}" for name, state in states.items())
-    waiting = (Status.LOADING, Status.DRAINING)
-    state = State.OK if status is Status.READY else State.WARNING if status in waiting else State.FAILED
-    return Finding(state, f"{shown}.")
+    waits = status in (Status.READY, Status.LOADING, Status.DRAINING)
+    return Finding(State.OK if all_ready else State.WARNING if waits else State.FAILED, f"{shown}.")
 
 
 def _upstreams_found(upstreams: Mapping[str, Servers]) -> Finding:

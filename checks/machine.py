@@ -61,17 +61,24 @@ def check_device(settings: Settings, visible: str | None) -> Finding:
 
 
 def check_models(settings: Settings) -> Finding:
-    """Look for the checkpoint and the tokenizer of each model, without loading them."""
+    """Look for the checkpoint and the tokenizer of each model and version, without loading them."""
+    names, lost = list[str](), list[str]()
     try:
-        chosen = {name: one for name, one in choose_checkpoints(settings).items() if not is_further(name)}
+        chosen = choose_checkpoints(settings)
         for name, folders in chosen.items():
-            find_checkpoint(folders.model_dir, name, ARCHITECTURES[model_of(name)])
-            find_tokenizer(folders.tokenizer_dir, name)
+            names.append(f"{name} in {folders.model_dir}")
+            try:
+                find_checkpoint(folders.model_dir, name, ARCHITECTURES[model_of(name)])
+                find_tokenizer(folders.tokenizer_dir, name)
+            except StartError as error:
+                if not is_further(name):
+                    raise
+                names.pop()
+                lost.append(f" A start would leave {name} out: {error}")
     except StartError as error:
         return Finding(State.FAILED, str(error))
-    names = [f"{name} in {folders.model_dir}" for name, folders in chosen.items()]
-    demo = any(folders.demo for folders in chosen.values())
-    return Finding(State.WARNING if demo and settings.production else State.OK, f"{', '.join(names)}.")
+    demo = settings.production and any(folders.demo for folders in chosen.values())
+    return Finding(State.WARNING if demo or lost else State.OK, f"{', '.join(names)}.{''.join(lost)}")
 
 
 def check_certificate(site: Path = NGINX_SITE, port: int = 443) -> Finding:

@@ -125,7 +125,7 @@ def test_a_further_version_that_is_lost_ends_nothing(settings, machine):
     client = create_app(settings, models, machine).test_client()
     assert client.get(READY).status_code == 200
     assert client.get("/api/health/live").status_code == 200
-    assert client.get("/health/detailed").json["checks"]["models"]["state"] == "ok"
+    assert client.get("/health/detailed").json["checks"]["models"]["state"] == "warning"
     models.get("avibe").become(Status.DEAD, reason="The model is lost.", restart_needed=True)
     for path in (READY, "/api/health/live"):
         response = client.get(path)
@@ -189,6 +189,18 @@ def test_detailed_health_tries_each_dependency(settings, models, avibe, tmp_path
     assert detailed(settings, models)[2]["models"] == "warning"
     avibe.become(Status.STALLED)
     assert detailed(settings, models)[:2] == (503, "unhealthy")
+
+
+def test_detailed_health_warns_of_a_further_version_that_is_lost(settings, models):
+    """Its clients are answered by the model itself, so that the service has not failed."""
+    further = ScriptedBackend("avibe@v2")
+    found = ModelSet({**dict(models), "avibe@v2": further})
+    assert detailed(settings, found)[2]["models"] == "ok"
+    further.become(Status.DEAD, reason="The model could not be loaded.", restart_needed=True)
+    status, _, states = detailed(settings, found)
+    assert (status, states["models"]) == (200 if states["disk"] != "failed" else 503, "warning")
+    found.get("avibe").become(Status.DEAD, reason="It failed.", restart_needed=True)
+    assert detailed(settings, found)[2]["models"] == "failed"
 
 
 @pytest.mark.parametrize(

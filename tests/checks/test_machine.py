@@ -67,6 +67,24 @@ def test_models_are_looked_for(tmp_path: Path) -> None:
     assert (found.state, str(tmp_path) in found.detail) == (State.FAILED, True)
 
 
+@pytest.mark.parametrize("config", [None, "{", '{"architectures": ["Other"]}'])
+def test_a_version_that_a_start_would_leave_out_is_told(tmp_path: Path, config: str | None) -> None:
+    """As a warning, since the others would answer; the first one is the model itself."""
+    folder = tmp_path / "v2"
+    if config is not None:
+        folder.mkdir()
+        (folder / "config.json").write_text(config)
+    found = check_models(settings(VIBE_MODELS=f"v1=demo,v2={folder}", VISION_MODEL_DIR="demo"))
+    assert found.state is State.WARNING
+    assert "A start would leave avibe@v2 out: " in found.detail
+    assert str(folder) in found.detail
+    if config is not None:  # the demo stands in for a folder that is not there
+        found = check_models(settings(VIBE_MODELS=f"v1={folder},v2=demo", VISION_MODEL_DIR="demo"))
+        assert (found.state, str(folder) in found.detail) == (State.FAILED, True)
+    found = check_models(settings(VIBE_MODELS="v1=demo,v2=demo", VISION_MODEL_DIR="demo"))
+    assert (found.state, "avibe@v2 in " in found.detail) == (State.OK, True)
+
+
 def test_the_processor_is_no_gpu() -> None:
     """It is off, not broken."""
     assert check_device(settings(DEVICE="cpu"), None).state is State.OFF

@@ -254,7 +254,15 @@ CASES = [
         "AvitoEngineDead",
         "critical",
         {ours("avito_ai_model_status", ',model="avibe",status="dead"'): "0+0x4 1+0x20"},
-        {ours("avito_ai_model_status", ',model="avibe",status="dead"'): steady(0)},
+        {ours("avito_ai_model_status", ',model="avibe@v2",status="dead"'): steady(1)},
+        "2m",
+        also_quiet=[{ours("avito_ai_model_status", ',model="avibe",status="dead"'): steady(0)}],
+    ),
+    Case(
+        "AvitoEngineDead",
+        "warning",
+        {ours("avito_ai_model_status", ',model="avibe@v2",status="dead"'): "0+0x4 1+0x20"},
+        {ours("avito_ai_model_status", ',model="avibe",status="dead"'): steady(1)},
         "2m",
     ),
     Case(
