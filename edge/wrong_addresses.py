@@ -16,10 +16,13 @@ from edge.route_table import JSON, ROUTES, rule_at
 
 NOTHING = "There is nothing at this address."
 BASES = ("/v1", "/api/v1")
-PREFIXES = {"api", "v1", "openai", "anthropic"}  # what base URLs begin with
+PREFIXES = {"api", "v1", "v1beta", "openai", "anthropic"}  # what base URLs begin with
+NAMING = {"engines", "deployments"}  # followed by a model, in the addresses of Azure and of older clients
+OLLAMA = {f"/api/{name}" for name in ("chat", "generate", "tags", "show", "ps", "version", "embed", "embeddings")}
 MAX_SEGMENTS = 12
 RESPONSES = "/v1/responses"
 COMPACT = f"{RESPONSES}/compact"
+UNMISTAKABLE = {"/v1/chat/completions", "/v1/messages/count_tokens", f"{RESPONSES}/input_tokens"}
 # What OpenAI's API has below RESPONSES and this service does not.
 NOTES = {
     "compact": "Nothing is compacted here; send less of the conversation.",
@@ -52,6 +55,8 @@ def not_found(path: str, urls: MapAdapter | None) -> NotFound:
     """Return the error for an address without a route. urls: the routes, None where the host is no name."""
     if path.startswith(f"{RESPONSES}/") and (note := NOTES.get(path.rstrip("/").rpartition("/")[2])) is not None:
         return NotFound(f"{NOTHING} {note}")
+    if path.rstrip("/") in OLLAMA:
+        return NotFound(f"{NOTHING} This service speaks OpenAI's protocol under /v1, and not Ollama's.")
     if (meant := _meant(path, urls)) is not None:
         return NotFound(f"{NOTHING} The service has {meant.route}: {_check(path, meant)}.")
     if path == "/v1" or path.startswith("/v1/"):
@@ -98,12 +103,21 @@ def _meant(path: str, urls: MapAdapter | None) -> Meant | None:
         return None
     for start in range(len(segments)):
         dropped, kept = segments[:start], segments[start:]
-        # Another server's prefix, such as /proxy/v1, or a whole address as the base URL of a client that adds it.
-        if PREFIXES.issuperset(dropped) or dropped[-1] == "v1" or dropped[-len(kept) :] == kept:
-            for base in BASES:
-                if (rule := _rule(f"{base}/{'/'.join(kept)}", urls)) is not None:
-                    return Meant(rule.partition("/<")[0], base, dropped, kept)
+        for base in BASES if _may_precede(dropped, kept) else ():
+            if (rule := _rule(f"{base}/{'/'.join(kept)}", urls)) is not None:
+                return Meant(rule.partition("/<")[0], base, dropped, kept)
     return None
+
+
+def _may_precede(dropped: list[str], kept: list[str]) -> bool:
+    """Return whether a base URL may have added these parts of an address in front of the others.
+
+    Such are known prefixes; another server's, such as /proxy/v1; one that names a model; the whole address as the base
+    URL of a client that adds it; and any in front of an ending that nothing else has.
+    """
+    if PREFIXES.issuperset(dropped) or dropped[-1] == "v1" or dropped[-len(kept) :] == kept:
+        return True
+    return NAMING.issuperset(dropped[-2:-1]) and len(dropped) > 1 or f"/v1/{'/'.join(kept)}" in UNMISTAKABLE
 
 
 def _parts(path: str) -> list[str]:
@@ -111,10 +125,9 @@ def _parts(path: str) -> list[str]:
 
 
 def _rule(address: str, urls: MapAdapter) -> str | None:
-    """Return the rule that an address has, whatever its method, None for none."""
-    for method in urls.allowed_methods(address):
-        return rule_at(urls, method, address)  # one that is allowed is found, unless its address is odd
-    return None
+    """Return the rule that an address has, whatever its method, None for none; one of its own before one of an id."""
+    rules = [rule for method in urls.allowed_methods(address) if (rule := rule_at(urls, method, address)) is not None]
+    return min(rules, key=lambda rule: ("<" in rule, rule), default=None)
 
 
 def _below_v1() -> str:

@@ -17,13 +17,17 @@ EMPTY: tuple[Any, ...] = ("", [], {})  # with null and false, what asks for noth
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A note of what to use instead: the first of these fields that the object has, of several protocols."""
+    """A note of what to use instead: the first of these fields that the object has, of several protocols.
+
+    otherwise: the note for an object that has none of them.
+    """
 
     fields: tuple[str, ...]
+    otherwise: str = ""
 
     def sentence(self, known: Set[str]) -> str:
-        """Return the note for an object with these fields, "" if it has none of them."""
-        return next((f"Use {name}." for name in self.fields if name.partition(".")[0] in known), "")
+        """Return the note for an object with these fields."""
+        return next((f"Use {name}." for name in self.fields if name.partition(".")[0] in known), self.otherwise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +83,9 @@ def neutral(values: tuple[Any, ...], names: str) -> dict[str, tuple[Any, ...]]:
     return dict.fromkeys(names.split(), values)
 
 
-def use(instead: str, names: str) -> dict[str, Use]:
+def use(instead: str, names: str, otherwise: str = "") -> dict[str, Use]:
     """Return notes that name what to use instead of some fields. Both are names separated by blanks."""
-    return dict.fromkeys(names.split(), Use(tuple(instead.split())))
+    return dict.fromkeys(names.split(), Use(tuple(instead.split()), otherwise))
 
 
 def hints(*names: str) -> frozenset[str]:
@@ -221,8 +225,12 @@ NOTES = joined(
         ),
         use(
             "response_format text.format output_config.format structured_outputs",
-            "response_format grammar json_schema format regex ebnf guided_json guided_regex guided_choice "
-            "guided_grammar structured_outputs structural_tag",
+            "response_format json_schema format guided_json structural_tag",
+        ),
+        use(
+            "structured_outputs",
+            "grammar regex ebnf guided_regex guided_choice guided_grammar structured_outputs",
+            otherwise="Use structured_outputs of /v1/chat/completions.",
         ),
         use("temperature", "do_sample"),
         use("tools", "functions"),

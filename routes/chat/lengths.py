@@ -20,17 +20,21 @@ def bound_of(requested: int | None) -> int:
 
 
 @contextmanager
-def prompt_in(field: str) -> Iterator[None]:
-    """Say of a prompt that does not fit what OpenAI's clients look for, and name the field that it came in."""
+def prompt_in(field: str, tools: str | None = None) -> Iterator[None]:
+    """Say of a prompt that does not fit what OpenAI's clients look for, and name the field that it came in.
+
+    tools: the field of the functions that are described in the prompt, None where there are none.
+    """
     try:
         yield
     except ContextTooLong as error:
-        raise _overflow(error, field) from None
+        raise _overflow(error, field, tools) from None
 
 
-def _overflow(error: ContextTooLong, field: str) -> ContextTooLong:
+def _overflow(error: ContextTooLong, field: str, tools: str | None) -> ContextTooLong:
     length, prompt = error.max_model_len, error.prompt_tokens
     much = "more than that" if prompt is None else f"{prompt} tokens, which leaves no room for an answer"
     known = f"This model's maximum context length is {length} tokens."  # the words that clients look for
-    message = f"{known} However, {field} came to {much}. Please reduce the length of {field}."
+    both, either = (f"{field} and {tools}", f"{field} or {tools}") if tools else (field, field)
+    message = f"{known} However, {both} came to {much}. Please reduce the length of {either}."
     return ContextTooLong(message, field, length, prompt)

@@ -51,6 +51,11 @@ class ChatTask:
         shown = self.toolbox.shown
         return ChatPrompt(self.messages, self.images, shown, self.thinking, self.continues, self.opens_answer)
 
+    @property
+    def tools_field(self) -> str | None:
+        """The field of the functions that the prompt describes, None where it describes none."""
+        return self.names.tools if self.toolbox.shown else None
+
 
 @dataclass(frozen=True, slots=True)
 class ChatRun:
@@ -89,7 +94,7 @@ def submit(task: ChatTask) -> ChatRun:
     sampling = uncut(task.sampling, task.answer_format, task.toolbox)
     params = choices(backend, sampling, task.n, task.logprobs, new_mask, _rules(task))
     prompt = task.prompt
-    naming = partial(_naming, task.names)
+    naming = partial(_naming, task.names, task.tools_field)
     with naming():
         run = Run(name, backend, [(prompt, one) for one in params], task.model, naming)
     return ChatRun(run, task.toolbox.names, task.thinking, _expected(task))
@@ -129,7 +134,7 @@ def prompt_ids(task: ChatTask) -> list[int]:
 
     Raises the ServiceError that the prompt is refused with.
     """
-    with _naming(task.names):
+    with _naming(task.names, task.tools_field):
         return tokenized(find_model(task.model)[1], task.prompt)
 
 
@@ -139,8 +144,8 @@ def count_tokens(task: ChatTask) -> int:
 
 
 @contextmanager
-def _naming(names: FieldNames) -> Iterator[None]:
-    with _named(names), prompt_in(names.messages):
+def _naming(names: FieldNames, tools: str | None) -> Iterator[None]:
+    with _named(names), prompt_in(names.messages, tools):
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from engine.errors import ValidationError
 from engine.types import ANY_OBJECT
 from routes.chat.answer_format import AnswerFormat
+from routes.chat.schemas import check_schema
 from routes.json_text import read_json
 from routes.openai.base import OpenaiRequest
 from routes.passed_over import PassedOver, hints, use
+from routes.sse import compact
 
 MAX_CHOICES = 1000
 
@@ -50,13 +53,23 @@ class GuidedRequest(BaseModel):
 def guided_format(body: GuidedRequest, other: AnswerFormat | None = None) -> AnswerFormat | None:
     """Return the form of the answers, None if any text is allowed. other: the form that another field asks for.
 
-    Raises ValidationError, also for more than one form.
+    The same form in several fields is one, as from a client that sends both its older and its newer name. Raises
+    ValidationError, also for more than one form.
     """
     formats = [*([other] if other else []), *_formats(body)]
-    if len(formats) > 1:
-        first, second = formats[0].field, formats[1].field
-        raise ValidationError(f"{first} and {second} cannot be combined.", second)
+    for second in formats[1:]:
+        if not _same(formats[0], second):
+            raise ValidationError(f"{formats[0].field} and {second.field} cannot be combined.", second.field)
     return formats[0] if formats else None
+
+
+def _same(one: AnswerFormat, other: AnswerFormat) -> bool:
+    """Return whether two forms allow the same, as far as their texts tell."""
+    if one.schema is None or other.schema is None:
+        return replace(other, field=one.field) == one
+    for form in (one, other):
+        check_schema(form.schema, form.field)
+    return compact(one.schema) == compact(other.schema)
 
 
 def _formats(body: GuidedRequest) -> list[AnswerFormat]:

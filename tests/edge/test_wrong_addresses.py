@@ -36,6 +36,14 @@ MEANT = [
     ("POST", "/chat/completions/chat/completions", "/v1/chat/completions", END),
     ("POST", "/v1/messages/v1/messages", "/v1/messages", "end before /v1/messages"),
     ("POST", "/v1/messages/messages", "/v1/messages", "end before /messages"),
+    ("POST", "/v1beta/openai/chat/completions", "/v1/chat/completions", END),
+    ("GET", "/v1beta/openai/models", "/v1/models", END),
+    ("POST", "/some/proxy/chat/completions", "/v1/chat/completions", END),
+    ("POST", "/some/proxy/messages/count_tokens", "/v1/messages/count_tokens", END),
+    ("POST", "/some/responses/input_tokens", "/v1/responses/input_tokens", END),
+    ("POST", "/openai/deployments/avibe/chat/completions", "/v1/chat/completions", END),
+    ("POST", "/openai/deployments/avibe/completions", "/v1/completions", END),
+    ("POST", "/v1/engines/avibe/completions", "/v1/completions", END),
     ("POST", "/text/generate", "/api/v1/text/generate", ADDRESS),
     ("POST", "/v1/text/generate", "/api/v1/text/generate", ADDRESS),
     ("POST", "/v1/image/analyze", "/api/v1/image/analyze", ADDRESS),
@@ -44,7 +52,15 @@ MEANT = [
 LACKING = [
     *("/v1/embeddings", "/v1/audio/speech", "/v1/audio/transcriptions", "/v1/images/generations", "/v1/moderations"),
     *("/v1/files", "/v1/files/file_1/content", "/v1/batches", "/v1/fine_tuning/jobs", "/v1/assistants", "/v1/rerank"),
-    *("/v1/threads/thread_1/messages", "/v1/vector_stores", "/v1/realtime/sessions", "/v1", "/v1/", "/v1/nothing"),
+    *(
+        "/v1/threads/thread_1/messages",
+        "/v1/engines/avibe/embeddings",
+        "/v1/vector_stores",
+        "/v1/realtime/sessions",
+        "/v1",
+        "/v1/",
+        "/v1/nothing",
+    ),
 ]
 
 
@@ -153,6 +169,17 @@ def test_what_responses_lack_is_said(client, path, note):
     response = client.post(path, json={})
     assert (response.status_code, message_of(response)) == (404, f"{NOTHING} {note}")
     assert "Allow" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/api/chat", "/api/generate", "/api/tags", "/api/show", "/api/ps", "/api/version", "/api/embed", "/api/tags/"],
+)
+def test_ollamas_clients_are_told_what_is_spoken_here(client, path):
+    """They ask for its list of models first, and add nothing to their base URL that tells of a protocol."""
+    said = f"{NOTHING} This service speaks OpenAI's protocol under /v1, and not Ollama's."
+    for response in (client.get(path), client.post(path, json={})):
+        assert (response.status_code, message_of(response)) == (404, said)
 
 
 def test_a_response_takes_the_methods_that_it_has(client):

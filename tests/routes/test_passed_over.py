@@ -73,7 +73,9 @@ CHANGES = [
     ({"max_new_tokens": 50}, "Use max_tokens."),
     ({"think": True}, "Use reasoning_effort."),
     ({"thinking": {"type": "enabled"}}, "Use reasoning_effort."),
-    ({"grammar": "root ::= x"}, "Use response_format."),
+    ({"grammar": "root ::= x"}, "Use structured_outputs."),
+    ({"regex": "[ab]"}, "Use structured_outputs."),
+    ({"ebnf": "root ::= x"}, "Use structured_outputs."),
     ({"json_schema": {}}, "Use response_format."),
     ({"random_seed": 5}, "Use seed."),
     ({"prompt_logprobs": 1}, "Use echo and logprobs of /v1/completions."),
@@ -87,6 +89,7 @@ CHANGES = [
     ({"temprature": 0.5}, "Unknown field: temprature."),
 ]
 
+ELSEWHERE = "Use structured_outputs of /v1/chat/completions."
 # What is said in place of a field that completions do not have.
 IN_COMPLETIONS = {
     "Use response_format.": "Use structured_outputs.",
@@ -150,12 +153,18 @@ def test_the_tables_do_not_contradict_each_other():
         (TEXT, {"prompt": "x", "response_format": {"type": "json_object"}}, "Use structured_outputs."),
         ("/v1/tokenize", {"prompt": "x", "n_predict": 5}, "must be -1; other values are not supported."),
         ("/v1/tokenize", {"prompt": "x", "max_new_tokens": 5}, "Unknown field: max_new_tokens."),
-        ("/v1/responses", {"input": "x", "guided_regex": "a"}, "Use text.format."),
+        (TEXT, {"prompt": "x", "regex": "a"}, "Use structured_outputs."),
+        ("/v1/responses", {"input": "x", "guided_regex": "a"}, ELSEWHERE),
+        ("/v1/responses", {"input": "x", "guided_choice": ["a"]}, ELSEWHERE),
+        ("/v1/responses", {"input": "x", "structured_outputs": {"regex": "a"}}, ELSEWHERE),
+        ("/v1/responses", {"input": "x", "guided_json": {"const": 1}}, "Use text.format."),
         ("/v1/responses", {"input": "x", "think": True}, "Use reasoning."),
         ("/v1/responses", {"input": "x", "n_cmpl": 2}, "n_cmpl must be 1; other values are not supported."),
         ("/v1/messages", MESSAGE | {"max_completion_tokens": 5}, "Use max_tokens."),
         ("/v1/messages", MESSAGE | {"reasoning_effort": "high"}, "Use thinking."),
-        ("/v1/messages", MESSAGE | {"guided_json": {}, "grammar": "a"}, "Use output_config.format."),
+        ("/v1/messages", MESSAGE | {"guided_json": {"const": 1}}, "Use output_config.format."),
+        ("/v1/messages", MESSAGE | {"grammar": "a"}, ELSEWHERE),
+        ("/v1/messages", MESSAGE | {"ebnf": "a"}, ELSEWHERE),
         ("/v1/messages", MESSAGE | {"repeat_penalty": 1.2}, "must be 1; other values are not supported."),
         ("/v1/messages", MESSAGE | {"random_seed": 5}, "Unknown field: random_seed."),
     ],

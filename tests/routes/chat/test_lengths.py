@@ -92,6 +92,38 @@ def test_a_prompt_that_does_not_fit_is_refused_in_the_words_that_clients_look_fo
     assert error.prompt_tokens is None or f" {error.prompt_tokens} tokens" in failure["message"]
 
 
+FUNCTION = {"name": "f", "parameters": {"type": "object"}}
+OF_CHATS = {"type": "function", "function": FUNCTION}
+ASKED = {
+    CHAT: BODIES[CHAT],
+    "/v1/responses": {"model": "avibe", "input": "Hello"},
+    MESSAGES: BODIES[CHAT] | {"max_tokens": 8},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "both", "either"),
+    [
+        (CHAT, {"tools": [OF_CHATS]}, "messages and tools", "messages or tools"),
+        ("/v1/responses", {"tools": [{"type": "function", **FUNCTION}]}, "input and tools", "input or tools"),
+        (
+            MESSAGES,
+            {"tools": [{"name": "f", "input_schema": {"type": "object"}}]},
+            "messages and tools",
+            "messages or tools",
+        ),
+        (CHAT, {"tools": [OF_CHATS], "tool_choice": "none"}, "messages", "messages"),
+        (CHAT, {"tools": []}, "messages", "messages"),
+    ],
+)
+def test_tools_count_where_they_are_described_in_the_prompt(client, avibe, path, fields, both, either):
+    """Who sent two letters and many tools is not told to shorten the letters alone."""
+    avibe.refusal = ContextTooLong("It is too long.", "prompt", 4096, 5000)
+    said = client.post(path, json=ASKED[path] | fields).json["error"]["message"]
+    assert f"However, {both} came to 5000 tokens" in said
+    assert said.endswith(f"Please reduce the length of {either}.")
+
+
 def test_a_text_that_can_only_be_too_long_is_refused_alike(client, avibe):
     """What is refused by its size alone, before it is tokenized, is told so in the same words."""
     for path, fields, field in (

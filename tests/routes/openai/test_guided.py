@@ -1,5 +1,7 @@
 """The form of an answer in vLLM's fields: one machine with response_format, under every name."""
 
+import json
+
 import pytest
 
 from engine.types import Vocabulary
@@ -46,6 +48,63 @@ def test_each_name_holds_the_answer_to_its_form(guided, path, fields, allowed):
     assert response.status_code == 200
     assert len(answers) == 4
     assert set(answers) <= allowed
+
+
+TWICE = [
+    ({"guided_json": SCHEMA, "structured_outputs": {"json": SCHEMA}}, {'{"a": 1}'}),
+    ({"guided_json": json.dumps(SCHEMA), "structured_outputs": {"json": SCHEMA}}, {'{"a": 1}'}),
+    ({"guided_regex": "a", "structured_outputs": {"regex": "a"}}, {"a"}),
+    ({"guided_choice": ["a", "b"], "structured_outputs": {"choice": ["a", "b"]}}, {"a", "b"}),
+    ({"guided_grammar": 'start: "x"', "structured_outputs": {"grammar": 'start: "x"'}}, {"x"}),
+]
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize(("fields", "allowed"), TWICE)
+def test_a_form_under_two_names_is_one(guided, path, fields, allowed):
+    """A client that knows not which of them a server reads sends both."""
+    response, answers = guided(path, **fields)
+    assert response.status_code == 200
+    assert set(answers) <= allowed
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {
+            "guided_json": SCHEMA,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
+        },
+        {"structured_outputs": {"json_object": True}, "response_format": {"type": "json_object"}},
+    ],
+)
+def test_a_form_in_response_format_too_is_one(guided, fields):
+    """Of chats alone."""
+    assert guided(CHAT, **fields)[0].status_code == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"const": 1}, {"const": True}),
+        ({"enum": ["a", "b"]}, {"enum": ["b", "a"]}),
+        (SCHEMA, {**SCHEMA, "title": "x"}),
+    ],
+)
+def test_two_schemas_that_differ_are_refused(guided, path, one, other):
+    """Whatever Python takes for equal."""
+    response, _ = guided(path, guided_json=one, structured_outputs={"json": other})
+    said = "guided_json and structured_outputs.json cannot be combined."
+    assert (response.status_code, response.json["error"]["message"]) == (400, said)
+
+
+def test_schemas_are_compared_only_if_they_are_small(guided):
+    """A comparison is one call that holds the interpreter."""
+    large = {"enum": ["x" * 70_000]}
+    response, _ = guided(CHAT, guided_json=large, structured_outputs={"json": large})
+    assert (response.status_code, "too long" in response.json["error"]["message"]) == (400, True)
 
 
 @pytest.mark.parametrize("path", [CHAT, TEXT])
