@@ -211,13 +211,14 @@ class _Emission:
         if shape.required:
             schema["required"] = list(shape.required)
         patterns = {pattern: state for pattern, state in shape.patterns.items() if state in self._reach.full}
-        if shape.patterns:
-            schema["patternProperties"] = {
-                pattern: self._of_state(state) if pattern in patterns else False
-                for pattern, state in shape.patterns.items()
-            }
         free = shape.rest is None and not properties and not shape.patterns
         rest = ANYTHING if free else self._expander.never if shape.rest is None else shape.rest
+        # What excludes names says nothing where all others are excluded, but the library applies it to listed ones.
+        written = shape.patterns if rest in self._reach.full else patterns
+        if written:
+            schema["patternProperties"] = {
+                pattern: self._of_state(state) if pattern in patterns else False for pattern, state in written.items()
+            }
         schema["additionalProperties"] = self._of_state(rest) if rest in self._reach.full else False
         if shape.least > len(shape.required):
             schema["minProperties"] = shape.least

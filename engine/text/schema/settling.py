@@ -149,6 +149,8 @@ def _without_names(expander: Expander, shape: Object) -> list[Object]:
     rest = shape.rest
     if rest is None and shape.properties and not shape.patterns:
         patterned, expander.exact = [], False  # closed, as every object that says nothing of other names
+    if rest is not None and not shape.patterns and not expander.unsettled(rest):
+        patterned = []  # closed by itself
     if not patterned:
         return [replace(shape, properties=properties, patterns={}, rest=expander.never)]
     pattern = _one_pattern(patterned)

@@ -80,6 +80,40 @@ def test_whether_a_hard_pattern_has_further_names_is_not_guessed():
     assert has_names("(", ["a"]) is None
 
 
+TWO_TYPES = {"allOf": [{"type": "string"}, {"type": "null"}]}
+ENDLESS = {
+    "$defs": {"endless": {"type": "object", "required": ["x"], "properties": {"x": {"$ref": "#/$defs/endless"}}}}
+}
+PATTERN, BOUNDED = {"pattern": "^[a-z_]+$"}, {"pattern": "^[a-z_]+$", "maxLength": 20}
+CLOSED = {
+    "a pattern": (PATTERN, False),
+    "a length": ({"minLength": 1, "maxLength": 20}, False),
+    "a pattern and a length": (BOUNDED, False),
+    "two patterns": ({"anyOf": [{"pattern": "^a"}, {"pattern": "a$"}]}, False),
+    "a pattern, closed by two types": (PATTERN, TWO_TYPES),
+    "a pattern and a length, closed by two types": (BOUNDED, TWO_TYPES),
+    "a pattern, closed by what contains nothing": (PATTERN, {"type": "array", "contains": False}),
+    "a pattern, closed by what has no end": (PATTERN, {"$ref": "#/$defs/endless"}),
+}
+
+
+@pytest.mark.parametrize(("names", "rest"), CLOSED.values(), ids=CLOSED)
+def test_a_closed_object_may_say_what_its_names_are(answers, names, rest):
+    """That no other name has a value takes nothing from a listed one."""
+    schema = {"type": "object", "properties": {"a": INTEGER}, "required": ["a"]}
+    schema |= {"propertyNames": names, "additionalProperties": rest} | ENDLESS
+    assert answers.allow(schema, '{"a": 3}')
+    assert not answers.allow(schema, '{"a": 3, "aa": 3}')
+    assert answers.allow(schema | {"required": [], "minProperties": 1}, '{"a": 3}')
+
+
+def test_names_of_a_pattern_without_a_value_are_kept_out_of_an_open_object(answers):
+    """They are no other names."""
+    schema = {"type": "object", "properties": {"a": INTEGER}, "patternProperties": {"^b": TWO_TYPES}}
+    assert answers.allow(schema | {"additionalProperties": INTEGER}, '{"a": 3, "c": 3}')
+    assert not answers.allow(schema | {"additionalProperties": INTEGER}, '{"b": 3}')
+
+
 def some_object(rng):
     """Return a random schema of an object of few names."""
     names = ["a", "b", "ab"]
