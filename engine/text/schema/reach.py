@@ -24,10 +24,15 @@ class Reach:
         self._expander = expander
         self.shapes: dict[State, tuple[Shape, ...]] = {}
         self.full: set[State] = set()
+        self._users: dict[State, set[State]] = {}  # the states that contain a state
+        self._left_out: list[State] = []  # the states some of whose shapes are
         self._reach(expander.root)
         self._find_full()
         if expander.root not in self.full:
-            raise SchemaRefused(EMPTY if expander.exact else UNSUPPORTED, self._first_origin(expander.root))
+            origin = self._first_origin(expander.root)
+            self._restore(self._left_out)
+            certain = expander.exact and expander.root not in self.full
+            raise SchemaRefused(EMPTY if certain else UNSUPPORTED, origin)
 
     def _reach(self, root: State) -> None:
         waiting = [root]
@@ -35,7 +40,10 @@ class Reach:
             state = waiting.pop()
             if state in self.shapes:
                 continue
-            self.shapes[state] = _only_spoken_of(self._expander.expand(state))
+            every = self._expander.expand(state)
+            self.shapes[state] = _only_spoken_of(every)
+            if len(self.shapes[state]) < len(every):
+                self._left_out.append(state)
             self._check_strings(self.shapes[state])
             if len(self.shapes) > MAX_STATES:
                 raise SchemaRefused(COMPLEX, state[-1].subschema.pointer)
@@ -58,16 +66,28 @@ class Reach:
 
         In rounds: a state is looked at once for all that were found inside it in the last one.
         """
-        users: dict[State, set[State]] = {}
         for state, shapes in self.shapes.items():
             for shape in shapes:
                 for inner in inside(shape):
-                    users.setdefault(inner, set()).add(state)
-        waiting = set(self.shapes)
+                    self._users.setdefault(inner, set()).add(state)
+        self._add_full(set(self.shapes))
+        empty = [state for state in self._left_out if state not in self.full]
+        self._restore(state for state in empty if _has_everything(self._expander.expand(state)))
+
+    def _add_full(self, waiting: set[State]) -> None:
+        """Add those of the waiting states that have a value, then those of the states that contain one of them."""
         while waiting:
             found = [state for state in waiting if any(self.is_full(shape) for shape in self.shapes[state])]
             self.full.update(found)
-            waiting = set().union(*(users.get(state, ()) for state in found)) - self.full
+            waiting = set().union(*(self._users.get(state, ()) for state in found)) - self.full
+
+    def _restore(self, states: Iterable[State]) -> None:
+        """Give those of the states that have no value the shapes that were left out, from the inside out."""
+        for state in reversed([*states]):
+            if state not in self.full:
+                self.shapes[state] = self._expander.expand(state)
+                self._reach(ANYTHING)
+                self._add_full({ANYTHING, state})
 
     def is_full(self, shape: Shape) -> bool:
         """Return whether a shape has a finite value."""
@@ -124,12 +144,21 @@ def _required(expander: Expander, shape: Shape) -> list[State]:
 
 def _only_spoken_of(shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
     """Return the shapes of the types that a schema speaks of, if it names none: with `properties` it means objects."""
-    plain = [shape for shape in EVERY_SHAPE if any(_is_plain(other, shape) for other in shapes)]
+    plain = _plain(shapes)
     spoken = tuple(shape for shape in shapes if shape.origins and not any(_is_plain(shape, o) for o in EVERY_SHAPE))
     kinds = {type(shape) for shape in spoken}
     missing = [shape for shape in EVERY_SHAPE if shape not in plain and type(shape) not in kinds]
     others = len(shapes) - len(spoken) - len(plain)
     return spoken if spoken and plain and not missing and not others and Constant not in kinds else shapes
+
+
+def _has_everything(shapes: tuple[Shape, ...]) -> bool:
+    """Return whether a branch allows every value, whatever the others speak of."""
+    return len(_plain(shapes)) == len(EVERY_SHAPE)
+
+
+def _plain(shapes: tuple[Shape, ...]) -> list[Shape]:
+    return [every for every in EVERY_SHAPE if any(_is_plain(shape, every) for shape in shapes)]
 
 
 def _is_plain(shape: Shape, every: Shape) -> bool:

@@ -234,6 +234,38 @@ def test_keywords_of_one_type_mean_that_type(answers):
     assert {type(value) for value in answers.of({}, count=60, most=60)} > {dict, list}
 
 
+NOTHING = {
+    "no first item": {"type": "array", "prefixItems": [False], "minItems": 1},
+    "no property": {"type": "object", "properties": {"a": {"allOf": [NAME, {"type": "null"}]}}, "required": ["a"]},
+    "no item of a type": {"type": "array", "items": {"type": "integer"}, "contains": NAME},
+    "no end": {"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}, "required": ["a"]},
+    "a property of nothing": {
+        "type": "object",
+        "properties": {"a": {"anyOf": [{"type": "array", "contains": False}, {"type": "null", "enum": [1]}]}},
+        "required": ["a"],
+    },
+}
+
+
+@pytest.mark.parametrize("nothing", NOTHING.values(), ids=NOTHING)
+@pytest.mark.parametrize("everything", [{}, True, {"description": "anything"}])
+def test_a_branch_that_allows_everything_counts_where_the_others_allow_nothing(answers, nothing, everything):
+    """Elsewhere the type that another branch speaks of is meant."""
+    schema = {"anyOf": [nothing, everything]}
+    outer = {"type": "object", "properties": {"v": schema}, "required": ["v"]}
+    outer |= {"$defs": {"none": nothing | {"additionalProperties": False}}}
+    assert answers.allow(outer, '{"v": 1}')
+    assert answers.allow(schema | {"$defs": outer["$defs"]}, "[null]")
+
+
+def test_a_branch_that_allows_everything_counts_no_further_out_than_it_must(answers):
+    """What it stands in keeps the type that is spoken of."""
+    inner = {"anyOf": [NOTHING["no property"], {}]}
+    schema = {"anyOf": [{"type": "object", "properties": {"a": inner}, "required": ["a"]}, {}]}
+    assert answers.allow(schema, '{"a": [1]}')
+    assert not answers.allow(schema, "[1]")
+
+
 @pytest.mark.parametrize(("bounds", "text"), [((0, 0.5), "0"), ((2, 2.25), "2"), ((-1.5, -1), "-1"), ((0, 1e-7), "0")])
 def test_an_open_bound_is_left_out(answers, bounds, text):
     """Also where the other bound is within 1 of it."""

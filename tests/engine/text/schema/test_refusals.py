@@ -16,7 +16,10 @@ CANNOT, EMPTY, INVALID, COMPLEX = (
 
 def inside(schema):
     """Return a schema some levels deep in another one."""
-    return OBJECT | {"properties": {"a/b": {"type": "array", "items": schema}}, "required": ["a/b"]}
+    return OBJECT | {"properties": {"a/b": {"type": "array", "items": schema, "minItems": 1}}, "required": ["a/b"]}
+
+
+PLACE = "/properties/a~1b/items"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +52,10 @@ def inside(schema):
         ({"enum": []}, EMPTY, "enum", "/enum"),
         ({"not": {}}, EMPTY, "not", "/not"),
         ({"type": "array", "contains": False}, EMPTY, "contains", "/contains"),
-        ({"properties": {"a": {"$ref": "#"}}, "required": ["a"]}, EMPTY, "properties", "/properties/a"),
+        (OBJECT | {"properties": {"a": {"$ref": "#"}}, "required": ["a"]}, EMPTY, "properties", "/properties/a"),
+        ({"properties": {"a": {"$ref": "#"}}, "required": ["a"]}, CANNOT, "properties", "/properties/a"),
+        (inside({"required": ["a"], "properties": {"a": False}}), CANNOT, "properties", f"{PLACE}/properties/a"),
+        ({"prefixItems": [{"items": False, "minItems": 1}], "minItems": 1}, CANNOT, "items", "/prefixItems/0/items"),
         ({"minLength": "x"}, INVALID, "minLength", "/minLength"),
         ({"type": "text"}, INVALID, "type", "/type"),
         ({"properties": []}, INVALID, "properties", "/properties"),
