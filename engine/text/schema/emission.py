@@ -116,7 +116,7 @@ class _Emission:
             elif isinstance(shape, Array):
                 options.append(self._array(shape))
             elif isinstance(shape, Object):
-                options += [self._object(part) for part in of_count(self._reach, self._expander, shape)]
+                options += [self._object(part) for part in of_count(self._reach, self._expander, state, shape)]
         return options[0] if len(options) == 1 else {"anyOf": options}
 
     def _number(self, shape: Number) -> dict[str, Any]:
@@ -186,11 +186,12 @@ class _Emission:
         library meets both states again, without end.
         """
         endless = [pattern for pattern, state in shape.patterns.items() if state not in self._ending]
+        listed = [name for name, state in shape.properties.items() if state in self._reach.full]
         pointer = meeting.pointer_of(shape.origins, "patternProperties")
         shared = {
             pattern
             for pattern in endless
-            if any(meeting.is_match(self._expander, pattern, name, pointer) for name in shape.properties)
+            if any(meeting.is_match(self._expander, pattern, name, pointer) for name in listed)
         }
         if not shared:
             return shape

@@ -12,18 +12,20 @@ from engine.text.schema.refusal import COMPLEX, EMPTY, UNSUPPORTED, SchemaRefuse
 from engine.text.schema.shapes import ANYTHING, EVERY_SHAPE, Array, Constant, Object, Shape, State, String
 
 MAX_STATES = 4000
+MAX_UNLISTED = 1  # names of an object that are not listed and must be there: the library may write one twice
 
 
 class Reach:
     """The shapes of every state that values of a schema contain. Raises SchemaRefused.
 
-    full: the states that have a finite value.
+    full: the states that have a finite value, each with how many were found in earlier rounds.
     """
 
     def __init__(self, expander: Expander) -> None:
         self._expander = expander
         self.shapes: dict[State, tuple[Shape, ...]] = {}
-        self.full: set[State] = set()
+        self.full: dict[State, int] = {}
+        self._found: dict[State, Shape] = {}  # by which a finite value of each state was found
         self._users: dict[State, set[State]] = {}  # the states that contain a state
         self._left_out: list[State] = []  # the states some of whose shapes are
         self._reach(expander.root)
@@ -31,7 +33,7 @@ class Reach:
         if expander.root not in self.full:
             origin = self._first_origin(expander.root)
             self._restore(self._left_out)
-            certain = expander.exact and expander.root not in self.full
+            certain = expander.exact and expander.root not in self.full and not self._beyond_count()
             raise SchemaRefused(EMPTY if certain else UNSUPPORTED, origin)
 
     def _reach(self, root: State) -> None:
@@ -77,9 +79,19 @@ class Reach:
     def _add_full(self, waiting: set[State]) -> None:
         """Add those of the waiting states that have a value, then those of the states that contain one of them."""
         while waiting:
-            found = [state for state in waiting if any(self.is_full(shape) for shape in self.shapes[state])]
-            self.full.update(found)
-            waiting = set().union(*(self._users.get(state, ()) for state in found)) - self.full
+            found = {state: shape for state in waiting for shape in [self._first_full(state)] if shape is not None}
+            self._found.update(found)
+            self.full.update(dict.fromkeys(found, len(self.full)))
+            waiting = set().union(*(self._users.get(state, ()) for state in found)) - self.full.keys()
+
+    def _first_full(self, state: State) -> Shape | None:
+        """Return a shape of a state that has a finite value, one without a number of properties if it can be."""
+        shapes = sorted(self.shapes[state], key=lambda shape: isinstance(shape, Object) and shape.least > 0)
+        return next((shape for shape in shapes if self.is_full(shape)), None)
+
+    def is_apart(self, inner: State, state: State, shape: Shape) -> bool:
+        """Return whether what stands inside a shape of a state has a finite value that contains no such shape."""
+        return inner in self.full and (shape is not self._found[state] or self.full[inner] < self.full[state])
 
     def _restore(self, states: Iterable[State]) -> None:
         """Give those of the states that have no value the shapes that were left out, from the inside out."""
@@ -103,10 +115,19 @@ class Reach:
             return False
         if shape.most is not None and len(shape.required) > shape.most:
             return False
-        others = sum(state in self.full for name, state in shape.properties.items() if name not in shape.required)
-        if shape.least <= len(shape.required) + others or shape.rest is None:
-            return True
-        return any(state in self.full for state in (*shape.patterns.values(), shape.rest))
+        listed = [state for name, state in shape.properties.items() if name not in shape.required]
+        missing = shape.least - len(shape.required) - sum(state in self.full for state in listed)
+        return missing <= 0 or (missing <= MAX_UNLISTED and self._has_unlisted(shape))
+
+    def _has_unlisted(self, shape: Object) -> bool:
+        rest = shape.rest
+        return rest is None or any(state in self.full for state in (*shape.patterns.values(), rest))
+
+    def _beyond_count(self) -> bool:
+        """Return whether some objects have a value only with more names that are not listed than can be counted."""
+        objects = [shape for shapes in self.shapes.values() for shape in shapes if isinstance(shape, Object)]
+        empty = [shape for shape in objects if not self.is_full(shape) and self._has_unlisted(shape)]
+        return any(self.is_full(replace(shape, least=0)) for shape in empty)
 
     def _first_origin(self, state: State) -> str:
         """Return the place to blame for a state without a value."""
@@ -119,7 +140,8 @@ class Reach:
                     state = blamed[0]
                     break
             else:
-                origins = [meeting.pointer_of(shape.origins) for shape in self.shapes.get(state, ())]
+                shapes = self.shapes.get(state, ())
+                origins = [meeting.pointer_of(shape.origins, "minProperties") for shape in shapes]
                 found = self._expander.emptied.get(state) or next((origin for origin in origins if origin), "")
                 return found or (state[-1].subschema.pointer if state else "")
         return state[-1].subschema.pointer
