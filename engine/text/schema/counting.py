@@ -43,10 +43,10 @@ def _of_count(
     states = {name: meeting.named(expander, shape, name) for name in union(shape.properties, shape.required)}
     full = {name: state for name, state in states.items() if state in reach.full}
     optional = sorted((name for name in full if name not in shape.required), key=lambda name: name in last)
-    closed = shape.rest is None and bool(shape.properties or shape.required or shape.patterns)
-    closed = closed or (shape.rest is not None and shape.rest not in reach.full)
+    silent = shape.rest is None and bool(shape.properties or shape.required or shape.patterns)
+    closed = silent or (shape.rest is not None and shape.rest not in reach.full)
     more = [state for state in shape.patterns.values() if state in reach.full]
-    if closed and (is_open or not more) and needed > len(optional):
+    if silent and (is_open or not more) and needed > len(optional):
         closed, shape = False, replace(shape, rest=ANYTHING)  # names that are not listed are needed
     absent = {name: expander.never for name in states if name not in full}
     shape = replace(shape, properties={**full, **absent}, rest=expander.never if closed else shape.rest)

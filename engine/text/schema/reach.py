@@ -77,7 +77,9 @@ class Reach:
         self._restore(state for state in empty if _has_everything(self._expander.expand(state)))
 
     def _add_full(self, waiting: set[State]) -> None:
-        """Add those of the waiting states that have a value, then those of the states that contain one of them."""
+        """Add those of the waiting states that have a value, then those of the states that contain one of them. None of
+        the waiting ones is full.
+        """
         while waiting:
             found = {state: shape for state in waiting for shape in [self._first_full(state)] if shape is not None}
             self._found.update(found)
@@ -99,7 +101,7 @@ class Reach:
             if state not in self.full:
                 self.shapes[state] = self._expander.expand(state)
                 self._reach(ANYTHING)
-                self._add_full({ANYTHING, state})
+                self._add_full({ANYTHING, state} - self.full.keys())
 
     def is_full(self, shape: Shape) -> bool:
         """Return whether a shape has a finite value."""

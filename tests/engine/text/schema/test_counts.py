@@ -42,6 +42,11 @@ ENDING = {
         | {"minProperties": 1},
         '{"x": []}',
     ),
+    "names of which some value is anything": (
+        {"type": "object", "properties": {"b": {"anyOf": [{"type": "array", "contains": False}, {}]}}}
+        | {"minProperties": 1, "propertyNames": {"enum": ["a", "b"]}},
+        '{"a": 1}',
+    ),
     "more than are listed": ({"type": "object", "properties": {"v": TEXT}, "minProperties": 2, "maxProperties": 2}
                              | {"additionalProperties": TEXT}, '{"v": "y", "x": "y"}'),
 }  # fmt: skip
