@@ -66,14 +66,13 @@ def check_models(settings: Settings) -> Finding:
     try:
         chosen = choose_checkpoints(settings)
         for name, folders in chosen.items():
-            names.append(f"{name} in {folders.model_dir}")
             try:
                 find_checkpoint(folders.model_dir, name, ARCHITECTURES[model_of(name)])
                 find_tokenizer(folders.tokenizer_dir, name)
+                names.append(f"{name} in {folders.model_dir}")
             except StartError as error:
                 if not is_further(name):
                     raise
-                names.pop()
                 lost.append(f" A start would leave {name} out: {error}")
     except StartError as error:
         return Finding(State.FAILED, str(error))

@@ -117,7 +117,8 @@ def _may_precede(dropped: list[str], kept: list[str]) -> bool:
     """
     if PREFIXES.issuperset(dropped) or dropped[-1] == "v1" or dropped[-len(kept) :] == kept:
         return True
-    return NAMING.issuperset(dropped[-2:-1]) and len(dropped) > 1 or f"/v1/{'/'.join(kept)}" in UNMISTAKABLE
+    names_model = len(dropped) > 1 and dropped[-2] in NAMING
+    return names_model or f"/v1/{'/'.join(kept)}" in UNMISTAKABLE
 
 
 def _parts(path: str) -> list[str]:

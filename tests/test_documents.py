@@ -206,7 +206,7 @@ def test_modules_that_are_run_exist() -> None:
 
 def test_the_python_of_a_command_has_the_packages() -> None:
     """Operators are given the interpreter of the checkout, which alone has what ours need; a container has no other."""
-    bare = re.compile(r"(?<!in a container )(?:^|`)python3? (?:config\.py|-m (\w+))", re.MULTILINE)
+    bare = re.compile(r"(?<!in a container )(?:^|`)python3? (?:config\.py|-m \w+)", re.MULTILINE)
     names = ["README.md", "README_PRODUCTION.md", "QUICKSTART.md", "SECURITY.md", *map(str, ROOT.glob("docs/*.md"))]
     found = [(name, one[0]) for name in names for one in bare.finditer(text(name))]
     assert [one for one in found if not one[1].endswith(("-m venv", "-m pip"))] == []

@@ -2,10 +2,12 @@
 
 import json
 
+import jsonschema_rs
 import pytest
 
 from engine.text.grammar import Grammars, json_grammar
 from engine.text.schema.emission import rewrite
+from engine.text.schema.refusal import SchemaRefused
 from engine.types import Vocabulary
 from tests.fakes import PATIENCE
 from tests.masks import bitmask_of
@@ -27,6 +29,16 @@ class Answers:
         grammar = json_grammar(json.dumps(rewrite(schema).schema))
         walks = [self._walker.walk(self.grammars.mask(grammar), seed, most) for seed in range(count)]
         return [json.loads(text) for text, reason in walks if reason == "stop"]
+
+    def ended_valid(self, schema, count, most):
+        """Check that what ends by itself validates; return whether anything does, which no refused schema has."""
+        try:
+            values = self.of(schema, count, most)
+        except SchemaRefused:
+            return False
+        check = jsonschema_rs.Draft202012Validator(schema).is_valid
+        assert [value for value in values if not check(value)] == [], schema
+        return bool(values)
 
     def allow(self, schema, text):
         """Return whether an answer may be this text."""

@@ -1,6 +1,5 @@
 """Objects of a number of properties that refer to themselves: one has an end, or there is none."""
 
-import contextlib
 import random
 
 import jsonschema_rs
@@ -110,9 +109,5 @@ def test_answers_of_random_objects_that_refer_to_themselves_come_to_an_end(answe
     for seed in range(start, start + 30):
         rng = random.Random(seed)
         schema = some_object(rng, 1) | {"$defs": {"A": some_object(rng, 0)}}
-        with contextlib.suppress(SchemaRefused):
-            values = answers.of(schema, count=3, most=100)
-            ended += bool(values)
-            check = jsonschema_rs.Draft202012Validator(schema).is_valid
-            assert [value for value in values if not check(value)] == [], schema
+        ended += answers.ended_valid(schema, count=3, most=100)
     assert ended >= 5

@@ -1,10 +1,8 @@
 """Patterns of names beside listed properties: where all names of a pattern are listed, no further one is offered."""
 
-import contextlib
 import random
 import re
 
-import jsonschema_rs
 import pytest
 
 from engine.text.schema.emission import rewrite
@@ -133,12 +131,5 @@ def some_object(rng):
 @pytest.mark.parametrize("start", range(0, 120, 30))
 def test_answers_of_random_objects_come_to_an_end(answers, start):
     """No answer leads to where nothing is allowed, and all that end validate."""
-    ended = 0
-    for seed in range(start, start + 30):
-        schema = some_object(random.Random(seed))
-        with contextlib.suppress(SchemaRefused):
-            values = answers.of(schema, count=3, most=80)
-            ended += bool(values)
-            check = jsonschema_rs.Draft202012Validator(schema).is_valid
-            assert [value for value in values if not check(value)] == [], schema
-    assert ended >= 10
+    schemas = [some_object(random.Random(seed)) for seed in range(start, start + 30)]
+    assert sum(answers.ended_valid(schema, count=3, most=80) for schema in schemas) >= 10
