@@ -2,11 +2,12 @@
 
     python -m benchmarks.drafts [--text FOLDER] [--quant none,int8] [--c 1,4,16] [--rounds 3] ...
 
-Both answer the same requests in each round, in turn. *copied*: the demo model's held-out questions at temperature 0,
-whose answers repeat words of the question. *greedy* and *drawn*: random prompts at temperature 0 and 1; the demo model,
-which is trained, repeats itself there as well. Ratios of tokens/s to the engine without drafts, and the share of drafts
-that were right. Answers are compared too: in float32 the size of a batch may change the last bit of a logit, and so a
-choice between equal ones.
+Both answer the same requests in each round, in turn. *repeated*: texts that go on as their prompts did, at temperature
+0: a prompt ends in what the model itself makes of its beginning, in which it has come to repeat itself. *copied*: the
+demo model's held-out questions at temperature 0, whose answers repeat words of the question. *greedy* and *drawn*:
+random prompts at temperature 0 and 1, with nothing to repeat until the answer itself has it. Ratios of tokens/s to the
+engine without drafts, and the share of drafts that were right. Answers are compared too: in float32 the size of a batch
+may change the last bit of a logit, and so a choice between equal ones.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -36,10 +37,11 @@ from engine.types import ChatPrompt, EngineConfig, GenerationRequest, SamplingPa
 
 MODEL_LENGTH = 1024
 PROMPT_TOKENS, ANSWER_TOKENS = 148, 64
+BEGINNING = 20  # tokens of a repeated text's prompt that are not the model's own
 EACH = 2  # requests of each client
 TIMEOUT = 3600.0
-KINDS = ("copied", "greedy", "drawn")
-REPEATED_TARGET, LEAST = 1.6, 0.97  # of greedy texts to one client, and of all others
+KINDS = ("repeated", "copied", "greedy", "drawn")
+REPEATED_TARGET, LEAST = 1.6, 0.97  # of repeated texts to one client, and of all others
 
 
 @dataclass(slots=True)
@@ -53,23 +55,46 @@ class Load:
 
 
 class Requests:
-    """Makes the same requests for both sides of a round."""
+    """Makes the same requests for both sides of a round. Prompts of repeated texts are made by the engine itself."""
 
-    def __init__(self, vocabulary: int, items: Sequence[str]) -> None:
-        self._vocabulary, self._items = vocabulary, items
+    def __init__(self, vocabulary: int, items: Sequence[str], engine: SteppedEngine) -> None:
+        self._vocabulary, self._items, self._engine = vocabulary, items, engine
 
-    def make(self, kind: str, clients: int, seed: int) -> Iterator[GenerationRequest]:
-        """Yield the requests of one round."""
+    def make(self, kind: str, clients: int, seed: int) -> list[GenerationRequest]:
+        """Return the requests of one round."""
         rng = random.Random(repr((kind, clients, seed)))
-        for number in range(max(8, EACH * clients)):
-            prompt: ChatPrompt | TokensPrompt
-            if kind == "copied":
-                prompt = ChatPrompt(({"role": "user", "content": rng.choice(self._items)},))
-            else:
-                prompt = TokensPrompt(tuple(rng.choices(range(256, self._vocabulary), k=PROMPT_TOKENS)))
-            temperature = 1.0 if kind == "drawn" else 0.0
-            sampling = SamplingParams(ANSWER_TOKENS, temperature, seed=number, ignore_eos=kind != "copied")
-            yield GenerationRequest(str(number), prompt, sampling, queue_timeout=TIMEOUT, timeout=TIMEOUT)
+        numbers = range(max(8, EACH * clients))
+        prompts: Sequence[ChatPrompt | TokensPrompt]
+        if kind == "copied":
+            prompts = [ChatPrompt(({"role": "user", "content": rng.choice(self._items)},)) for _ in numbers]
+        elif kind == "repeated":
+            prompts = self._repeating([self._drawn(rng, BEGINNING) for _ in numbers], clients)
+        else:
+            prompts = [self._drawn(rng, PROMPT_TOKENS) for _ in numbers]
+        return _requests(prompts, ANSWER_TOKENS, float(kind == "drawn"), ignore_eos=kind != "copied")
+
+    def _drawn(self, rng: random.Random, tokens: int) -> TokensPrompt:
+        return TokensPrompt(tuple(rng.choices(range(256, self._vocabulary), k=tokens)))
+
+    def _repeating(self, begun: Sequence[TokensPrompt], clients: int) -> list[TokensPrompt]:
+        """Return prompts with what the model makes of them behind them."""
+        _, own = answer(self._engine, _requests(begun, PROMPT_TOKENS - BEGINNING), clients, 0)
+        return [TokensPrompt((*prompt.token_ids, *own[str(number)])) for number, prompt in enumerate(begun)]
+
+
+def _requests(
+    prompts: Sequence[ChatPrompt | TokensPrompt], tokens: int, temperature: float = 0.0, ignore_eos: bool = True
+) -> list[GenerationRequest]:
+    return [
+        GenerationRequest(
+            str(number),
+            prompt,
+            SamplingParams(tokens, temperature, seed=number, ignore_eos=ignore_eos),
+            queue_timeout=TIMEOUT,
+            timeout=TIMEOUT,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
 
 
 def answer(
@@ -89,10 +114,10 @@ def measure(
 ) -> None:
     """Measure every load in every round, after a first request to each side: what is used first is slower once."""
     for tokens in (0, drafts):
-        answer(engine, list(requests.make("greedy", 1, -1))[:1], 1, tokens)
+        answer(engine, requests.make("greedy", 1, -1)[:1], 1, tokens)
     for number in tqdm(range(rounds), unit="round", disable=None):
         for (kind, clients), load in loads.items():
-            made = list(requests.make(kind, clients, number))
+            made = requests.make(kind, clients, number)
             speeds, answers = {}, {}
             for tokens in (0, drafts) if number % 2 else (drafts, 0):
                 speeds[tokens], answers[tokens] = answer(engine, made, clients, tokens)
@@ -122,7 +147,7 @@ def judge(loads: dict[tuple[str, int], Load]) -> list[Verdict]:
     """Return the verdict on each load, by the median of its rounds."""
     found = []
     for (kind, clients), load in loads.items():
-        least, ratios = REPEATED_TARGET if (kind, clients) == ("greedy", 1) else LEAST, spread(load.ratios)
+        least, ratios = REPEATED_TARGET if (kind, clients) == ("repeated", 1) else LEAST, spread(load.ratios)
         met = ratios is not None and ratios.median >= least
         found.append(judged(f"{kind}, c={clients}: at least {least:g} times without", met, str(ratios)))
     return found
@@ -154,7 +179,7 @@ def main(argv: Sequence[str] | None = None, threads: Callable[[int], None] = tor
     engine = SteppedEngine(loaded, limits, own.quant)
     items = [item.question for item in held_out.text_items(1.0)]
     loads = {(kind, clients): Load() for kind in options.kinds for clients in options.c}
-    measure(engine, Requests(loaded.vocab_size, items), loads, options.rounds, options.drafts)
+    measure(engine, Requests(loaded.vocab_size, items, engine), loads, options.rounds, options.drafts)
     figures = {f"{kind} c={clients}": asdict(load) for (kind, clients), load in loads.items()}
     verdicts = judge(loads)
     tables = [table_of(loads), *map(str, verdicts)]

@@ -136,11 +136,11 @@ def painted(milliseconds: float) -> Replaced:
 
 
 def drafted(repeated: float, other: float) -> Replaced:
-    """Return what replaces the measuring of drafts: the ratio of greedy texts to one client, and of all others."""
+    """Return what replaces the measuring of drafts: the ratio of repeated texts to one client, and of all others."""
 
     def measure(engine: object, requests: object, loads: dict[tuple[str, int], drafts.Load], *rest: object) -> None:
         for which, load in loads.items():
-            load.ratios.append(repeated if which == ("greedy", 1) else other)
+            load.ratios.append(repeated if which == ("repeated", 1) else other)
 
     loaded = given(SimpleNamespace(vocab_size=300))
     questions = SimpleNamespace(text_items=given([]))
