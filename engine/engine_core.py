@@ -103,6 +103,7 @@ class EngineCore:
         self._launch: Callable[[Plan], LaunchedStep] | None = getattr(runner, "launch", None)
         self._in_flight: tuple[LaunchedStep, list[Sequence]] | None = None  # with those whose token does not count
         self._grammars_until = 0.0
+        self._decoded = 0  # rows of a step without prompts, which tells how long such a step takes
         self.scheduler = Scheduler(
             room,
             pool,
@@ -116,6 +117,7 @@ class EngineCore:
 
     def step(self) -> bool:
         """Compute one step of all running sequences; return False if there was nothing to do."""
+        began = self._clock()
         self._end_overdue()
         plan = self._schedule()
         if not plan and self._in_flight is None:
@@ -124,7 +126,10 @@ class EngineCore:
             time.sleep(GRAMMAR_PAUSE)
             return True
         if self._launch is None:
+            self._decoded = 0
             self._postprocess(self._run(plan))
+            if self._decoded:
+                self.scheduler.drafts.learn(self._decoded, self._clock() - began)
         else:
             self._run_ahead(plan, self._launch)
         return True
@@ -180,14 +185,13 @@ class EngineCore:
             self._runner.zero(freed)
 
     def _run(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
-        began = self._clock()
         try:
             choices = self._runner.run(plan)
         except Exception as error:
             parts = (plan,) if plan.drop_drafts() else self._split_or_fail(plan, error)
         else:
             if not plan.prefill:
-                self.scheduler.drafts.learn(plan.decode, self._clock() - began)
+                self._decoded = len(plan.decode) + sum(len(sequence.drafts) for sequence in plan.decode)
             for sequence, count in plan.rows:
                 sequence.num_computed += count
             return choices

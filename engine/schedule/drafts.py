@@ -16,10 +16,11 @@ from engine.schedule.drafter import Drafter
 from engine.schedule.sequence import Sequence
 from engine.schedule.step_times import StepTimes
 
-MARGIN = 1.1  # by which drafts must be expected to pay: finding, checking and dropping them takes time of its own
+MARGIN = 1.05  # by which the drafts of a step must be expected to pay together: what is expected is an estimate
+ALONE = 1.02  # by which those of its best sequence must, before any are looked for
 PATIENCE = 2  # drafts beyond the best number so far that are considered
-TRIAL = 16  # steps after which a sequence whose drafts do not pay tries one, times the rows of a step
-REST = 3  # steps in which drafts are not considered, after one in which they paid for no sequence
+TRIAL = 16  # steps after which a sequence without drafts tries one, times the rows of a step
+REST = 3  # steps in which drafts are not considered, after one in which they did not pay
 REFRESH = 8  # times that drafts are considered by the same estimates of steps
 
 
@@ -49,35 +50,45 @@ class Drafts:
         self._age = (self._age + 1) % REFRESH
         if not self._age:
             self._estimates.clear()
-        gain, rows, trial = float(len(decode)), len(decode), True
         drafted = [(sequence, _drafter(sequence)) for sequence in (decode if modest is None else modest)]
-        best = max((drafter.chance for _, drafter in drafted), default=0.0)
-        if none_pays := not self._worthwhile(best, self._most, gain, rows):
-            self._rest = REST
+        rows = self._draft(len(decode), drafted)
         for sequence, drafter in drafted:
-            due = trial and len(sequence.token_ids) - drafter.tried_at >= TRIAL * len(decode)
-            if none_pays and not due:
-                continue
-            most = min(self._most, self._rows - rows, _useful(sequence))
-            count = self._worthwhile(drafter.chance, most, gain, rows)
-            if not count and due:
-                count, trial = min(1, most), False
-            if count > 0:
-                sequence.drafts = drafter.propose(sequence.token_ids, count)
-                rows += len(sequence.drafts)
-                gain += sum(drafter.chance**place for place in range(1, len(sequence.drafts) + 1))
+            due = not sequence.drafts and len(sequence.token_ids) - drafter.tried_at >= TRIAL * len(decode)
+            if due and rows < self._rows and _useful(sequence) > 0:
+                sequence.drafts = drafter.propose(sequence.token_ids, 1)
+                return
 
-    def learn(self, decode: abc.Sequence[Sequence], seconds: float) -> None:
-        """Take the time of a step of these sequences, which still have its drafts."""
+    def _draft(self, decoded: int, drafted: abc.Sequence[tuple[Sequence, Drafter]]) -> int:
+        """Give sequences their drafts, if those pay together; return the rows of the step, which decodes so many."""
+        gain, rows = float(decoded), decoded
+        needed = MARGIN * gain / self._time(rows)
+        best = max((drafter.chance for _, drafter in drafted), default=0.0)
+        if self._worthwhile(best, self._most, gain, rows, ALONE):
+            for sequence, drafter in drafted:
+                most = min(self._most, self._rows - rows, _useful(sequence))
+                found = drafter.propose(sequence.token_ids, most) if most > 0 else []
+                if found and (count := self._worthwhile(drafter.chance, len(found), gain, rows)):
+                    sequence.drafts = found[:count]
+                    rows += count
+                    gain += sum(drafter.chance**place for place in range(1, count + 1))
+            if rows == decoded or gain / self._time(rows) > needed:
+                return rows
+            for sequence, _ in drafted:
+                sequence.drafts = []
+        self._rest = REST
+        return decoded
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """Take the time of a whole step of so many rows, drafts among them: a step that is saved saves all of it."""
         if self._most:
-            self._times.learn(len(decode) + sum(len(sequence.drafts) for sequence in decode), seconds)
+            self._times.learn(rows, seconds)
 
-    def _worthwhile(self, chance: float, most: int, gain: float, rows: int) -> int:
+    def _worthwhile(self, chance: float, most: int, gain: float, rows: int, margin: float = 1.0) -> int:
         """Return how many drafts of a sequence pay best in a step that is expected to gain so much without them.
 
-        most: of them; chance: that one is right if those before it are.
+        most: of them; chance: that one is right if those before it are; margin: by which they must pay at least.
         """
-        best, speed, right = 0, MARGIN * gain / self._time(rows), chance
+        best, speed, right = 0, margin * gain / self._time(rows), chance
         for count in range(1, most + 1):
             gain, right = gain + right, right * chance
             if (now := gain / self._time(rows + count)) > speed:

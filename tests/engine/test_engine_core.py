@@ -1066,3 +1066,30 @@ def test_a_client_with_more_than_its_share_has_no_drafts_beside_others(runner_cl
     assert drafted["greedy"] > 0
     core.run()
     core.assert_clean()
+
+
+@one_after_another
+def test_drafts_learn_from_whole_steps(monkeypatch):
+    """From the choice of its sequences to the text of their tokens; one with a prompt says nothing of the others."""
+    monkeypatch.setattr(ScriptedRunner, "drafts", 8)
+    monkeypatch.setattr(ScriptedRunner, "ahead", 8)
+    core, learned = Core(max_num_seqs=8), []
+
+    def taking(seconds, call):
+        def taken(*args):
+            core.now += seconds
+            return call(*args)
+
+        return taken
+
+    for name, seconds in (("_schedule", 0.25), ("_run", 1.0), ("_postprocess", 0.5)):
+        monkeypatch.setattr(core.core, name, taking(seconds, getattr(core.core, name)))
+    monkeypatch.setattr(core.core.scheduler.drafts, "learn", lambda rows, seconds: learned.append((rows, seconds)))
+    for _ in range(3):
+        core.come(tokens=1, max_tokens=3)
+    core.run()
+    assert learned == [(3, pytest.approx(1.75))] * 2
+    learned.clear()
+    core.come(tokens=9, max_tokens=1)
+    core.run()
+    assert learned == []

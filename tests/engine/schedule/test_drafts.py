@@ -82,11 +82,11 @@ def test_what_does_not_pay_is_seldom_searched_for(monkeypatch):
     """Also where a trial is due and the text has nothing to try; what comes to pay is drafted a few steps later."""
     searched, propose = [], Drafter.propose
     monkeypatch.setattr(Drafter, "propose", lambda self, *of: searched.append(self) or propose(self, *of))
-    drafts, fresh = Drafts(8, 64, 8), sequence(tokens=200, max_tokens=400)
+    drafts, fresh = Drafts(8, 64, 6), sequence(tokens=200, max_tokens=400)
     hopeless = [repeating(chance=0, max_tokens=400) for _ in range(4)]
     searched.clear()
     for step in range(1 + 20 * (1 + REST)):
-        fresh.append(step)
+        fresh.append(300 + step)
         drafts.add([fresh, *hopeless])
     assert len(searched) == 21
     good, after = repeating(chance=1), 0
@@ -100,12 +100,11 @@ def test_a_step_that_becomes_slower_is_noticed():
     """Estimates of how long steps take are kept for a few steps."""
     drafts, counts = Drafts(8, 64, 8), []
     for step in range(2 * REFRESH):
-        made, computed = repeating(chance=1), repeating()
+        made = repeating(chance=1)
         drafts.add([made])
         counts.append(len(made.drafts))
         for rows in range(1, 10):
-            computed.drafts = [0] * (rows - 1)
-            drafts.learn([computed], 1.0 if step < REFRESH // 2 else 2.0**rows)
+            drafts.learn(rows, 1.0 if step < REFRESH // 2 else 2.0**rows)
     assert (counts[0], counts[-1]) == (8, 0)
 
 
@@ -118,13 +117,20 @@ def test_measured_times_decide():
     """Where one more row costs as much as the step, nothing is drafted; where it costs nothing, as much as may be."""
     for longer, count in ((2.0, 0), (1.0, 8)):
         drafts, one = Drafts(8, 64, 8), repeating(chance=1)
-        drafts.learn([repeating()], 1.0)
-        for rows in range(2, 10):
-            made = repeating()
-            made.drafts = [0] * (rows - 1)
-            drafts.learn([made], longer**rows)
+        for rows in range(1, 10):
+            drafts.learn(rows, longer ** (rows - 1))
         drafts.add([one])
         assert len(one.drafts) == count
+
+
+def test_drafts_pay_together_or_are_not_computed():
+    """Four texts that each gain a little more than they cost have the drafts of all; a little less, of none."""
+    for seconds, count in ((0.90, 8), (0.95, 0)):
+        drafts, four = Drafts(8, 64, 8), [repeating(chance=1) for _ in range(4)]
+        for rows in range(4, 37):
+            drafts.learn(rows, 1.0 + seconds * (rows - 4) / 4)
+        drafts.add(four)
+        assert [len(one.drafts) for one in four] == [count] * 4
 
 
 def test_times_are_estimated_from_the_nearest_measured_lately():
