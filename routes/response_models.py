@@ -151,12 +151,16 @@ class AnswerMessage(Body):
 
 
 class ChatChoice(Body):
-    """One of the answers. token_ids: its tokens, with `return_token_ids`."""
+    """One of the answers. stop_reason: the stop string that ended it, if one did.
+
+    token_ids: its tokens, with `return_token_ids`.
+    """
 
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None
     finish_reason: ChatFinishReason
+    stop_reason: NotRequired[str]
     token_ids: NotRequired[list[int]]
 
 
@@ -217,12 +221,16 @@ class TextLogprobs(Body):
 
 
 class TextChoice(Body):
-    """One of the continuations. token_ids, prompt_token_ids: its tokens and its prompt's, with `return_token_ids`."""
+    """One of the continuations. stop_reason: as in a chat.
+
+    token_ids, prompt_token_ids: its tokens and its prompt's, with `return_token_ids`.
+    """
 
     index: int
     text: str
     logprobs: TextLogprobs | None
     finish_reason: FinishReason
+    stop_reason: NotRequired[str]
     token_ids: NotRequired[list[int]]
     prompt_token_ids: NotRequired[list[int]]
 

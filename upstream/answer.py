@@ -75,8 +75,8 @@ class AnswerReader:
         self._tools = bool(rules is not None and rules.arguments)
         self._only_calls = rules is not None and rules.forced
         self._stops = request.sampling.stop
-        self._wants_logprobs = request.sampling.logprobs is not None
-        scores = MOST_DATA_A_SCORE * (1 + (request.sampling.logprobs or 0)) if self._wants_logprobs else 0
+        self._wants_logprobs, self._alternatives = request.sampling.logprobs is not None, request.sampling.logprobs or 0
+        scores = MOST_DATA_A_SCORE * (2 + self._alternatives) if self._wants_logprobs else 0
         self._data_left = MOST_BYTES + (MOST_DATA_A_TOKEN + scores) * max_tokens
         self._most = MOST_BYTES + MOST_BYTES_A_TOKEN * max_tokens
         self._texts: list[str] = []
@@ -170,7 +170,7 @@ class AnswerReader:
             timings=timings,
             logprobs=tuple(self.logprobs),
             cached_tokens=self.cached_tokens,
-            stop=self.stop,
+            stop=self.stop if self.stop in self._stops else None,  # not one of the server's own
             reasoning_tokens=self._reasoning_tokens,
         )
 
@@ -302,11 +302,17 @@ class AnswerReader:
             data, offset = _bytes(one), min(span.start + begin - tag, span.stop)
             if offset < self._size:
                 continue
-            alternatives = one.get("top_logprobs") or ()
+            alternatives = self._likeliest(one.get("top_logprobs") or ())
             top = [(UNKNOWN_TOKEN, text_of(other["token"]), _logprob(other)) for other in alternatives]
             others = tuple(_bytes(other) or text_of(other["token"]).encode() for other in alternatives)
             found.append(TokenLogprob(UNKNOWN_TOKEN, token, _logprob(one), tuple(top), data, others, offset=offset))
         return tuple(found)
+
+    def _likeliest(self, alternatives: Sequence[Any]) -> Sequence[Any]:
+        """Return as many as the client asked for: some servers have one more, or one at least."""
+        if len(alternatives) <= self._alternatives:
+            return alternatives
+        return sorted(alternatives, key=_logprob, reverse=True)[: self._alternatives]
 
     def _count(self, usage: Any) -> None:
         """Take the server's count of tokens; one that cannot be used is none, and spoils no answer."""

@@ -89,7 +89,7 @@ def _wanted(request: GenerationRequest) -> Iterator[tuple[str, str]]:
     for name in ("presence_penalty", "frequency_penalty"):
         if getattr(sampling, name):
             yield "penalties", name
-    for name in ("return_token_ids", "echo"):
+    for name in ("return_token_ids", "return_tokens_as_token_ids", "echo"):
         if getattr(sampling, name):
             yield "", name
     if not isinstance(prompt, ChatPrompt):
@@ -241,11 +241,13 @@ def _sampled(upstream: Upstream, sampling: SamplingParams, chat: bool) -> Iterat
     if sampling.logit_bias:
         yield "logit_bias", {str(token): bias for token, bias in sampling.logit_bias.items()}
     if sampling.logprobs is not None:
+        # llama.cpp takes 0 for none at all, and shows 20 alternatives where it is not told how many.
+        alternatives = max(1, sampling.logprobs) if upstream.kind == "llamacpp" else sampling.logprobs
         if not chat:
-            yield "logprobs", sampling.logprobs
+            yield "logprobs", alternatives
         else:
             yield "logprobs", True
-            if sampling.logprobs:
-                yield "top_logprobs", sampling.logprobs
+            if alternatives:
+                yield "top_logprobs", alternatives
     if sampling.rules is not None and not chat:
         yield from _ruled(upstream, sampling.rules).items()

@@ -56,7 +56,7 @@ class SamplingParams:
     no stop string looked for; not together with a token_mask. return_token_ids: the prompt's tokens are wanted too.
     echo: its text is, and with `logprobs` the log probabilities of its tokens; then max_tokens may be 0.
     rules: what the token_mask enforces, for a backend that is no engine of ours. names_temperature: the request names
-    its temperature, which otherwise is the default.
+    its temperature, which otherwise is the default. return_tokens_as_token_ids: log probabilities are shown with ids.
     """
 
     max_tokens: int
@@ -76,6 +76,7 @@ class SamplingParams:
     fit_context: bool = False
     min_tokens: int = 0
     return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
     echo: bool = False
     rules: AnswerRules | None = None
     names_temperature: bool = True

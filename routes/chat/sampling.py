@@ -18,7 +18,8 @@ LIKELIEST = 1e-6  # of top_p, by which the likeliest token alone is left: what a
 class Sampling:
     """The sampling fields of a request; None takes the checkpoint's value, or a neutral one.
 
-    return_token_ids: the tokens of prompt and answers are shown too; echo: the text of the prompt is.
+    return_token_ids: the tokens of prompt and answers are shown too; return_tokens_as_token_ids: log probabilities name
+    tokens by their ids; echo: the text of the prompt is shown.
     """
 
     max_tokens: int | None = None
@@ -35,6 +36,7 @@ class Sampling:
     ignore_eos: bool = False
     min_tokens: int = 0
     return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
     echo: bool = False
 
 
@@ -83,6 +85,7 @@ def _params(
         ignore_eos=sampling.ignore_eos,
         min_tokens=sampling.min_tokens,
         return_token_ids=sampling.return_token_ids,
+        return_tokens_as_token_ids=sampling.return_tokens_as_token_ids and logprobs is not None,
         echo=sampling.echo,
         rules=rules,
     )

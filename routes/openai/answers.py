@@ -9,7 +9,7 @@ from typing import NamedTuple
 from edge import errors
 from engine.errors import ServiceError
 from engine.text.spelling import name_of
-from engine.types import Completion, Echo, TokenLogprob
+from engine.types import UNKNOWN_TOKEN, Completion, Echo, TokenLogprob
 from routes import response_models, sse
 from routes.json_writing import built_later
 from routes.response_models import (
@@ -39,6 +39,11 @@ def fingerprint(found: str | None) -> dict[str, str]:
 def finish_reason(completion: Completion) -> FinishReason:
     """Return why an answer ended. An aborted answer raises an error and has no completion."""
     return "length" if completion.finish_reason == "length" else "stop"
+
+
+def stop_reason(completion: Completion) -> dict[str, str]:
+    """Return the field of a choice with the stop string that ended it, as vLLM has it; none where none did."""
+    return {} if completion.stop is None else {"stop_reason": completion.stop}
 
 
 def usage(completions: Sequence[Completion], prompts: int = 1, reasoning_tokens: int | None = None) -> Usage:
@@ -127,7 +132,7 @@ def _top(token: TokenLogprob, as_ids: bool) -> dict[str, float]:
     top = {
         _name(token_id, text, data, as_ids): _finite(value)
         for token_id, text, value, data in _alternatives(token)
-        if token_id != token.token_id
+        if token_id == UNKNOWN_TOKEN or token_id != token.token_id
     }
     own = {_own_name(token, as_ids): _finite(token.logprob)}
     ranked = sorted((top | own).items(), key=lambda item: item[1], reverse=True)

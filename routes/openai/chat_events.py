@@ -63,7 +63,7 @@ class ChoiceEvents:
 
     def end(self, completion: Completion) -> bytes:
         """Return the last event."""
-        return sse.event(self._change({}, completion.finish_reason))
+        return sse.event(self._change({}, completion.finish_reason, more=answers.stop_reason(completion)))
 
     def _texts(self, delta: dict[str, Any]) -> sse.TextEvents:
         return sse.TextEvents(self._change(delta))
@@ -100,7 +100,8 @@ class ParsedChoiceEvents(ChoiceEvents):
     def end(self, completion: Completion) -> bytes:
         rest = self._shown(self._parser.finish())
         reason = finish_reason(completion, self._parser.called)
-        return rest + event_of(self._detailed({}, self._pending.take_until(math.inf), reason))
+        stopped = answers.stop_reason(completion)
+        return rest + event_of(self._detailed({}, self._pending.take_until(math.inf), reason, stopped))
 
     def _shown(self, parts: Sequence[Part]) -> bytes:
         if not self._details:
@@ -136,12 +137,19 @@ class ParsedChoiceEvents(ChoiceEvents):
         return apart + event_of(self._detailed(_delta(part), own))
 
     def _detailed(
-        self, delta: dict[str, Any], tokens: Sequence[TokenLogprob], end: str | None = None
+        self,
+        delta: dict[str, Any],
+        tokens: Sequence[TokenLogprob],
+        end: str | None = None,
+        stopped: dict[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Return the object of an event with the details of some tokens, and the ids since the last one."""
+        """Return the object of an event with the details of some tokens, and the ids since the last one.
+
+        stopped: the field that says which stop string ended the answer.
+        """
         more = {"token_ids": self._pending_ids} if self._details.token_ids else {}
         self._pending_ids = []
-        return self._change(delta, end, self._told(tokens), more)
+        return self._change(delta, end, self._told(tokens), more | (stopped or {}))
 
     def _told(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
         logprobs = self._details.shown(tokens, self._parser.hidden)

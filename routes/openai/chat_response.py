@@ -59,6 +59,8 @@ class ChatResponse(RunResponse):
             logprobs=self._details.shown(completion.logprobs, answer.hidden),
             finish_reason=finish_reason(completion, answer.called),
         )
+        if completion.stop is not None:
+            choice["stop_reason"] = completion.stop
         if self._details.token_ids:
             choice["token_ids"] = list(completion.token_ids)
         return choice

@@ -128,6 +128,8 @@ class CompletionResponse(RunResponse):
             logprobs=self._shown_whole(completion) if self._logprobs else None,
             finish_reason=answers.finish_reason(completion),
         )
+        if completion.stop is not None:
+            choice["stop_reason"] = completion.stop
         if self._token_ids:
             choice["token_ids"] = list(completion.token_ids)
             choice["prompt_token_ids"] = self._run.prompt_token_ids(index)
@@ -169,7 +171,8 @@ class CompletionResponse(RunResponse):
         for index, piece in self._pieces(idle):
             if piece is None:
                 completion = completions[index] = self._run.completion(index)
-                yield sse.event(self.chunk([_change(index, "", reason=completion.finish_reason)]))
+                last = _change(index, "", reason=completion.finish_reason) | answers.stop_reason(completion)
+                yield sse.event(self.chunk([last]))
             elif piece.echo or (self._logprobs and piece.logprobs) or (self._token_ids and piece.token_ids):
                 change = self._change_of(index, piece, before)
                 if self._token_ids:

@@ -21,6 +21,7 @@ def sampling(body: SamplingRequest) -> Sampling:
         logit_bias={int(token): float(bias) for token, bias in (body.logit_bias or {}).items()},
         ignore_eos=bool(body.ignore_eos),
         return_token_ids=bool(body.return_token_ids),
+        return_tokens_as_token_ids=bool(body.return_tokens_as_token_ids),
     )
 
 

@@ -217,6 +217,16 @@ def test_a_stop_string_that_the_client_has_not_named_cuts_nothing() -> None:
     assert one.calls == [("look", "{}")]
 
 
+@pytest.mark.parametrize(("said", "told"), [("X", "X"), ("<|im_end|>", None), (7, None), (None, None)])
+def test_only_a_stop_string_of_the_client_is_told(said: object, told: str | None) -> None:
+    """A server's own, by which it ends each turn, is nobody's."""
+    one = reader(stop=("X", "Y"))
+    one.read(chunk({"content": "a"}))
+    one.read(chunk(finish_reason="stop", stop_reason=said))
+    one.end()
+    assert one.completion(Timings(0.0, 0.0, 0.0)).stop == told
+
+
 @pytest.mark.parametrize(
     "delta",
     [
@@ -294,6 +304,20 @@ def test_tokens_of_what_nobody_is_shown_are_not_told() -> None:
         chunk({"content": "a"}, logprobs=spelled(["</think>", "\n\n", "a"])),
     )
     assert [(token.token, token.offset) for token in one.logprobs] == [("a", 0)]
+
+
+@pytest.mark.parametrize(("asked", "told"), [(0, []), (1, ["b"]), (2, ["b", "c"]), (3, ["b", "c", "a"]), (9, [*"acb"])])
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_token_has_no_more_alternatives_than_the_client_asked_for(asked: int, told: list[str], chat: bool) -> None:
+    """The likeliest of them: some servers give the chosen one as well, and some one at least, or twenty."""
+    scores = {"a": -3.0, "c": -2.0, "b": -1.0, "d": -4.0} if asked < 9 else {"a": -3.0, "c": -2.0, "b": -1.0}
+    one = reader(logprobs=asked) if chat else reader(prompt=TextPrompt("x"), logprobs=asked)
+    if chat:
+        top = [{"token": token, "logprob": score} for token, score in scores.items()]
+        one.read(chunk({"content": "a"}, logprobs={"content": [{"token": "a", "logprob": -3, "top_logprobs": top}]}))
+    else:
+        one.read(chunk(text="a", logprobs={"tokens": ["a"], "token_logprobs": [-3.0], "top_logprobs": [scores]}))
+    assert [token for _, token, _ in one.logprobs[0].top] == told
 
 
 def test_a_text_that_is_continued_is_read_too() -> None:

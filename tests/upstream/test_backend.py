@@ -129,6 +129,26 @@ def test_a_call_of_the_history_has_an_object_as_its_arguments(
 
 
 @pytest.mark.parametrize(
+    ("kind", "alternatives", "chat", "completion"),
+    [
+        ("vllm", 0, {"logprobs": True}, {"logprobs": 0}),
+        ("vllm", 2, {"logprobs": True, "top_logprobs": 2}, {"logprobs": 2}),
+        ("llamacpp", 0, {"logprobs": True, "top_logprobs": 1}, {"logprobs": 1}),
+        ("llamacpp", 2, {"logprobs": True, "top_logprobs": 2}, {"logprobs": 2}),
+    ],
+)
+def test_a_server_is_asked_for_as_many_alternatives_as_it_must_be(
+    server: FakeUpstream, opened: Open, kind: str, alternatives: int, chat: object, completion: object
+) -> None:
+    """llama.cpp takes 0 for no log probabilities, and none in a chat for 20."""
+    backend = opened(kind=kind, takes=KINDS[kind])
+    for prompt in ({}, {"prompt": TextPrompt("x")}):
+        backend.submit(asking(logprobs=alternatives, **prompt)).result()
+    asked = [{name: value for name, value in one.body.items() if "logprobs" in name} for one in server.heard]
+    assert asked == [chat, completion]
+
+
+@pytest.mark.parametrize(
     ("kind", "names", "choice"),
     [
         ("vllm", ["look", "find"], {"type": "function", "function": {"name": "find"}}),
@@ -162,6 +182,7 @@ def test_a_function_that_must_be_called_is_named_as_the_server_takes_it(
         ("ollama", {"rules": AnswerRules(call="required", arguments={"a": {}})}, "tool_choice"),
         ("gemini", {"logit_bias": {1: 2.0}}, "logit_bias"),
         ("vllm", {"return_token_ids": True}, "return_token_ids"),
+        ("vllm", {"logprobs": 1, "return_tokens_as_token_ids": True}, "return_tokens_as_token_ids"),
         ("vllm", {"echo": True}, "echo"),
     ],
 )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from engine.types import TokenLogprob
+from engine.types import UNKNOWN_TOKEN, TokenLogprob
 from tests.routes.test_openai import CHAT, HELLO, TEXT, TOOL, refused
 
 LOGPROBS = [
@@ -121,3 +121,26 @@ def test_a_least_length_leaves_a_free_answer_without_a_grammar(client, avibe):
     """No grammar of calls goes on behind its end."""
     assert post(client, CHAT, tools=[TOOL], min_tokens=5).status_code == 200
     assert avibe.only.sampling.token_mask is None
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("more", [{}, {"return_token_ids": True}, {"n": 2}], ids=str)
+@pytest.mark.parametrize("stop", ["END", None])
+def test_a_choice_names_the_stop_string_that_ended_it(client, avibe, path, more, stop):
+    """Whole and streamed, as vLLM does; what has ended by itself has no such field."""
+    avibe.ended_by = stop
+    told = [] if stop is None else [stop] * more.get("n", 1)
+    whole = post(client, path, stop=["END", "x"], **more).json["choices"]
+    assert [choice["stop_reason"] for choice in whole if "stop_reason" in choice] == told
+    sent = [choice for event in events(post(client, path, stream=True, **more)) for choice in event["choices"]]
+    last = [choice for choice in sent if choice["finish_reason"] == "stop"]
+    assert [choice["stop_reason"] for choice in sent if "stop_reason" in choice] == told
+    assert [choice["stop_reason"] for choice in last if "stop_reason" in choice] == told
+
+
+def test_a_continuation_shows_all_alternatives_of_a_server_elsewhere(client, avibe):
+    """Whose tokens have no ids that are known; the chosen one has its own value."""
+    top = ((UNKNOWN_TOKEN, "b", -1.0), (UNKNOWN_TOKEN, "c", -2.0), (UNKNOWN_TOKEN, "a", -3.0))
+    avibe.logprobs = (TokenLogprob(UNKNOWN_TOKEN, "a", -3.0, top),)
+    (choice,) = post(client, TEXT, logprobs=3).json["choices"]
+    assert choice["logprobs"]["top_logprobs"] == [{"b": -1.0, "c": -2.0, "a": -3.0}]
