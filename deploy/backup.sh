@@ -55,10 +55,10 @@ WHOLE=yes
 # skip that of the settings, which are those of another release by then.
 create() {
     local file="$1" mode="${2:-}" whole=yes
+    [ -n "$(gather)" ] || die "There is nothing to back up: $CONFIG_DIR does not exist."
     take_turn
     gather >"$ASIDE/parts"
     named_files list "${SYSTEM_ROOT:-/}" "$SETTINGS_FILE" "$SYSTEM_ROOT/etc/avito-monitoring.env" >>"$ASIDE/parts" || whole=no
-    [ -s "$ASIDE/parts" ] || die "There is nothing to back up: $CONFIG_DIR does not exist."
     mkdir -p "$ASIDE/copy" "$(dirname "$file")"
     tar -C "${SYSTEM_ROOT:-/}" --files-from="$ASIDE/parts" -cf - | tar -C "$ASIDE/copy" -xpf -
     copy_database "${mode#for-an-update}"

@@ -31,12 +31,15 @@ from database.connect import Database, DatabaseError
 from keys.command import fields_of, parser
 from keys.key_file import TIMES, KeyFileError, line_of, read_keys
 from keys.record import Key, KeyFieldError, key_of
+from keys.refresh import REFRESH_SECONDS
 from keys.registry import Actor, KeyRegistry, UnknownKey
 from keys.secret import digest, id_of, new_key, same
 from keys.written import in_words
 
 NO_KEY = "This is no key of the service."
 ONCE = "Copy the key now: nothing keeps it."
+CHANGING = {"make", "set", "disable", "enable", "rotate", "delete"}
+COUNTS_AFTER = 2 * REFRESH_SECONDS  # in which every copy of the service reads the keys
 
 
 def main(
@@ -44,15 +47,19 @@ def main(
     settings: Settings | None = None,
     user: int | None = None,
     called: str = "python -m keys",
+    pause: Callable[[float], object] = lambda seconds: None,
 ) -> int:
-    """Run one command and return its exit status. settings, user: the operator's, and this process's, by default."""
+    """Run one command and return its exit status. settings, user: the operator's, and this process's, by default.
+
+    pause: waits so many seconds, until what was changed counts: the next command may use a key that this one has made.
+    """
     asked = parser(time.time(), called).parse_args(arguments)
     settings = settings or settings_or_exit()
     try:
         _check_user(settings.data.database_url, os.geteuid() if user is None else user)
         models = allowable_names(settings.model)
         registry = KeyRegistry(Database(settings.data.database_url), models=models)
-        return COMMANDS[asked.command](asked, registry, settings)
+        status = COMMANDS[asked.command](asked, registry, settings)
     except KeyFieldError as error:
         return _failed(f"{error}.", 2)
     except (UnknownKey, DatabaseError, PermissionError) as error:
@@ -61,6 +68,9 @@ def main(
         return _failed(f"API_KEYS_FILE={settings.access.api_keys_file}: {error}.")
     except SQLAlchemyError as error:  # whose text may hold the URL
         return _failed(f"The database cannot be used: {type(error).__name__}.")
+    if asked.command in CHANGING and not status:
+        pause(COUNTS_AFTER)
+    return status
 
 
 def _make(asked: argparse.Namespace, registry: KeyRegistry, settings: Settings) -> int:
@@ -234,4 +244,4 @@ def _failed(text: str, status: int = 1) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(pause=time.sleep))

@@ -555,7 +555,10 @@ def test_what_is_no_backup_is_refused(keys: ProductionBox, tmp_path: Path) -> No
 
 def test_without_settings_there_is_nothing_to_keep(bare: ProductionBox) -> None:
     """An empty backup would only look like a backup."""
+    kept = bare.system / "var/backups/avito-ai"
+    before = kept.exists()
     assert "nothing to back up" in backup(bare, "create").stderr
+    assert kept.exists() == before
 
 
 def test_only_root_reads_keys(keys: ProductionBox) -> None:

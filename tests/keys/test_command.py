@@ -14,8 +14,9 @@ import pytest
 
 from config import load_settings
 from database.audit import acts
-from keys.__main__ import main, name_of_user
+from keys.__main__ import COUNTS_AFTER, main, name_of_user
 from keys.account import Limits
+from keys.refresh import REFRESH_SECONDS
 from keys.secret import digest, id_of
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,24 @@ def run(settings, capsys, monkeypatch):
         return status, *capsys.readouterr()
 
     return ran
+
+
+def test_a_command_ends_once_what_it_has_changed_counts(settings, capsys):
+    """So that the next one may use a key that was made; what changes nothing, or fails, has nothing to wait for."""
+    waited = []
+
+    def ran(*command):
+        waited.clear()
+        status = main(list(command), settings, pause=waited.append)
+        capsys.readouterr()
+        return status, waited == [COUNTS_AFTER]
+
+    assert COUNTS_AFTER > REFRESH_SECONDS
+    for command in (("make", "a"), ("set", "a", "--notes", "x"), ("disable", "a"), ("enable", "a"), ("rotate", "a")):
+        assert ran(*command) == (0, True)
+    assert ran("list") == ran("show", "a") == (0, False)
+    assert ran("disable", "b") == (1, False)
+    assert ran("delete", "a") == (0, True)
 
 
 def test_a_key_is_printed_once_and_alone(run, registry):
