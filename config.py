@@ -56,6 +56,9 @@ __all__ = [
 
 config: Settings
 
+MASTER_BEFORE = "GUNICORN_PID"  # in the environment of a process of Gunicorn's that is to take another one's place
+RELOAD_FAILED = "The service goes on with the settings that it has."
+
 
 class SettingsError(Exception):
     """Unusable settings; `mistakes` has one sentence for each, secrets masked."""
@@ -113,6 +116,8 @@ def settings_or_exit(fresh: bool = False) -> Settings:
         return operator_settings()
     except SettingsError as error:
         print(error, file=sys.stderr)
+        if known is not None or MASTER_BEFORE in os.environ:
+            print(RELOAD_FAILED, file=sys.stderr)
         if known is None:
             raise SystemExit(2) from None
         return known

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from config import RELOAD_FAILED
 from tests.e2e.gunicorn_process import ROOT, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.linux]
@@ -74,6 +75,16 @@ def test_release_that_cannot_load_leaves_the_old_one_serving(server):
         until(lambda: server.masters() == [old["master"]])
     assert visitor.failures == []
     assert {answer["pid"] for answer in visitor.answers} == {old["pid"]}
+
+
+def test_settings_that_cannot_be_used_leave_the_old_ones_serving(server, tmp_path):
+    """SIGUSR2 after a mistake in `.env`: it is printed, and that the service goes on."""
+    old = server.answering()
+    (tmp_path / "settings.env").write_text("TEMPERATURE=hot\n")
+    server.signal(signal.SIGUSR2)
+    until(lambda: RELOAD_FAILED in server.log())
+    until(lambda: server.masters() == [old["master"]])
+    assert server.state()["pid"] == old["pid"]
 
 
 def test_two_take_overs_in_a_row(server):
@@ -169,3 +180,4 @@ def test_hang_up_with_broken_settings_keeps_the_old_ones(server, tmp_path):
     new = until(lambda: (state := server.state()) and state["pid"] != old["pid"] and state)
     assert new["port"] == old["port"]
     assert "TEMPERATURE='hot': expected a number from 0 to 2" in server.log()
+    assert RELOAD_FAILED in server.log()
