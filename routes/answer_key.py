@@ -15,8 +15,9 @@ from engine.text.grammar import GrammarMask
 from engine.types import ChatPrompt, EncodedImage, ModelInfo, Prompt, SamplingParams, TextPrompt
 from routes.json_writing import pieces
 
-# What says nothing of the answer: the grammar stands for the first two, and who named the temperature is no matter.
-UNTOLD = ("token_mask", "rules", "names_temperature")
+# What says nothing of the answer: the grammar stands for the first two, and neither who named the temperature nor how
+# tokens are shown is a matter.
+UNTOLD = ("token_mask", "rules", "names_temperature", "return_tokens_as_token_ids")
 Answers = Sequence[tuple[Prompt, SamplingParams]]
 
 

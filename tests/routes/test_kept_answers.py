@@ -214,10 +214,11 @@ def test_every_parameter_is_tried():
     assert {one.name for one in fields(SamplingParams)} - {*UNTOLD} == {*CHANGED}
 
 
-def test_it_is_no_matter_who_named_the_temperature():
-    """An answer at the default is that at the same number in a request."""
-    named, default = (replace(GREEDY, names_temperature=named) for named in (True, False))
-    assert key_of(INFO, "me", "chat", [(MINE, named)]) == key_of(INFO, "me", "chat", [(MINE, default)])
+@pytest.mark.parametrize("field", ["names_temperature", "return_tokens_as_token_ids"])
+def test_it_is_no_matter_who_named_the_temperature_nor_how_tokens_are_shown(field):
+    """An answer at the default is that at the same number in a request, and its tokens are the same by text or id."""
+    one, other = (replace(GREEDY, **{field: value}) for value in (True, False))
+    assert key_of(INFO, "me", "chat", [(MINE, one)]) == key_of(INFO, "me", "chat", [(MINE, other)])
 
 
 class Unknown:
