@@ -81,11 +81,15 @@ follow_site() {
     local name certificate key now wanted
     [ -z "$DOMAIN" ] && [ -e "$SITE" ] && [ -e "$SITE_LINK" ] || return 0
     case "$(sed -n 's/^ *server \(127.0.0.1:[0-9]*\) .*/\1/p' "$SITE" | sort -u)" in "" | *[[:space:]]*) return 0 ;; esac
-    name="$(site_word server_name)" certificate="$(site_word ssl_certificate)" key="$(site_word ssl_certificate_key)"
     now="$(followed <"$SITE")"
-    wanted="$(render_site "$ROOT" site "$name" "$certificate" "$key" "$(wanted_setting PORT 8085)" | followed)" ||
+    # What follows the settings is the same for every name, so that nothing else of the site need be as it was written.
+    wanted="$(render_site "$ROOT" site example.invalid /certificate /key "$(wanted_setting PORT 8085)" | followed)" ||
+        die "The nginx site could not be generated; see the message above."
+    if [ "$now" = "$wanted" ]; then return; fi
+    name="$(site_word server_name)" certificate="$(site_word ssl_certificate)" key="$(site_word ssl_certificate_key)"
+    render_site "$ROOT" site "$name" "$certificate" "$key" "$(wanted_setting PORT 8085)" >/dev/null ||
         die "$SITE could not be set up anew for these settings: --domain NAME does."
-    [ "$now" = "$wanted" ] || DOMAIN="$name" CERTIFICATE="$certificate" CERTIFICATE_KEY="$key"
+    DOMAIN="$name" CERTIFICATE="$certificate" CERTIFICATE_KEY="$key"
 }
 
 # Prints the value of a directive of the site.

@@ -365,6 +365,35 @@ def test_a_site_follows_the_settings(box: ProductionBox, certificate: tuple[str,
 
 
 @pytest.mark.needs("openssl")
+@pytest.mark.parametrize(
+    ("written", "edited"),
+    [
+        ("server_name ai.example;", "server_name ai.example www.ai.example;"),
+        ("ssl_certificate ", "ssl_certificate  "),
+        ("ssl_certificate_key /", "ssl_certificate_key /etc/ssl/we+b/"),
+    ],
+)
+def test_what_the_operator_has_edited_in_the_site_stops_no_update(
+    box: ProductionBox, certificate: tuple[str, str], written: str, edited: str
+) -> None:
+    """Nothing of it follows the settings; where these change, the site cannot be set up from it, and that is said."""
+    with_nginx(box)
+    words = [word for pair in zip(TWO_WORDS, certificate, strict=True) for word in pair]
+    assert box.run("production", "--domain", "ai.example", *words).returncode == 0
+    text = site(box).read_text()
+    site(box).write_text(text.replace(written, edited))
+    before = site(box).read_text()
+    assert before != text
+    for arguments in ((), ("--dry-run",)):
+        done = box.run("production", *arguments)
+        assert done.returncode == 0, done.stderr
+    done = box.run("production", "PORT=9000")
+    assert done.returncode == 1
+    assert "--domain NAME does" in done.stderr
+    assert site(box).read_text() == before
+
+
+@pytest.mark.needs("openssl")
 @pytest.mark.parametrize("failure", ["nginx-fails", "restart-fails"])
 def test_a_site_that_does_not_follow_is_put_back(
     box: ProductionBox, certificate: tuple[str, str], failure: str
