@@ -35,6 +35,7 @@ from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
 from edge.client_session import ClientSessions
 from edge.disconnect import ClientWatch
+from edge.framework import Application
 from edge.gate import Gate
 from edge.key_tries import KeyTries
 from edge.operator_session import EndedSessions
@@ -103,7 +104,7 @@ def create_app(
     live = live_settings(settings)
     live.refresh()
     settings = live.current
-    app = Flask(__name__, static_folder=None)
+    app = Application(__name__, static_folder=None)
     app.json = PlainJson(app)
     app.url_map.merge_slashes = False  # its redirects are absolute, with the Host that the client chose
     app.url_map.strict_slashes = False  # one at the end changes nothing, and needs no redirect, which loses a body
