@@ -118,16 +118,16 @@ def _diff(words: list[str], environ: Mapping[str, str]) -> None:
     if words and not Path(words[0]).is_file():
         raise Refused(f"There is no file {words[0]}.")
     other = load_settings({}, Path(words[0])) if words else load_settings({}, None)
-    for line in _differences(settings, other):
+    for line in _differences(settings, other, "there" if words else "default"):
         print(line)
 
 
-def _differences(settings: Settings, other: Settings) -> Iterator[str]:
-    """Yield what differs, as NAME: ours, theirs; of secrets only that they do."""
+def _differences(settings: Settings, other: Settings, side: str) -> Iterator[str]:
+    """Yield what differs, as NAME: ours, theirs; of secrets only that they do. side: what the other ones are."""
     for setting in SETTINGS:
         if _value(settings, setting) != _value(other, setting):
             ours, theirs = settings.show(setting), other.show(setting)
-            yield f"{setting.name}: {ours or 'not set'} (there {theirs or 'not set'})"
+            yield f"{setting.name}: {ours or 'not set'} ({side} {theirs or 'not set'})"
 
 
 def _value(settings: Settings, setting: Setting) -> object:

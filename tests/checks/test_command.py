@@ -149,8 +149,8 @@ def test_set_tells_which_half_of_a_secret_precedes(command: Command, file: Path,
 def test_diff_shows_what_differs(command: Command, file: Path, tmp_path: Path) -> None:
     """From the defaults or from another file; of secrets only that they do."""
     shown = command("diff", ADMIN_KEY=KEY, STATE_DIR="").stdout
-    assert "PORT: 8087 (there 8085)" in shown
-    assert "ADMIN_KEY: ******** (there not set)" in shown
+    assert "PORT: 8087 (default 8085)" in shown
+    assert "ADMIN_KEY: ******** (default not set)" in shown
     assert KEY not in shown
     (tmp_path / "other.env").write_text("PORT=8087\nLOG_LEVEL=INFO\n")
     assert "LOG_LEVEL: ERROR (there INFO)\n" in command("diff", str(tmp_path / "other.env")).stdout
