@@ -24,10 +24,11 @@ export class Fences {
     const [mark] = OPENS.exec(rest.trimStart()) ?? [];
     const within = this.itemAt(count, indent);
     const blanks = this.blanks.splice(0);
+    const behind = this.closed || blanks.length > 0; // what would end the item for the parser
     const text = !mark && !item && !rest.trimStart().startsWith("#");
     if (this.closed && !text) this.parser.token = LINE_BREAK; // as behind any other line
-    if (this.closed && text && within) line = outside + this.padding(within) + rest.trimStart();
-    if (item || !within || !(mark || this.closed)) blanks.forEach((blank) => this.text(blank, true));
+    if (behind && text && within) line = outside + this.padding(within) + rest.trimStart();
+    if (item || !within || !(mark || behind)) blanks.forEach((blank) => this.text(blank, true));
     // The parser takes such a line for a part of the quote before.
     if ((mark || this.closed) && count < this.quotes()) write(this.parser, "\n");
     this.closed = false;

@@ -89,6 +89,24 @@ def made_up(count):
     return ["q " + "".join(dice.choices(PIECES, k=dice.randint(1, 25))) for _ in range(count)]
 
 
+def made_up_lists(count):
+    """Return lists whose items hold paragraphs and code in any order, the same each time."""
+    dice, made = random.Random(11), []
+    for _ in range(count):
+        parts = [dice.choice(["", "Text\n\n"])]
+        kind = dice.choice(["- ", "* ", "{}. ", "{}) "])
+        for number in range(1, dice.randint(2, 4)):
+            item = kind.format(number)
+            before = " " * dice.choice([len(item), 4])
+            parts.append(f"{item}**a** c_d\n")
+            for _ in range(dice.randint(0, 3)):
+                code = f"{before}```py\n{before}x = 1\n{dice.choice(['', chr(10)])}{before}    y_z\n{before}```\n"
+                parts += [dice.choice(["", "\n"]), dice.choice([f"{before}Run **b**:\n", code])]
+            parts.append(dice.choice(["", "\n"]))
+        made.append("".join(parts) + dice.choice(["", "\nText\n"]))
+    return made
+
+
 class _Text(HTMLParser):
     """Collects the text of a page, and that of its blocks in the order of their beginnings."""
 
@@ -162,6 +180,13 @@ FENCED = [
     fenced("1. Write it:\n   ", "   ", behind="   Text\n2. Run\n", code=TABS),
     fenced("1. Write it:\n\n   ", "   ", behind="\n" + AFTER),
     fenced("1. Write it:\n\n   ", "   ", behind="\n   Then:\n\n" + fenced("   ", "   ", behind=AFTER), blank="   "),
+    *(
+        fenced(f"1. **Write**\n\n{pad}Run:\n\n{pad}", pad, behind=f"\n{pad}Then **g**\n\n{AFTER}", language="bash")
+        for pad in ("   ", "    ")
+    ),
+    fenced("- a\n  1. b\n\n     Text:\n     more\n\n     ", "     ", behind="\n  2. c\n\n- d\n"),
+    fenced("- a\n\n  b\n\n  c\n\n  ", "  ", behind="- d\n"),
+    fenced("> 1. a\n>\n>    b\n>\n>    ", ">    ", behind="> 2. c\n"),
     fenced("10) Write it:\n    ", "    ", behind="11) Run\n", fence="~~~~"),
     fenced("- a\n  - b\n    ", "    ", behind="  - c\n- d\n"),
     fenced("- a\n  - b\n  ", "  ", behind="- d\n"),
@@ -190,10 +215,11 @@ FENCED = [
 ]
 
 
-def test_code_is_shown_as_the_server_shows_it(service, open_page):
+@pytest.mark.parametrize("answers", [FENCED, made_up_lists(200)], ids=["written", "made up"])
+def test_code_is_shown_as_the_server_shows_it(service, open_page, answers):
     """In items and quotes too, to the letter, however the answer was cut; what is behind it is no part of it."""
     page = open_page(service.url)
-    for answer, shown in zip(FENCED, page.evaluate(SHOWN, FENCED), strict=True):
+    for answer, shown in zip(answers, page.evaluate(SHOWN, answers), strict=True):
         expected = exact(_shown_by_the_server(answer).blocks)
         for one in shown:
             assert exact(one["blocks"]) == expected, answer
