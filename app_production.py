@@ -20,7 +20,6 @@ from functools import cache, partial
 from types import FrameType
 from typing import Any
 
-from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.serving import BaseWSGIServer, make_server
 
@@ -35,7 +34,7 @@ from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
 from edge.client_session import ClientSessions
 from edge.disconnect import ClientWatch
-from edge.framework import Application
+from edge.framework import Flask
 from edge.gate import Gate
 from edge.key_tries import KeyTries
 from edge.operator_session import EndedSessions
@@ -104,7 +103,7 @@ def create_app(
     live = live_settings(settings)
     live.refresh()
     settings = live.current
-    app = Application(__name__, static_folder=None)
+    app = Flask(__name__, static_folder=None)
     app.json = PlainJson(app)
     app.url_map.merge_slashes = False  # its redirects are absolute, with the Host that the client chose
     app.url_map.strict_slashes = False  # one at the end changes nothing, and needs no redirect, which loses a body

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask, Request, Response
+import flask
+from flask import Request, Response
 from werkzeug.datastructures import Headers
 from werkzeug.routing import MapAdapter
 from werkzeug.wsgi import get_host
 
 
-class Application(Flask):
-    """A Flask application of one host, whose views and hooks are ordinary functions."""
+class Flask(flask.Flask):
+    """An application of one host, whose views and hooks are ordinary functions."""
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function: none here is asynchronous, which Flask would find out at each call of each."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import flask
 import pytest
-from flask import Flask
 from gunicorn.http.wsgi import Response
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.routing import MapAdapter
 from werkzeug.test import create_environ
 
-from edge.framework import Application, StreamResponse
+from edge.framework import Flask, StreamResponse
 from serving.plain_request import CHECKED
 
 PATHS = st.one_of(
@@ -22,7 +22,7 @@ HOSTS = ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "[::1]:8080", "прим�
 FIELDS = ("server_name", "script_name", "subdomain", "url_scheme", "default_method")
 
 
-def adapter_of(application: Flask, environ: dict[str, Any]) -> MapAdapter | type[Exception]:
+def adapter_of(application: flask.Flask, environ: dict[str, Any]) -> MapAdapter | type[Exception]:
     context = application.request_context(environ)
     if context.url_adapter is not None:
         return context.url_adapter
@@ -36,7 +36,7 @@ def test_the_routes_of_a_request_are_those_that_flask_binds(path: str, query: st
     environ["PATH_INFO"] = path.encode().decode("latin-1")
     environ["QUERY_STRING"] = query.encode().decode("latin-1")
     environ["HTTP_HOST"] = host.encode().decode("latin-1")
-    ours, flasks = (adapter_of(one("x"), dict(environ)) for one in (Application, Flask))
+    ours, flasks = (adapter_of(one("x"), dict(environ)) for one in (Flask, flask.Flask))
     if isinstance(flasks, MapAdapter):
         assert isinstance(ours, MapAdapter)
         assert [getattr(ours, name) for name in FIELDS] == [getattr(flasks, name) for name in FIELDS]
@@ -47,7 +47,7 @@ def test_the_routes_of_a_request_are_those_that_flask_binds(path: str, query: st
 
 
 def test_without_a_request_there_are_the_routes_that_flask_gives() -> None:
-    assert Application("x").create_url_adapter(None) is None
+    assert Flask("x").create_url_adapter(None) is None
 
 
 @pytest.mark.parametrize("method", ["POST", "HEAD"])
