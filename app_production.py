@@ -20,6 +20,7 @@ from functools import cache, partial
 from types import FrameType
 from typing import Any
 
+from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.serving import BaseWSGIServer, make_server
 
@@ -34,7 +35,6 @@ from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
 from edge.client_session import ClientSessions
 from edge.disconnect import ClientWatch
-from edge.framework import Flask
 from edge.gate import Gate
 from edge.key_tries import KeyTries
 from edge.operator_session import EndedSessions

@@ -31,10 +31,6 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 NO_STORE = {"Cache-Control": "no-store"}
-CORS_ANY = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": ", ".join(sorted(CORS_EXPOSED)),
-}  # of a response that every page may read
 
 
 def varies(allowed_origins: tuple[str, ...]) -> bool:
@@ -44,10 +40,11 @@ def varies(allowed_origins: tuple[str, ...]) -> bool:
 
 def cors_headers(allowed_origins: tuple[str, ...], origin: str | None) -> dict[str, str]:
     """Return what flask-cors adds to a response that is no preflight's. origin: of the page that asks, if one does."""
+    exposed = {"Access-Control-Expose-Headers": ", ".join(sorted(CORS_EXPOSED))}
     if not varies(allowed_origins):
-        return CORS_ANY
+        return {"Access-Control-Allow-Origin": "*"} | exposed
     vary = {"Vary": "Origin"}
     origin = sorted(allowed_origins)[0] if origin is None else origin
     if origin.lower() not in (allowed.lower() for allowed in allowed_origins):
         return vary
-    return CORS_ANY | {"Access-Control-Allow-Origin": origin} | vary
+    return {"Access-Control-Allow-Origin": origin} | exposed | vary

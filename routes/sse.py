@@ -14,7 +14,6 @@ from typing import Any
 from flask import Response, request
 
 from edge import turns
-from edge.framework import StreamResponse
 from edge.services import services
 from edge.stream_writer import Source
 from telemetry.logs import request_id_var
@@ -124,4 +123,4 @@ class EventStream:
         sink = request.environ.get("gunicorn.socket")
         if self._source is not None and sink is not None:
             self._written = services().stream_writer.written(self._events, self._source, sink, self._idle)
-        return StreamResponse(self, headers=HEADERS, content_type=content_type, direct_passthrough=True)
+        return Response(self, headers=HEADERS, content_type=content_type, direct_passthrough=True)

@@ -20,14 +20,12 @@ from gunicorn.http.parser import RequestParser
 
 from edge import errors
 from edge.request_head import RequestHead, keeps_alive
-from edge.response_headers import CORS_ANY, NO_STORE, SECURITY_HEADERS
 from serving.framing import Framing
 
 if TYPE_CHECKING:
     from serving.connection import Connection
 
 Environ = dict[str, Any]
-CHECKED = frozenset((*SECURITY_HEADERS.items(), *NO_STORE.items(), *CORS_ANY.items()))  # which Gunicorn lets pass
 OWN_NAMES = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 
 
@@ -98,10 +96,6 @@ class PlainResponse(wsgi.Response):  # type: ignore[misc]
     """Sends the head and the first part in one write."""
 
     sock: Any
-
-    def process_headers(self, headers: list[tuple[str, str]]) -> None:
-        super().process_headers([header for header in headers if header not in CHECKED])
-        self.headers += [header for header in headers if header in CHECKED]
 
     def write(self, arg: bytes) -> None:
         if self.headers_sent:
